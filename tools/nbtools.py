@@ -1,0 +1,83 @@
+"""What the scripts beside this one share: where things are, and how a notebook is read and written."""
+import functools
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT/'nbs'
+PACKAGE = ROOT/'grefel'
+
+# Signs of the machine a notebook ran on: folders of a user or of the system, objects' addresses
+MACHINE = re.compile(r'(?<![\w.~-])/(?:home|Users|root|work|tmp|var|opt|mnt|private)/[\w.~-]+|[A-Z]:\\\\?Users\\|\b0x[0-9a-fA-F]{8,}\b')
+
+
+def settle_environment():
+    "Notebooks run offline, and from folders of their own: a relative GREFEL_DATA is made absolute."
+    os.environ.setdefault('HF_HUB_OFFLINE', '1')
+    if os.environ.get('GREFEL_DATA'): os.environ['GREFEL_DATA'] = str(Path(os.environ['GREFEL_DATA']).expanduser().resolve())
+
+
+def notebooks():
+    "All notebooks in reading order, those of subfolders last."
+    found = [p for p in NBS.rglob('*.ipynb') if not any(part[0] in '_.' for part in p.relative_to(NBS).parts)]
+    return sorted(found, key=lambda p: (len(p.parts), p.name != 'index.ipynb', p))
+
+
+def files():
+    "The files that belong to the project: those git tracks or would add, or simply all where there is no git."
+    git = subprocess.run(['git', 'ls-files', '-z', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True)
+    names = git.stdout.split('\0') if git.returncode == 0 else [str(p.relative_to(ROOT)) for p in ROOT.rglob('*')]
+    return [ROOT/n for n in sorted(names) if n and not (ROOT/n).is_symlink() and (ROOT/n).is_file()]
+
+
+def relative(path):
+    "`path` as seen from the repository's root."
+    return Path(path).relative_to(ROOT).as_posix()
+
+
+@functools.lru_cache(maxsize=None)
+def read(path):
+    "A notebook as the dictionary that its file holds."
+    return json.loads(Path(path).read_text(encoding='utf-8'))
+
+
+def source(cell):
+    "A cell's text."
+    return ''.join(cell['source'])
+
+
+def directives(cell):
+    "The `#|` lines of a code cell as a dictionary: `#| echo: false` gives {'echo': 'false'}."
+    found = re.findall(r'^#\s*\|\s*([\w-]+):?[ \t]*(.*)$', source(cell), re.M) if cell['cell_type'] == 'code' else []
+    return {name: value.strip() for name, value in found}
+
+
+def exported(cell):
+    "Is this cell written into a module?"
+    return bool({'export', 'exports', 'exporti'} & directives(cell).keys())
+
+
+def output_text(output):
+    "What an output says in letters: its stream, its traceback, its text and its drawings, but no binary pictures."
+    parts = [output.get('text', ''), output.get('traceback', '')]
+    parts += [v for k, v in output.get('data', {}).items() if k.startswith('text/') or 'svg' in k or 'json' in k]
+    return '\n'.join(p if isinstance(p, str) else ''.join(map(str, p)) for p in parts)
+
+
+def module_name(nb):
+    "The module a notebook is written into, or None."
+    names = [directives(c)['default_exp'] for c in nb['cells'] if 'default_exp' in directives(c)]
+    return names[0] if names else None
+
+
+def as_stored(nb):
+    "The text of a notebook's file as `nbdev_clean` leaves it."
+    from nbdev.clean import clean_nb
+    nb = json.loads(json.dumps(nb))
+    clean_nb(nb)
+    for output in (o for c in nb['cells'] for o in c.get('outputs', [])):
+        if 'metadata' in output: output['metadata'] = {}
+    return json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + '\n'
