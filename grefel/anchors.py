@@ -43,7 +43,7 @@ class GeometryAwareAnchors(nn.Module):
         similarity = (-d.flatten(1)/self.delta).softmax(-1)             # (B, N·K), float32
         return similarity.view_as(d).sum(-1), d                         # (B, N), (B, N, K)
 
-# %% ../nbs/14_anchors.ipynb #e26e66fa
+# %% ../nbs/14_anchors.ipynb #8d9e8dc8
 @torch.no_grad()
 def init_anchors(
     anchors:GeometryAwareAnchors,  # changed in place
@@ -57,7 +57,7 @@ def init_anchors(
     g = torch.Generator().manual_seed(seed)
     for c in range(n):
         x = embeddings[labels == c].float().cpu()
-        if len(x) == 0: continue                                              # no face of this class: keep the random start
+        if len(x) == 0: continue                                 # no face of this class: keep the random start
         if len(x) < k: x = x.repeat(-(-k//len(x)), 1)
         x = x + 1e-3*x.std()*torch.randn(x.shape, generator=g) if len(x) > 1 else x
         centres = KMeans(k, n_init=4, random_state=seed).fit(x.numpy()).cluster_centers_

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from .geometry import mean_shape
 from .patch import PatchPyramid
 
-# %% ../nbs/12_backbone.ipynb #0f45716a
+# %% ../nbs/12_backbone.ipynb #43e31093
 def conv_norm(
     in_chans:int,      # channels in
     out_chans:int,     # channels out
@@ -20,7 +20,8 @@ def conv_norm(
     stride:int=1,      # 2 halves the map
 ):
     "A convolution without bias, padded to keep the size, and its batch normalisation."
-    return nn.Sequential(nn.Conv2d(in_chans, out_chans, kernel, stride, kernel//2, bias=False), nn.BatchNorm2d(out_chans))
+    conv = nn.Conv2d(in_chans, out_chans, kernel, stride, kernel//2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(out_chans))
 
 # %% ../nbs/12_backbone.ipynb #b6bc82b8
 class ResBlock(nn.Module):
@@ -41,7 +42,7 @@ class ResBlock(nn.Module):
         out = self.conv2(F.relu(self.conv1(x)))        # (B, out_chans, h/stride, w/stride)
         return F.relu(out + self.shortcut(x))
 
-# %% ../nbs/12_backbone.ipynb #feb78470
+# %% ../nbs/12_backbone.ipynb #495b9583
 class ConvPyramid(nn.Module):
     "A compact residual network that returns its maps at 1/4, 1/8 and 1/16 of the input."
     def __init__(self,
@@ -60,8 +61,10 @@ class ConvPyramid(nn.Module):
         self.channels, self.grids = list(widths[1:]), halves[2:]
 
     def _stage(self, in_chans, out_chans, depth):
-        if depth == 0: return nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), conv_norm(in_chans, out_chans, 1), nn.ReLU())
-        return nn.Sequential(ResBlock(in_chans, out_chans, 2), *[ResBlock(out_chans, out_chans) for _ in range(depth - 1)])
+        halve = nn.AvgPool2d(2, ceil_mode=True)
+        if depth == 0: return nn.Sequential(halve, conv_norm(in_chans, out_chans, 1), nn.ReLU())
+        same = [ResBlock(out_chans, out_chans) for _ in range(depth - 1)]
+        return nn.Sequential(ResBlock(in_chans, out_chans, stride=2), *same)
 
     def forward(self, images):          # (B, in_chans, S, S)
         x, maps = self.stem(images), []
@@ -118,7 +121,7 @@ def heat_maps(
     axes = torch.exp(-0.5*((landmarks[..., None] - centres)*grid).square())                        # (B, 68, 2, g)
     return axes[:, :, 1, :, None]*axes[:, :, 0, None, :]                                           # (B, 68, g, g)
 
-# %% ../nbs/12_backbone.ipynb #bbeed0e1
+# %% ../nbs/12_backbone.ipynb #8242851d
 class LandmarkPyramid(nn.Module):
     "Geometry maps from landmarks: soft bumps, and a code of the exact shape, at every scale."
     def __init__(self,
@@ -134,7 +137,7 @@ class LandmarkPyramid(nn.Module):
         self.register_buffer('template', mean_shape().float(), persistent=False)  # (68, 2)
 
     def forward(self, landmarks):                                    # (B, 68, 2)
-        dtype = self.code[0].weight.dtype                            # coordinates come as float32, weights may be halves
+        dtype = self.code[0].weight.dtype                            # coordinates are float32, weights may be halves
         shape = (landmarks - self.template).flatten(1)*10            # (B, 136); ×10: shifts are about 0.1
         code, maps = self.code(shape.to(dtype)), []                  # (B, code_dim)
         for g, heat, spread in zip(self.grids, self.heat, self.spread):

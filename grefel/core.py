@@ -77,9 +77,9 @@ def manifest(
     if not path.exists(): raise GrefelError(f'{path}: no such manifest')
     return path
 
-# %% ../nbs/00_core.ipynb #b25380a4
+# %% ../nbs/00_core.ipynb #987493ce
 def weights_file(
-    weights:str|Path|None=None,  # a .safetensors file, a folder that holds weights.safetensors, a size, or None for the default
+    weights:str|Path|None=None,  # a .safetensors file, a folder with weights.safetensors, a shipped size, None: default
 ) -> Path:                       # an existing file
     "Which file is meant by `weights`: a path, a run's folder, or the name of shipped weights ('nano')."
     shipped = Path(__file__).parent/'assets'
@@ -90,12 +90,13 @@ def weights_file(
     if not path.exists(): raise GrefelError(f'{path}: no such weights file (shipped: {", ".join(_sizes_shipped())})')
     return path
 
-# %% ../nbs/00_core.ipynb #fc79e13b
+# %% ../nbs/00_core.ipynb #b91ae5f9
 DEFAULT_SIZE = 'nano'  # the size of the shipped weights that are used when none are named
 
 def _sizes_shipped():
     "Sizes whose FER+ weights ship with the package."
-    return sorted(p.stem.removeprefix('ferplus_') for p in (Path(__file__).parent/'assets').glob('ferplus_*.safetensors'))
+    files = (Path(__file__).parent/'assets').glob('ferplus_*.safetensors')
+    return sorted(f.stem.removeprefix('ferplus_') for f in files)
 
 # %% ../nbs/00_core.ipynb #6665d21f
 def set_seed(

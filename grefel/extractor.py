@@ -86,7 +86,7 @@ class Fusion(nn.Module):
         cls, tokens = x[:, 0], x[:, 1:]                                 # (B, D), (B, T, D)
         return cls*self.gate(cls), tokens
 
-# %% ../nbs/13_extractor.ipynb #67692b4d
+# %% ../nbs/13_extractor.ipynb #8bf311ba
 class MultiScaleFeatureExtractor(nn.Module):
     "A face and its landmarks → one embedding (GReFEL, arXiv 2410.15927, feature extraction; POSTER++, 2301.12149)."
     def __init__(self,
@@ -110,7 +110,7 @@ class MultiScaleFeatureExtractor(nn.Module):
     ):
         super().__init__()
         self.landmark_grad = landmark_grad
-        if geometry not in ('landmarks', 'none'): raise ValueError(f"geometry is 'landmarks' or 'none', not {geometry!r}")
+        if geometry not in ('landmarks', 'none'): raise ValueError(f'unknown geometry {geometry!r}')
         if pyramid == 'patch' and widths is None: widths = (embed_dim//2, embed_dim//4, embed_dim//8)
         self.pyramid = image_pyramid(pyramid, img_size, widths, depths, patch_sizes, pretrained)
         channels, grids = self.pyramid.channels, self.pyramid.grids
@@ -129,8 +129,8 @@ class MultiScaleFeatureExtractor(nn.Module):
         crossed = [block(m, g, need_attention) for block, m, g in zip(self.cross, maps, asks)]
         embedding, tokens = self.fusion(self.tokens([m for m, _ in crossed]))       # (B, D), (B, T, D)
         out = dict(embedding=embedding, tokens=tokens, landmarks=found, landmarks_used=used)
-        if need_attention: out['attention'] = [self._attention_map(w, g) for (_, w), g in zip(crossed, self.pyramid.grids)]
-        return out
+        if not need_attention: return out
+        return out | dict(attention=[self._attention_map(w, g) for (_, w), g in zip(crossed, self.pyramid.grids)])
 
     def _attention_map(self, weights, grid):                # (B·nW, heads, M, M)
         received = weights.mean((1, 2))                     # (B·nW, M): how much each image cell is listened to

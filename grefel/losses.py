@@ -62,7 +62,7 @@ def center_loss(
     c = confidence.detach() if detach else confidence
     return (c*(targets*nearest).sum(-1)).mean()
 
-# %% ../nbs/20_losses.ipynb #55b06797
+# %% ../nbs/20_losses.ipynb #da11565a
 def landmark_loss(
     predicted,            # (B, 68, 2) fractions of the image side
     known,                # (B, 68, 2), NaN rows where unknown; or None
@@ -71,10 +71,10 @@ def landmark_loss(
     "Smooth L1 in units of the inter-ocular distance, over the faces whose landmarks are known."
     if known is None: return predicted.new_zeros(())
     ok = ~known.isnan().flatten(1).any(1)                                              # (B,)
-    safe = torch.where(ok[:, None, None], known, predicted.detach())                   # no NaN may enter, even times zero
+    safe = torch.where(ok[:, None, None], known, predicted.detach())                 # no NaN may enter, even times zero
     unit = interocular(safe).clamp_min(0.05)[:, None, None]                            # (B, 1, 1)
-    error = F.smooth_l1_loss(predicted/unit, safe/unit, beta=beta, reduction='none').mean((1, 2))   # (B,)
-    return (error*ok).sum()/ok.sum().clamp_min(1)
+    error = F.smooth_l1_loss(predicted/unit, safe/unit, beta=beta, reduction='none')  # (B, 68, 2)
+    return (error.mean((1, 2))*ok).sum()/ok.sum().clamp_min(1)
 
 # %% ../nbs/20_losses.ipynb #7d6b733e
 class GReFELLoss(nn.Module):

@@ -17,7 +17,7 @@ from .core import EXPRESSIONS, GrefelError, weights_file
 from .extractor import MultiScaleFeatureExtractor
 from .reliability import ReliabilityBalancing
 
-# %% ../nbs/16_model.ipynb #fecfda1a
+# %% ../nbs/16_model.ipynb #94749fba
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))   # of RGB values in 0..1
 
 class GReFELModel(nn.Module):
@@ -39,10 +39,10 @@ class GReFELModel(nn.Module):
         **extractor,                     # further arguments of `MultiScaleFeatureExtractor`
     ):
         super().__init__()
-        self.config = {k: _plain(v) for k, v in locals().items() if k not in ('self', '__class__', 'extractor')} | _plain(extractor)
+        given = {k: v for k, v in locals().items() if k not in ('self', '__class__', 'extractor')}
         self.classes = tuple(classes or EXPRESSIONS[:num_classes])
-        self.config['classes'] = list(self.classes)
-        if len(self.classes) != num_classes: raise ValueError(f'{num_classes} classes, but {len(self.classes)} class names')
+        self.config = _plain(given | extractor | dict(classes=self.classes))
+        if len(self.classes) != num_classes: raise ValueError(f'{num_classes} classes, {len(self.classes)} class names')
         self.temperature, self.metadata = temperature, {}
         self.extractor = MultiScaleFeatureExtractor(img_size=img_size, embed_dim=embed_dim, num_heads=num_heads,
                                                     depth=depth, drop_rate=drop_rate, **extractor)
@@ -72,14 +72,15 @@ SIZES = dict(
     grefel_base  = dict(img_size=224, embed_dim=512, num_heads=8, depth=6, pyramid='patch', patch_sizes=(28, 14, 7),
                         token_grid=7, drop_path_rate=0.1))
 
-# %% ../nbs/16_model.ipynb #7323db6c
+# %% ../nbs/16_model.ipynb #a9954a0e
 def create_model(
     name:str='grefel_small',  # 'grefel_nano', 'grefel_small', 'grefel_base', with or without the 'grefel_'
     **kw,                     # arguments that differ from the size's, see `GReFELModel`
 ) -> GReFELModel:             # untrained
     "A model of a named size."
     full = name if name in SIZES else f'grefel_{name}'
-    if full not in SIZES: raise GrefelError(f'unknown size {name!r}; there are {", ".join(s.removeprefix("grefel_") for s in SIZES)}')
+    there = ', '.join(s.removeprefix('grefel_') for s in SIZES)
+    if full not in SIZES: raise GrefelError(f'unknown size {name!r}; there are {there}')
     return GReFELModel(**(SIZES[full] | dict(name=full) | kw))
 
 # %% ../nbs/16_model.ipynb #ab112781
@@ -127,7 +128,7 @@ def save_model(
         raise GrefelError(f'{path}: cannot write ({e.strerror})') from None
     return path
 
-# %% ../nbs/16_model.ipynb #4da5b852
+# %% ../nbs/16_model.ipynb #c1f2e501
 def read_weights(
     path:str|Path,  # a .safetensors file
 ):                  # (state dict, config dict, metadata dict)
@@ -136,13 +137,14 @@ def read_weights(
         with safe_open(str(path), framework='pt') as f:
             header = (f.metadata() or {}).get('grefel')
             state = {k: f.get_tensor(k) for k in f.keys()}
-    except (SafetensorError, OSError) as e: raise GrefelError(f'{path}: not a readable safetensors file ({e})') from None
+    except (SafetensorError, OSError) as e:
+        raise GrefelError(f'{path}: not a readable safetensors file ({e})') from None
     try: metadata = json.loads(header); config = metadata.pop('config')
     except (TypeError, ValueError, KeyError, AttributeError):
         raise GrefelError(f'{path}: holds no grefel model (its header lacks the config)') from None
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, config, metadata
 
-# %% ../nbs/16_model.ipynb #8f31a0e7
+# %% ../nbs/16_model.ipynb #0aaf5e25
 def load_model(
     weights:str|Path|None=None,  # a file, a run's folder, a shipped size ('nano'), or None for the default
     device:str='cpu',            # where the model goes
@@ -152,9 +154,11 @@ def load_model(
     path = weights_file(weights)
     state, config, metadata = read_weights(path)
     if classes is not None and list(classes) != list(config.get('classes', [])):
-        raise GrefelError(f'{path}: its classes are {", ".join(config.get("classes", []))}; expected {", ".join(classes)}')
-    try: model = GReFELModel(**config | dict(pretrained=False) if 'pretrained' in config else config)
-    except (TypeError, ValueError) as e: raise GrefelError(f'{path}: its config does not describe a grefel model ({e})') from None
+        own = ', '.join(config.get('classes', []))
+        raise GrefelError(f'{path}: its classes are {own}; expected {", ".join(classes)}')
+    try: model = GReFELModel(**config | (dict(pretrained=False) if 'pretrained' in config else {}))
+    except (TypeError, ValueError) as e:
+        raise GrefelError(f'{path}: its config does not describe a grefel model ({e})') from None
     check_state(model, state, path)
     model.load_state_dict(state)
     model.metadata = metadata

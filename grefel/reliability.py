@@ -66,7 +66,7 @@ def balance(
     w = ramp*(1 - confidence(primary))[:, None]
     return (1 - w)*primary + w*t, t
 
-# %% ../nbs/15_reliability.ipynb #f01756e7
+# %% ../nbs/15_reliability.ipynb #b34d53f3
 class ReliabilityBalancing(nn.Module):
     "Anchors, attentive correction and their weighing with the primary prediction."
     def __init__(self,
@@ -80,8 +80,9 @@ class ReliabilityBalancing(nn.Module):
         super().__init__()
         if unknown := set(sources) - {'anchor', 'attention'}: raise ValueError(f'unknown sources {sorted(unknown)}')
         self.num_classes, self.merge, self.ramp = num_classes, merge, 1.
-        self.anchors = GeometryAwareAnchors(num_classes, num_anchors_per_class, embed_dim) if 'anchor' in sources else None
-        self.attention = AttentiveCorrection(num_classes, embed_dim, num_heads) if 'attention' in sources else None
+        self.anchors = self.attention = None
+        if 'anchor' in sources: self.anchors = GeometryAwareAnchors(num_classes, num_anchors_per_class, embed_dim)
+        if 'attention' in sources: self.attention = AttentiveCorrection(num_classes, embed_dim, num_heads)
 
     def forward(self, embedding, primary_probs, tokens=None):           # (B, D), (B, N), (B, T, D) or None
         out, corrections = {}, []

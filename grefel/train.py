@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FaceLoader', 'face_dls', 'TrainLoss', 'KeepOutputs', 'ProbMetric', 'LossPart', 'EMA', 'BFloat16', 'FaceLearner',
-           'grefel_learner', 'Recipe', 'KeepRun', 'Continue', 'train']
+           'grefel_learner', 'Recipe', 'read_recipe', 'KeepRun', 'Continue', 'train']
 
 # %% ../nbs/40_train.ipynb #c30d7081
 import csv, json, os, platform, time
@@ -25,7 +25,7 @@ from .losses import GReFELLoss
 from .data import FaceData, load_faces
 from .augment import batches, make_transform
 
-# %% ../nbs/40_train.ipynb #17bca594
+# %% ../nbs/40_train.ipynb #ceb5034c
 class FaceLoader(DataLoader):
     "A fastai DataLoader over faces in memory: (images, landmarks given, targets, landmarks known)."
     n_inp = 2
@@ -56,7 +56,7 @@ class FaceLoader(DataLoader):
     def to(self, device): self.device = self.batches.device = device
 
     def new(self, dataset=None, cls=None, **kw):
-        now = dict(transform=self.transform, bs=self.bs, shuffle=self.shuffle, hide=self.hide, seed=self.seed, device=self.device)
+        now = {k: getattr(self, k) for k in ('transform', 'bs', 'shuffle', 'hide', 'seed', 'device')}
         return (cls or type(self))(dataset or self.dataset, **(now | {k: v for k, v in kw.items() if k in now}))
 
 # %% ../nbs/40_train.ipynb #8128c014
@@ -76,7 +76,7 @@ def face_dls(
     return DataLoaders(FaceLoader(train, tfm(augment), bs, True, hide_landmarks, seed, device),
                        FaceLoader(valid, tfm('none'), 2*bs, False, 1., seed, device), device=torch.device(device))
 
-# %% ../nbs/40_train.ipynb #669c1982
+# %% ../nbs/40_train.ipynb #f9c67dfd
 @patch
 def show_batch(self:FaceLoader,
     max_n:int=8,  # at most this many faces
@@ -89,7 +89,8 @@ def show_batch(self:FaceLoader,
     for ax, image, target, points in zip(axs[0], self.transform.denormalise(images[:n]), targets, known):
         ax.imshow(image.permute(1, 2, 0).cpu(), extent=(0, 1, 1, 0))
         for path in PATHS.values(): ax.plot(*points[path].T.cpu(), lw=.7, color='tab:orange')
-        ax.set_title(self.dataset.classes[target.argmax()], fontsize=8); ax.axis('off'); ax.set_xlim(0, 1); ax.set_ylim(1, 0)
+        ax.set_title(self.dataset.classes[target.argmax()], fontsize=8)
+        ax.axis('off'); ax.set_xlim(0, 1); ax.set_ylim(1, 0)
     return fig
 
 # %% ../nbs/40_train.ipynb #2fe6936b
@@ -110,7 +111,7 @@ class KeepOutputs(Callback):
         self.loss_func.anchors = None if part is None else part.anchors
     def after_pred(self): self.loss_func.out, self.learn.pred = self.pred, self.pred['final_probs'].float()
 
-# %% ../nbs/40_train.ipynb #b50b8ca5
+# %% ../nbs/40_train.ipynb #d346598f
 class ProbMetric(Metric):
     "Mean over validation faces of a function of (final_probs, targets)."
     def __init__(self, name, f): self._name, self.f = name, f
@@ -129,7 +130,8 @@ class LossPart(Metric):
     def __init__(self, part): self.part = part
     def reset(self): self.total, self.n = 0., 0
     def accumulate(self, learn):
-        self.total += learn.loss_func.parts.get(self.part, torch.zeros(())).item()*len(learn.pred); self.n += len(learn.pred)
+        n = len(learn.pred)
+        self.total += float(learn.loss_func.parts.get(self.part, 0.))*n; self.n += n
     @property
     def value(self): return self.total/max(self.n, 1)
     @property
@@ -193,7 +195,7 @@ class FaceLearner(Learner):
                          color='black' if said == true else 'tab:red')
         return fig
 
-# %% ../nbs/40_train.ipynb #6170475d
+# %% ../nbs/40_train.ipynb #a2b8b7a4
 def grefel_learner(
     dls:DataLoaders,          # from `face_dls`
     model:GReFELModel,        # untrained or trained
@@ -206,11 +208,14 @@ def grefel_learner(
     **kw,                     # further arguments of `Learner`
 ) -> FaceLearner:
     "A fastai learner for a GReFEL model."
-    parts = ['cls', 'source', 'anchor', 'center', 'landmark'] if model.balancing.anchors is not None else ['cls', 'landmark']
+    b = model.balancing
+    balanced, anchored = b.anchors is not None or b.attention is not None, b.anchors is not None
+    parts = ['cls', *['source']*balanced, *['anchor', 'center']*anchored, 'landmark']
     own = [ProbMetric('accuracy', _right), *map(LossPart, parts)]
     averaging = [EMA(ema)] if ema else []
     learn = FaceLearner(dls, model.to(memory_format=torch.channels_last), TrainLoss(loss or GReFELLoss()),
-                        opt_func=Adam, wd=wd, cbs=[KeepOutputs(), *averaging, *cbs], metrics=[*own, *metrics], path=Path(path), **kw)
+                        opt_func=Adam, wd=wd, cbs=[KeepOutputs(), *averaging, *cbs], metrics=[*own, *metrics],
+                        path=Path(path), **kw)
     return learn
 
 # %% ../nbs/40_train.ipynb #a8c47bc7
@@ -236,6 +241,23 @@ class Recipe:
     loss:dict = field(default_factory=dict)   # differences from the defaults, see `GReFELLoss`
     limit:int|None = None            # use only this many faces of each split (for trying out)
 
+# %% ../nbs/40_train.ipynb #864d2b8f
+def read_recipe(
+    path=None,   # a run's config.json; None: start from the defaults
+    **changes,   # fields that differ
+) -> Recipe:
+    "A recipe from a file and changes; `GrefelError` for fields that do not exist."
+    base = {}
+    if path is not None:
+        try: base = json.loads(Path(path).read_text()).get('recipe')
+        except (OSError, ValueError, AttributeError) as e:
+            raise GrefelError(f'{path}: not a readable recipe ({e})') from None
+        if not isinstance(base, dict): raise GrefelError(f'{path}: holds no recipe')
+    known = {f.name for f in fields(Recipe)}
+    unknown = sorted(set(base | changes) - known)
+    if unknown: raise GrefelError(f'{path or "recipe"}: unknown field {unknown[0]!r}')
+    return Recipe(**base | changes)
+
 # %% ../nbs/40_train.ipynb #46351d0d
 def _write(path, data):
     "Write bytes or text under a temporary name, then put it in place."
@@ -247,7 +269,7 @@ def _write(path, data):
         part.unlink(missing_ok=True)
         raise GrefelError(f'{path}: cannot write ({e.strerror})') from None
 
-# %% ../nbs/40_train.ipynb #f24fd436
+# %% ../nbs/40_train.ipynb #42494af2
 class KeepRun(Callback):
     "Write history, best weights and the state to continue from, after every epoch."
     order = 70
@@ -260,24 +282,27 @@ class KeepRun(Callback):
     def before_train(self):
         self.t0 = time.perf_counter()
         self.dls.train.batches.epoch = self.epoch
-        set_seed(self.metadata.get('recipe', {}).get('seed', 0)*1009 + self.epoch)   # dropout of this epoch, also after a stop
+        seed = self.metadata.get('recipe', {}).get('seed', 0)
+        set_seed(seed*1009 + self.epoch)                       # dropout of this epoch, also after a stop
 
     def after_epoch(self):
         if self.epoch < self.start: return
-        row = dict(zip(self.recorder.metric_names[:-1], [self.epoch, *self.recorder.log[1:]])) | dict(seconds=round(time.perf_counter() - self.t0, 1))
+        row = dict(zip(self.recorder.metric_names[:-1], [self.epoch, *self.recorder.log[1:]]))
+        row['seconds'] = round(time.perf_counter() - self.t0, 1)
         best = max((r[self.monitor] for r in self.rows), default=float('-inf'))
         self.rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
         lines = [','.join(row), *(','.join(str(v) for v in r.values()) for r in self.rows)]
         _write(self.out/'history.csv', '\n'.join(lines) + '\n')
         if self.rows[-1][self.monitor] > best:
-            save_model(self.model, self.out/'weights.safetensors', epoch=self.epoch, valid={self.monitor: row[self.monitor]}, **self.metadata)
+            save_model(self.model, self.out/'weights.safetensors', epoch=self.epoch,
+                       valid={self.monitor: row[self.monitor]}, **self.metadata)
         self._save_state()
 
     def _save_state(self):
         import io
         ema = getattr(self.learn, 'ema', None)
         opt = self.opt.state_dict()
-        opt['hypers'] = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]   # the schedule leaves NumPy numbers
+        opt['hypers'] = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]   # not NumPy's numbers
         state = dict(epoch=self.epoch, rows=self.rows, opt=opt,
                      raw=ema.raw if ema and ema.raw else self.model.state_dict(),
                      average=ema.average.state_dict() if ema else None)
@@ -297,20 +322,22 @@ class Continue(Callback):
         self.learn.keep_run.rows, self.learn.keep_run.start = self.state['rows'], self.state['epoch'] + 1
         self.state = None
 
-# %% ../nbs/40_train.ipynb #2c21d053
+# %% ../nbs/40_train.ipynb #71d09dea
 def _read_state(path, recipe):
     "The state of an unfinished run of the same recipe, or None."
     if not path.exists(): return None
     try:
         before = json.loads((path.parent/'config.json').read_text())['recipe']
         state = torch.load(path, weights_only=True, map_location='cpu')
-    except Exception as e: raise GrefelError(f'{path}: cannot continue from it ({type(e).__name__}); delete it to start anew') from None
+    except Exception as e:
+        raise GrefelError(f'{path}: cannot continue from it ({type(e).__name__}); delete it to start anew') from None
     if before != asdict(recipe):
         differs = [k for k, v in asdict(recipe).items() if before.get(k) != v]
-        raise GrefelError(f'{path.parent}: holds an unfinished run with another {", ".join(differs)}; choose another folder, or delete it')
+        raise GrefelError(f'{path.parent}: holds an unfinished run with another {", ".join(differs)}; '
+                          'choose another folder, or delete this one')
     return state
 
-# %% ../nbs/40_train.ipynb #9df67665
+# %% ../nbs/40_train.ipynb #b6c1f3c9
 def train(
     recipe:Recipe,              # what to do
     out,                        # the run's folder: weights.safetensors, config.json, history.csv
@@ -323,8 +350,9 @@ def train(
     out = Path(out)
     train_set, valid_set = (_load(recipe, split, data_home) for split in ('train', 'valid'))
     state = _read_state(out/'last.pt', recipe)
-    about = dict(recipe=asdict(recipe), data=dict(train=_facts(train_set), valid=_facts(valid_set)), grefel=__version__,
-                 torch=torch.__version__, machine=dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads()))
+    machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
+    about = dict(recipe=asdict(recipe), data=dict(train=_facts(train_set), valid=_facts(valid_set)),
+                 grefel=__version__, torch=torch.__version__, machine=machine)
     _write(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
     set_seed(recipe.seed)
     model = create_model(recipe.size, **(dict(num_classes=recipe.num_classes) | recipe.model)).to(device)
@@ -338,14 +366,17 @@ def train(
     (out/'last.pt').unlink(missing_ok=True)
     return learn
 
-# %% ../nbs/40_train.ipynb #55bf5043
+# %% ../nbs/40_train.ipynb #36d2f380
 def _load(recipe, split, data_home):
     "One split as the recipe says."
     kw = dict(rule=recipe.rule, targets=recipe.targets, num_classes=recipe.num_classes, data_home=data_home)
     faces = load_faces(recipe.data, split=split, drop_duplicates=recipe.drop_duplicates and split == 'train', **kw)
+    if faces.notes.get('own_split'):
+        raise GrefelError(f'{recipe.data}: has no train and valid splits to learn from and choose on')
     return faces.subset(range(min(recipe.limit, len(faces)))) if recipe.limit else faces
 
 def _facts(faces):
     "What is worth keeping about the faces a run used."
-    notes = {k: v for k, v in faces.notes.items() if k in ('layout', 'rule', 'targets', 'rows', 'twins', 'dropped_duplicates')}
-    return dict(n=len(faces), split=faces.split, per_class=torch.bincount(faces.labels, minlength=len(faces.classes)).tolist(), **notes)
+    notes = {k: faces.notes.get(k) for k in ('layout', 'rule', 'targets', 'rows', 'twins', 'dropped_duplicates')}
+    per_class = torch.bincount(faces.labels, minlength=len(faces.classes)).tolist()
+    return dict(n=len(faces), split=faces.split, per_class=per_class, **notes)

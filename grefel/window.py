@@ -20,7 +20,7 @@ def window_partition(
     "Cut a map into non-overlapping windows, each a sequence of its cells in reading order."
     return rearrange(x, 'b (h i) (w j) c -> (b h w) (i j) c', i=window, j=window)
 
-# %% ../nbs/11_window.ipynb #6a06cd3b
+# %% ../nbs/11_window.ipynb #f88e0ba4
 def window_reverse(
     windows,      # (B·nW, window², C), as `window_partition` made them
     window:int,   # side of a window, in cells
@@ -28,7 +28,8 @@ def window_reverse(
     width:int,    # W of the map
 ):                # (B, H, W, C)
     "Glue windows back into the map they were cut from."
-    return rearrange(windows, '(b h w) (i j) c -> b (h i) (w j) c', i=window, j=window, h=height//window, w=width//window)
+    h, w = height//window, width//window
+    return rearrange(windows, '(b h w) (i j) c -> b (h i) (w j) c', i=window, j=window, h=h, w=w)
 
 # %% ../nbs/11_window.ipynb #3aa3d159
 def window_for(

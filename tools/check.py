@@ -370,7 +370,7 @@ def photograph(folder):
     return path
 
 
-TINY = ('--data', 'synth', '--size', 'nano', '--epochs', '1', '--n', '256', '--bs', '32')
+TINY = ('--data', 'synth', '--size', 'nano', '--epochs', '1', '--limit', '256', '--bs', '32')
 
 
 @check('the commands: help, and a tiny train → evaluate → predict')

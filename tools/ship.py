@@ -1,0 +1,84 @@
+"""Turn a finished run into weights that ship with the package: tools/ship.py RUN (needs FER+ in $GREFEL_DATA).
+
+The best epoch's weights are stored as float16, measured as stored on the validation images, and written with these
+figures in their header to grefel/assets/ferplus_SIZE.safetensors, beside a card in words (ferplus_SIZE.md)."""
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from grefel.core import GrefelError
+from grefel.data import load_faces
+from grefel.evaluate import evaluate
+from grefel.model import load_model, save_model
+
+from nbtools import ROOT
+
+KEPT = ('n', 'accuracy', 'accuracy_low', 'accuracy_high', 'balanced_accuracy', 'macro_f1', 'ece', 'nll', 'brier',
+        'primary_accuracy', 'primary_ece', 'changed', 'helped', 'hurt')
+
+CARD = '''# FER+ weights, `{name}`
+
+| | |
+|---|---|
+| model | `{name}`, {parameters:.2f} M parameters, {img_size} px grey faces (three equal channels) |
+| classes, in order | {classes} |
+| trained on | FER+ train ({n_train:,} images of FER2013, majority rule, {twins} training images with a twin in validation or test removed), nothing else: no outside faces, no pretrained weights |
+| labels | the crowd's vote distribution |
+| recipe | {epochs} epochs, batches of {bs}, AdamW with one-cycle to {lr}, weight decay {wd}, augmentation `{augment}`, weights averaged (decay {ema}), {precision}, seed {seed} (one run) |
+| chosen on | FER+ validation: the best epoch ({epoch} of 0–{last}) by accuracy; the test split was not used |
+| accuracy on validation | **{accuracy:.2%}** (95% interval {accuracy_low:.2%} to {accuracy_high:.2%}, {n:,} images, landmarks from the model's own head) |
+| balanced accuracy, macro-F1 | {balanced_accuracy:.2%}, {macro_f1:.3f} |
+| calibration | ECE {ece:.3f}, negative log-likelihood {nll:.3f}, Brier {brier:.3f}; no temperature is applied |
+| reliability balancing | primary head alone {primary_accuracy:.2%}, ECE {primary_ece:.3f}; balancing changed {changed} answers, {helped} for the better and {hurt} for the worse |
+| stored as | float16; the figures above are of the stored weights |
+
+Since the epoch was chosen on the same images, expect about a point less on new ones. Contempt and disgust have few images
+({rare}), so their figures are uncertain.
+
+| class | images | recall | precision | F1 |
+|---|---|---|---|---|
+{per_class}
+
+## Where the data come from, and what may be done with the weights
+
+FER2013 (Goodfellow et al. 2013, arXiv 1307.0414) was collected from the web and released for research; FER+ labels
+(Barsoum et al. 2016, arXiv 1608.01041) are under the MIT licence. The weights are released with this package under the MIT
+licence; whether the research terms of the pictures restrict your use of a model trained on them is for you to settle.
+
+They say which expression a crowd would name for a face. They do not tell what a person feels, and must not be used to judge
+people: not for hiring, policing, border control, grading, diagnosis or surveillance. FER2013 is not balanced by age, sex or
+origin, and how the figures differ between such groups has not been measured.
+'''
+
+
+def per_class(metrics):
+    "The table of classes in Markdown."
+    row = lambda c: f"| {c['class']} | {c['support']} | {c['recall']:.1%} | {c['precision']:.1%} | {c['f1']:.3f} |"
+    return '\n'.join(row(c) for c in metrics['per_class'])
+
+
+def main(run):
+    model = load_model(run)
+    about = model.metadata
+    recipe, name = about['recipe'], model.config['name']
+    out = ROOT/'grefel'/'assets'/f'ferplus_{name.removeprefix("grefel_")}.safetensors'
+    faces = load_faces('ferplus', split='valid')
+    save_model(model, out, half=True)
+    with tempfile.TemporaryDirectory() as scratch: metrics = evaluate(load_model(out), faces, out=scratch)
+    figures = {k: metrics[k] for k in KEPT}
+    save_model(model, out, half=True, validation=figures, grey=True)
+    train = about['data']['train']
+    rare = ', '.join(f"{c['class']} {c['support']}" for c in metrics['per_class'] if c['support'] < 100)
+    words = dict(name=name, parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
+                 classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'], epoch=about['epoch'],
+                 last=recipe['epochs'] - 1, precision='bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic',
+                 per_class=per_class(metrics), rare=rare)
+    out.with_suffix('.md').write_text(CARD.format(**recipe | figures | words), encoding='utf-8')
+    print(json.dumps(figures, indent=1))
+    print(f'{out.relative_to(ROOT)}: {out.stat().st_size/2**20:.2f} MiB')
+
+
+if __name__ == '__main__':
+    try: main(*sys.argv[1:])
+    except (GrefelError, TypeError) as e: sys.exit(f'{Path(sys.argv[0]).name}: {e}')
