@@ -77,7 +77,7 @@ def train_command(args):
     else: print(f"Best epoch {best['epoch']}: {best['accuracy']:.2%} right on validation. "
                 f"Weights, history and recipe are in {args.out}")
 
-# %% ../nbs/60_cli.ipynb #08a81d26
+# %% ../nbs/60_cli.ipynb #d2c845e5
 def evaluate_command(args):
     "`grefel evaluate`"
     from pathlib import Path
@@ -89,9 +89,10 @@ def evaluate_command(args):
     targets = dict(num_classes=len(model.classes), data_home=args.data_home)
     faces = load_faces(args.data, split=args.split, rule=args.rule, drop_duplicates=False, **targets)
     if args.limit: faces = faces.subset(range(min(args.limit, len(faces))))
-    history = weights_file(args.weights).with_name('history.csv')
-    metrics = evaluate(model, faces, out=args.out, history=history if history.exists() else None,
-                       device=args.device, landmarks=args.landmarks)
+    path = weights_file(args.weights)
+    history = next((h for h in (path.with_suffix('.csv'), path.with_name('history.csv')) if h.exists()), None)
+    metrics = evaluate(model, faces, out=args.out, history=history, device=args.device, landmarks=args.landmarks,
+                       weights=path.name, bar=not args.json)
     if args.json: print(json.dumps({k: v for k, v in metrics.items() if not isinstance(v, (list, dict))}))
     else: _say_metrics(metrics, Path(args.out))
 
@@ -105,30 +106,31 @@ def _say_metrics(m, out):
           f"(primary accuracy {m['primary_accuracy']:.2%})")
     print(f"Report: {out/'report.html'}")
 
-# %% ../nbs/60_cli.ipynb #cb550196
+# %% ../nbs/60_cli.ipynb #f58fc7d8
 def predict_command(args):
     "`grefel predict`"
     from grefel.images import find_images
     from grefel.predict import Predictor
-    predictor, failed = Predictor(args.weights, args.device), 0
+    predictor, failed = Predictor(args.weights, args.device, args.crop), 0
     for path in args.paths:
         try: files = find_images([path]) if os.path.isdir(path) else [path]
-        except GrefelError as e: files = []; failed += 1; _say_face(path, None, e, args.json)
-        for file, faces, error in predictor.predict_many(files, crop=args.crop):
-            failed += error is not None
-            _say_face(file, faces, error, args.json)
+        except GrefelError as e: files = []; failed += 1; _say_face(path, e, args.json)
+        for file, answer in zip(files, predictor.predict_many(files)):
+            failed += isinstance(answer, GrefelError)
+            _say_face(file, answer, args.json)
     return 1 if failed else 0
 
-# %% ../nbs/60_cli.ipynb #41f1b91e
-def _say_face(file, faces, error, as_json):
-    "One picture's answer."
+# %% ../nbs/60_cli.ipynb #c827a922
+def _say_face(file, answer, as_json):
+    "One picture's answer: its faces, or the error."
+    failed = isinstance(answer, GrefelError)
     if as_json:
-        faces = [] if error else [f.as_dict() for f in faces]
-        answer = dict(error=str(error)) if error else faces[0] | dict(faces=faces)
-        print(json.dumps(dict(file=str(file)) | answer), flush=True)
-    elif error: print(f'grefel: {error}', file=sys.stderr, flush=True)
+        faces = [] if failed else [f.as_dict() for f in answer]
+        said = dict(error=str(answer)) if failed else faces[0] | dict(faces=faces)
+        print(json.dumps(dict(file=str(file)) | said), flush=True)
+    elif failed: print(f'grefel: {answer}', file=sys.stderr, flush=True)
     else:
-        for f in faces:
+        for f in answer:
             where = ', '.join(str(round(v)) for v in f.box) if f.face_found else ''
             found = f'face at {where}' if where else 'no face found, whole picture used'
             print(f'{file}: {f.emotion} {f.confidence:.0%} ({found})', flush=True)

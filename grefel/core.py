@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXPRESSIONS', 'CLASS_ORDERS', 'DEFAULT_SIZE', 'GrefelError', 'canonical', 'class_map', 'data_home', 'manifest',
-           'weights_file', 'set_seed']
+           'weights_file', 'write_file', 'set_seed']
 
 # %% ../nbs/00_core.ipynb #01b333e4
 import os, random, re
@@ -97,6 +97,25 @@ def _sizes_shipped():
     "Sizes whose FER+ weights ship with the package."
     files = (Path(__file__).parent/'assets').glob('ferplus_*.safetensors')
     return sorted(f.stem.removeprefix('ferplus_') for f in files)
+
+# %% ../nbs/00_core.ipynb #54c889c6
+def write_file(
+    path:str|Path,      # where; missing folders are made
+    content:str|bytes,  # all of it
+) -> Path:              # the file
+    "Write a whole file or leave what was there; `GrefelError` names the file if the system refuses."
+    path = Path(path)
+    data = content.encode('utf-8') if isinstance(content, str) else content
+    special = path.exists() and not path.is_file()                  # a device, a pipe: nothing to replace
+    part = path if special else path.with_name(path.name + '.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, 'wb') as file: file.write(data)
+        if not special: os.replace(part, path)
+    except OSError as error:
+        if not special and part.is_file(): part.unlink()
+        raise GrefelError(f'{path}: cannot be written ({error.strerror or error})') from None
+    return path
 
 # %% ../nbs/00_core.ipynb #6665d21f
 def set_seed(

@@ -7,7 +7,7 @@ __all__ = ['OUTPUTS', 'BLUE', 'ORANGE', 'RED', 'GREY', 'predict_data', 'plot_con
            'plot_confidence', 'read_history', 'plot_history', 'pick_faces', 'plot_faces', 'write_file', 'measure',
            'predictions_csv', 'report_html', 'evaluate']
 
-# %% ../nbs/50_evaluate.ipynb #1d8beaac
+# %% ../nbs/50_evaluate.ipynb #b2606a22
 import base64, csv, io, json, os, time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-
-# %% ../nbs/50_evaluate.ipynb #df825e4a
+from . import __version__
 from .core import EXPRESSIONS, GrefelError
-from .metrics import (calibration_error, calibration_floor, change_report, classification_metrics,
+from .metrics import (calibration_error, change_report, classification_metrics,
                             confusion_counts, per_class_table, reliability_bins)
 from .augment import batches, make_transform
 
@@ -43,7 +42,7 @@ class _Faces:
 
     def __len__(self): return len(self.images)
 
-# %% ../nbs/50_evaluate.ipynb #5c9b8b1d
+# %% ../nbs/50_evaluate.ipynb #3055a45c
 @torch.inference_mode()
 def predict_data(
     model,                     # its answer is a dict with some of `OUTPUTS`; `model.config` has img_size, mean, std
@@ -55,9 +54,11 @@ def predict_data(
 ) -> dict:                     # float32 arrays (n, …) by name, those of `OUTPUTS` that the model has
     "What a model says about every face."
     from tqdm.auto import tqdm
-    if landmarks not in ('builtin', 'given'): raise GrefelError(f"landmarks are 'builtin' or 'given', not {landmarks!r}")
+    if landmarks not in ('builtin', 'given'):
+        raise GrefelError(f"landmarks are 'builtin' or 'given', not {landmarks!r}")
     c, found, was_training = model.config, {}, model.training
-    loader = batches(_Faces(data), make_transform('none', c['img_size'], c['mean'], c['std']), bs, device=device)
+    transform = make_transform('none', c['img_size'], c['mean'], c['std'], channels_last=True)   # quicker on CPUs
+    loader = batches(_Faces(data), transform, bs, device=device)
     model.to(device).eval()
     try:
         for images, points, _, _ in tqdm(loader, desc='evaluate', disable=not bar):
@@ -67,21 +68,23 @@ def predict_data(
     finally: model.train(was_training)
     return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
-# %% ../nbs/50_evaluate.ipynb #8269f30d
+# %% ../nbs/50_evaluate.ipynb #6fcc2d7d
 def _in_model_order(data, classes):
     "Labels (n,) and votes (n, N) or None of a data set, in a model's class order."
     own = list(_get(data, 'classes', classes))
     labels = np.asarray(_get(data, 'labels', []), dtype=np.int64)
-    if len(labels) != len(_get(data, 'images')): raise GrefelError(f'{len(labels)} labels for {len(_get(data, "images"))} faces')
+    if len(labels) != (n := len(_get(data, 'images'))): raise GrefelError(f'{len(labels)} labels for {n} faces')
     if ((labels < 0) | (labels >= len(own))).any(): raise GrefelError(f'labels must lie between 0 and {len(own) - 1}')
     place = np.array([list(classes).index(c) if c in classes else -1 for c in own])
     labels, strange = place[labels], np.unique(labels[place[labels] < 0])
     if len(strange):
-        raise GrefelError(f'{(labels < 0).sum()} faces show {own[strange[0]]}, which is not among the model\'s classes '
+        raise GrefelError(f'{(labels < 0).sum()} of {n} faces show {own[strange[0]]}, which is none of the model\'s classes '
                           f'({", ".join(classes)}); load the faces with num_classes={len(classes)}')
-    votes, columns = _get(data, 'votes'), list(EXPRESSIONS)
-    if votes is None or not set(classes) <= set(columns): return labels, None
-    return labels, np.asarray(votes, dtype=float)[:, [columns.index(c) for c in classes]]
+    if _get(data, 'votes') is None: return labels, None
+    votes = np.asarray(_get(data, 'votes'), dtype=float)
+    columns = own if votes.shape[1] == len(own) else list(EXPRESSIONS)              # or FER+'s, with two more
+    if not set(classes) <= set(columns[:votes.shape[1]]): return labels, None
+    return labels, votes[:, [columns.index(c) for c in classes]]
 
 # %% ../nbs/50_evaluate.ipynb #11eba74f
 BLUE, ORANGE, RED, GREY = '#3f7fd1', '#d98324', '#cf4a5c', '#8a8f98'
@@ -123,7 +126,7 @@ def plot_classwise(
     fig.legend(loc='outside upper right', ncols=2, frameon=False)
     return fig
 
-# %% ../nbs/50_evaluate.ipynb #d3ff2c94
+# %% ../nbs/50_evaluate.ipynb #3128ba55
 def plot_reliability(
     probs,             # (n, N) probabilities
     labels,            # (n,) class indices
@@ -139,13 +142,14 @@ def plot_reliability(
     ax.plot([0, 1], [0, 1], '--', color=GREY, lw=1)
     ax.vlines(x, np.minimum(x, a), np.maximum(x, a), color=RED, lw=6, alpha=0.35)
     ax.errorbar(x, a, yerr=[np.maximum(a - low, 0), np.maximum(high - a, 0)], fmt='o', color=BLUE, ms=5, lw=1.4)
-    ax.set(xlim=(0, 1), ylim=(0, 1), ylabel='share right', title=f'{name}: ECE {calibration_error(probs, labels, bins):.3f}')
+    ece = calibration_error(probs, labels, bins)
+    ax.set(xlim=(0, 1), ylim=(0, 1.04), ylabel='share right', title=f'{name}: ECE {ece:.3f}')
     below.bar(b['edges'][:-1], b['count'], 1/bins, align='edge', color=GREY, edgecolor='none')
     below.set(xlabel='confidence', ylabel='answers')
     for each in (ax, below): each.spines[['top', 'right']].set_visible(False)
     return fig
 
-# %% ../nbs/50_evaluate.ipynb #88f9d724
+# %% ../nbs/50_evaluate.ipynb #c5cf3e39
 def plot_confidence(
     probs,        # (n, N) probabilities
     labels,       # (n,) class indices
@@ -154,7 +158,7 @@ def plot_confidence(
     "Histograms of confidence for right and for wrong answers."
     probs, labels = np.asarray(probs), np.asarray(labels)
     confidence, right = probs.max(1), probs.argmax(1) == labels
-    fig = Figure(figsize=(4.6, 3.4), layout='constrained')
+    fig = Figure(figsize=(4.6, 4.4), layout='constrained')
     ax = fig.subplots()
     edges = np.linspace(0, 1, bins + 1)
     ax.hist([confidence[~right], confidence[right]], edges, stacked=True, color=[RED, BLUE],
@@ -163,7 +167,7 @@ def plot_confidence(
     ax.legend(loc='upper left', frameon=False)
     return fig
 
-# %% ../nbs/50_evaluate.ipynb #8dfaa84c
+# %% ../nbs/50_evaluate.ipynb #f1b7ac2f
 def read_history(
     path,    # history.csv of a training run
 ) -> dict:   # column name -> list of floats, None where a cell is empty
@@ -171,7 +175,7 @@ def read_history(
     try: rows = list(csv.DictReader(io.StringIO(Path(path).read_text(encoding='utf-8'))))
     except OSError as e: raise GrefelError(f'{path}: cannot be read ({e.strerror})') from None
     except (UnicodeDecodeError, csv.Error) as e: raise GrefelError(f'{path}: is no history ({e})') from None
-    if not rows or 'epoch' not in rows[0]: raise GrefelError(f'{path}: is no history, it needs a column "epoch" and rows')
+    if not rows or 'epoch' not in rows[0]: raise GrefelError(f'{path}: is no history (no column "epoch", or no rows)')
     history = {name: [] for name in rows[0] if name}
     for i, row in enumerate(rows, 1):
         for name, values in history.items():
@@ -179,29 +183,30 @@ def read_history(
             except ValueError: raise GrefelError(f'{path}, row {i}: {name} is {row[name]!r}, not a number') from None
     return history
 
-# %% ../nbs/50_evaluate.ipynb #f2d7e2f6
 def plot_history(
     history,  # history.csv of a run, or a dict of columns as `read_history` gives it
 ) -> Figure:
     "Losses and accuracy over epochs; the best epoch is marked."
     h = history if isinstance(history, dict) else read_history(history)
     line = lambda name: np.array([np.nan if v is None else v for v in h[name]], float)
-    fig = Figure(figsize=(7.4, 2.9), layout='constrained')
-    (left, right), epoch = fig.subplots(1, 2), line('epoch') + 1
+    fig = Figure(figsize=(4.6, 4.4), layout='constrained')
+    (top, below), epoch = fig.subplots(2, 1, sharex=True), line('epoch') + 1
     for name, colour in dict(train_loss=ORANGE, valid_loss=BLUE).items():
-        if name in h: left.plot(epoch, line(name), '.-', color=colour, label=name.replace('_', ' '))
+        if name in h: top.plot(epoch, line(name), '.-', color=colour, label=name.replace('_', ' '))
     for name, colour in dict(accuracy=BLUE, macro_f1=ORANGE).items():
-        if name in h: right.plot(epoch, line(name), '.-', color=colour, label=name.replace('_', ' '))
+        if name in h: below.plot(epoch, line(name), '.-', color=colour, label=name.replace('_', ' '))
     if 'accuracy' in h and np.isfinite(line('accuracy')).any():
         best = int(np.nanargmax(line('accuracy')))
-        right.plot(epoch[best], line('accuracy')[best], 'o', ms=10, mfc='none', color=RED, label=f'best: epoch {epoch[best]:g}')
-    for ax, what in ((left, 'loss'), (right, 'on validation faces')):
-        ax.set(xlabel='epoch', ylabel=what); ax.spines[['top', 'right']].set_visible(False)
+        below.plot(epoch[best], line('accuracy')[best], 'o', ms=10, mfc='none', color=RED,
+                   label=f'best: epoch {epoch[best]:g}')
+    below.set_xlabel('epoch')
+    for ax, what in ((top, 'loss'), (below, 'on validation faces')):
+        ax.set_ylabel(what); ax.spines[['top', 'right']].set_visible(False)
         ax.xaxis.get_major_locator().set_params(integer=True)
         if ax.lines: ax.legend(frameon=False)
     return fig
 
-# %% ../nbs/50_evaluate.ipynb #73ebd460
+# %% ../nbs/50_evaluate.ipynb #295b4379
 def pick_faces(
     probs,          # (n, N) probabilities
     labels,         # (n,) class indices
@@ -213,7 +218,8 @@ def pick_faces(
     right, rng = probs.argmax(1) == labels, np.random.default_rng(seed)
     lot = lambda mask: np.sort(rng.permutation(np.flatnonzero(mask))[:count])
     wrong = np.flatnonzero(~right)
-    return dict(right=lot(right), wrong=lot(~right), sure=wrong[np.argsort(-probs[wrong].max(1), kind='stable')[:count]])
+    surest = np.argsort(-probs[wrong].max(1), kind='stable')[:count]
+    return dict(right=lot(right), wrong=lot(~right), sure=wrong[surest])
 
 def _face_array(images, i):
     "One face as (H, W) or (H, W, 3) uint8."
@@ -230,13 +236,13 @@ def plot_faces(
 ) -> Figure:
     "Faces with the model's answer and confidence, and the label where it differs."
     rows = max(1, -(-len(index)//cols))
-    fig = Figure(figsize=(1.3*cols, 1.75*rows), layout='constrained')
+    fig = Figure(figsize=(1.15*cols, 1.55*rows), layout='constrained')
     for ax in (axes := fig.subplots(rows, cols, squeeze=False)).flat: ax.axis('off')
     for ax, i in zip(axes.flat, index):
         ax.imshow(_face_array(images, i), cmap='gray', vmin=0, vmax=255)
         said, true = int(np.argmax(probs[i])), int(labels[i])
         ax.set_title(f'{classes[said]} {probs[i][said]:.0%}' + ('' if said == true else f'\nlabel: {classes[true]}'),
-                     fontsize=8, color=BLUE if said == true else RED)
+                     fontsize=7, color=BLUE if said == true else RED)
     return fig
 
 # %% ../nbs/50_evaluate.ipynb #a13a4a0e
@@ -295,17 +301,17 @@ def predictions_csv(
                          *(f'{v:.6f}' for v in p), int(said == y)])
     return text.getvalue()
 
-# %% ../nbs/50_evaluate.ipynb #85de5189
+# %% ../nbs/50_evaluate.ipynb #68c344b7
 def _percent(value): return f'{100*value:.1f}%'
 
 def _about_accuracy(m):
     "What accuracy and class balance mean, in a sentence."
     known = [r for r in m['per_class'] if r['recall'] is not None]
     best, worst = max(known, key=lambda r: r['recall']), min(known, key=lambda r: r['recall'])
-    spread = '' if best is worst else (f" It is best at {best['class']} ({_percent(best['recall'])} found) and worst at "
-                                       f"{worst['class']} ({_percent(worst['recall'])} of {worst['n']}).")
-    return (f"Of 100 such faces, about {100*m['accuracy']:.0f} are answered as labelled; with {m['n']:,} faces the true "
-            f"share lies between {_percent(m['accuracy_low'])} and {_percent(m['accuracy_high'])} (95% interval)." + spread)
+    spread = (f" It is best at {best['class']} ({_percent(best['recall'])} found) and worst at {worst['class']} "
+              f"({_percent(worst['recall'])} of {worst['n']}).") if best is not worst else ''
+    return (f"Of 100 such faces, about {100*m['accuracy']:.0f} are answered as labelled. With {m['n']:,} faces the true "
+            f"share lies between {_percent(m['accuracy_low'])} and {_percent(m['accuracy_high'])} (95% interval).{spread}")
 
 def _about_calibration(m):
     "Whether confidence can be taken at its word."
@@ -313,19 +319,18 @@ def _about_calibration(m):
     verdict = ('No miscalibration can be told from chance' if m['ece'] <= m['ece_floor_95'] else
                'It claims more than it knows' if gap > 0.01 else 'It knows more than it claims' if gap < -0.01 else
                'On average it claims what it knows, but not at every confidence')
-    return (f"Mean confidence is {_percent(m['mean_confidence'])} where {_percent(m['accuracy'])} are right. {verdict}: ECE is "
-            f"{m['ece']:.3f}, and a perfectly calibrated model would show about {m['ece_floor']:.3f} on this many faces.")
+    return (f"Mean confidence is {_percent(m['mean_confidence'])} where {_percent(m['accuracy'])} are right. {verdict}: "
+            f"ECE is {m['ece']:.3f}; a perfectly calibrated model would show about {m['ece_floor']:.3f} on as many faces.")
 
-# %% ../nbs/50_evaluate.ipynb #853b66b9
 def _about_change(m):
     "What balancing did."
     if not m['changed']: return 'Balancing changed no answer.'
     luck = ('more than luck would explain' if m['p_value'] < 0.05 else 'which luck alone could explain')
-    side = 'a gain' if m['helped'] > m['hurt'] else 'a loss' if m['helped'] < m['hurt'] else 'neither gain nor loss'
-    return (f"Balancing changed {m['changed']:,} of {m['n']:,} answers ({_percent(m['change_rate'])}): {m['helped']:,} for the "
-            f"better, {m['hurt']:,} for the worse, {m['neutral']:,} from one mistake to another. That is {side} of "
-            f"{100*abs(m['accuracy'] - m['primary_accuracy']):.2f} points" +
-            (f", {luck} (p = {m['p_value']:.2g})." if m['helped'] != m['hurt'] else '.'))
+    points = 100*(m['accuracy'] - m['primary_accuracy'])
+    verdict = (f"A {'gain' if points > 0 else 'loss'} of {abs(points):.2f} points, {luck} (p = {m['p_value']:.2g})."
+               if m['helped'] != m['hurt'] else 'On balance neither gain nor loss.')
+    return (f"Balancing changed {m['changed']:,} of {m['n']:,} answers ({_percent(m['change_rate'])}): {m['helped']:,} "
+            f"for the better, {m['hurt']:,} for the worse, {m['neutral']:,} from one mistake to another. {verdict}")
 
 def _largest_confusions(m, count=6):
     "The most frequent mistakes: label, answer, faces, share of the label's faces."
@@ -335,7 +340,7 @@ def _largest_confusions(m, count=6):
     return [dict(label=m['classes'][i], answer=m['classes'][j], n=int(c[i, j]), share=float(c[i, j]/total[i]))
             for i, j in found if c[i, j]]
 
-# %% ../nbs/50_evaluate.ipynb #86f421bc
+# %% ../nbs/50_evaluate.ipynb #2d10a5ad
 _CSS = '''
 :root { color-scheme: light dark; --ink: #1d2530; --soft: #5b6675; --page: #f6f7f9; --card: #fff; --line: #dde2e9;
   --blue: #245fae; --good: #1d7a4b; --bad: #b3323f; }
@@ -357,10 +362,12 @@ h1 { font-size: 1.7rem; line-height: 1.25; margin: .2rem 0; } h2 { font-size: 1.
 figure { margin: 0; } .plots figure { background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
   padding: .8rem; } .plots .wide { grid-column: 1 / -1; } .plots img { display: block; margin: 0 auto; max-width: 100%;
   height: auto; } figcaption { font-size: .9rem; margin-top: .5rem; }
-.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.2rem, 1fr)); gap: .7rem; margin: .6rem 0 1.4rem; }
+.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.2rem, 1fr)); gap: .7rem;
+  margin: .6rem 0 1.4rem; }
 .faces img { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: .4rem; background: #000; display: block; }
 .faces figcaption { font-size: .82rem; line-height: 1.3; margin-top: .25rem; color: var(--ink); }
-.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .6rem; background: var(--card); margin: 1rem 0; }
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .6rem; background: var(--card);
+  margin: 1rem 0; }
 .scroll:focus-visible, a:focus-visible { outline: 3px solid var(--blue); outline-offset: 2px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .7rem .8rem .3rem; font-size: .92rem; }
@@ -371,13 +378,13 @@ a { color: var(--blue); } nav a { margin-right: 1rem; }
 @media print { body { background: #fff; } .plots figure, .cards li { break-inside: avoid; } }
 '''
 
-# %% ../nbs/50_evaluate.ipynb #8b7d4c45
+# %% ../nbs/50_evaluate.ipynb #01c16ffc
 _PAGE = '''<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>{{ css | safe }}</style></head><body><main>
 <h1>{{ title }}</h1>
-<p class="soft">{{ '{:,}'.format(m.n) }} faces · {{ m.source }}, {{ m.split }} split{% if m.rule %}, labels by {{ m.rule }}
- {%- endif %} · model {{ m.model }}{% if m.weights %} ({{ m.weights }}){% endif %}</p>
+<p class="soft">{{ '{:,}'.format(m.n) }} faces · {{ m.source }}, {{ m.split }} split
+{%- if m.rule %}, labels by {{ m.rule }}{% endif %} · model {{ m.model }}{% if m.weights %} ({{ m.weights }}){% endif %}</p>
 <nav aria-label="Parts of this report"><a href="#pictures">Pictures</a><a href="#faces">Faces</a>
 <a href="#tables">Tables</a></nav>
 <ul class="cards" aria-label="The figures that matter">
@@ -388,13 +395,14 @@ _PAGE = '''<!DOCTYPE html>
 {% endfor %}
 <h2 id="pictures">Pictures</h2>
 <div class="plots">{% for p in plots %}
-<figure{% if p.wide %} class="wide"{% endif %}><picture><source srcset="{{ p.dark }}" media="(prefers-color-scheme: dark)">
+<figure{% if p.wide %} class="wide"{% endif %}><picture>
+<source srcset="{{ p.dark }}" media="(prefers-color-scheme: dark)">
 <img src="{{ p.light }}" width="{{ p.width }}" height="{{ p.height }}" alt="{{ p.alt }}"></picture>
 <figcaption>{{ p.caption }}</figcaption></figure>{% endfor %}
 </div>
 <h2 id="faces">Faces</h2>
 {% for g in galleries %}<p>{{ g.about }}</p>
-<div class="faces">{% for f in g.faces %}<figure><img src="{{ f.png }}" alt="Face {{ f.name }}" title="{{ f.name }}">
+<div class="faces">{% for f in g.faces %}<figure><img src="{{ f.png }}" alt="Face {{ f.name }}, labelled {{ f.label }}" title="{{ f.name }}">
 <figcaption><span class="{{ 'good' if f.right else 'bad' }}">{{ f.said }} {{ f.confidence }}</span>
 {%- if not f.right %}<br>label: {{ f.label }}{% endif %}</figcaption></figure>{% endfor %}</div>
 {% endfor %}
@@ -411,15 +419,17 @@ _PAGE = '''<!DOCTYPE html>
 </main></body></html>
 '''
 
-# %% ../nbs/50_evaluate.ipynb #acf6b55f
+# %% ../nbs/50_evaluate.ipynb #8c808e91
 def _cards(m):
     "The figures that matter, for the head of the report."
     between = lambda k, f: f'{f(m[k + "_low"])} to {f(m[k + "_high"])}' if k + '_low' in m else ''
     gain = 100*(m['accuracy'] - m['primary_accuracy'])
     return [dict(name='Accuracy', value=_percent(m['accuracy']), more=between('accuracy', _percent)),
-            dict(name='Balanced accuracy', value=_percent(m['balanced_accuracy']), more=between('balanced_accuracy', _percent)),
+            dict(name='Balanced accuracy', value=_percent(m['balanced_accuracy']),
+                 more=between('balanced_accuracy', _percent)),
             dict(name='Macro-F1', value=f"{m['macro_f1']:.3f}", more=between('macro_f1', '{:.3f}'.format)),
-            dict(name='Calibration error', value=f"{m['ece']:.3f}", more=f"chance alone: {m['ece_floor']:.3f}"),
+            dict(name='Calibration error', value=f"{m['ece']:.3f}",
+                 more=(between('ece', '{:.3f}'.format) + f"; by chance {m['ece_floor']:.3f}").lstrip('; ')),
             dict(name='Changed by balancing', value=f"{m['changed']:,}",
                  more=f"{m['helped']:,} better, {m['hurt']:,} worse ({gain:+.2f} points)")]
 
@@ -427,7 +437,6 @@ def _cell(value, form):
     "A number for a table, a dash where there is none."
     return '–' if value is None else form.format(value)
 
-# %% ../nbs/50_evaluate.ipynb #26f466a6
 def _class_tables(m):
     "Tables by class, of confusions, and of counts."
     share, classes = '{:.1%}', m['classes']
@@ -446,15 +455,16 @@ def _figure_tables(m):
     names = dict(accuracy='accuracy', ece='calibration error (ECE)', nll='negative log-likelihood', brier='Brier score',
                  aurc='area under risk–coverage')
     before = [[text, f"{m['primary_' + k]:.4f}", f'{m[k]:.4f}'] for k, text in names.items()]
-    more = dict(ece_mass='ECE, equal-mass bins', mean_confidence='mean confidence', accuracy_at_80='accuracy at 80% coverage',
-                accuracy_at_90='accuracy at 90% coverage', accuracy_at_95='accuracy at 95% coverage',
+    more = dict(ece_mass='ECE, equal-mass bins', mean_confidence='mean confidence',
+                **{f'accuracy_at_{c}': f'accuracy at {c}% coverage' for c in (80, 90, 95)},
                 kl_votes='KL from the votes, nats', tv_votes='total variation from the votes')
-    made = ('model', 'parameters', 'weights', 'source', 'split', 'rule', 'n', 'landmarks', 'device', 'seconds', 'grefel', 'torch')
+    made = ('model', 'parameters', 'weights', 'source', 'split', 'rule', 'rows', 'dropped_duplicates', 'bad_rows', 'n',
+            'landmarks', 'device', 'seconds', 'grefel', 'torch')
     return [dict(caption='Before and after balancing', head=['figure', 'primary', 'final'], rows=before),
             dict(caption='Further figures of the final answers', head=['figure', 'value'],
                  rows=[[text, f'{m[k]:.4f}'] for k, text in more.items() if k in m]),
             dict(caption='How these figures were made', head=['what', ''], text=True,
-                 rows=[[k, f'{m[k]:,}' if isinstance(m[k], int) else m[k]] for k in made if m.get(k) not in (None, '')])]
+                 rows=[[k.replace('_', ' '), f'{m[k]:,}' if isinstance(m[k], int) else m[k]] for k in made if m.get(k)])]
 
 # %% ../nbs/50_evaluate.ipynb #c4a8d986
 def _theme(ink, line):
@@ -477,7 +487,7 @@ def _plot(draw, alt, caption, wide=False, dpi=150):
     width, height = figure.get_size_inches()*96
     return plot | dict(width=round(width), height=round(height))
 
-# %% ../nbs/50_evaluate.ipynb #3c1183f9
+# %% ../nbs/50_evaluate.ipynb #1cea4c9f
 def _plots(m, found, labels, history):
     "All pictures of the report."
     final, known = found['final_probs'], [r for r in m['per_class'] if r['recall'] is not None]
@@ -490,20 +500,20 @@ def _plots(m, found, labels, history):
               'How many faces of each class are found (recall, with the number of faces), and how far an answer can be '
               'believed (precision).', wide=True),
         _plot(lambda: plot_reliability(final, labels), f"Reliability diagram, calibration error {m['ece']:.3f}.",
-              'Below the dashed line the model claims more than it knows, above it less. Red: the gap.'),
-        _plot(lambda: plot_confidence(final, labels),
-              f"Histogram of confidence, mean {m['mean_confidence']:.2f}, right and wrong answers apart.",
-              'Wrong answers should be given with less confidence than right ones.')]
+              'Below the dashed line the model claims more than it knows, above it less. Red: the gap.')]
     if found.get('primary_probs') is not None and m['changed']:
         plots.append(_plot(lambda: plot_reliability(found['primary_probs'], labels, name='primary'),
                            f"Reliability diagram before balancing, calibration error {m['primary_ece']:.3f}.",
                            'The same before balancing.'))
+    plots.append(_plot(lambda: plot_confidence(final, labels),
+                       f"Histogram of confidence, mean {m['mean_confidence']:.2f}, right and wrong answers apart.",
+                       'Wrong answers should be given with less confidence than right ones.'))
     if history is not None:
         plots.append(_plot(lambda: plot_history(history), 'Loss and accuracy over the epochs of training.',
-                           'Training history; the best epoch is chosen on validation faces.', wide=True))
+                           'Training history; the best epoch is chosen on validation faces.'))
+    plots[-1]['wide'] = len(plots) % 2 == 1                                   # no hole in the last row
     return plots
 
-# %% ../nbs/50_evaluate.ipynb #89767a5e
 def _galleries(m, data, found, labels, seed=0):
     "Faces for the page: typical right and wrong answers, and the most confident mistakes."
     from PIL import Image
@@ -512,8 +522,8 @@ def _galleries(m, data, found, labels, seed=0):
     def face(i):
         file, said = io.BytesIO(), int(final[i].argmax())
         Image.fromarray(np.ascontiguousarray(_face_array(images, i))).save(file, format='PNG')
-        return dict(png=_png(file.getvalue()), name=str(names[i]), said=classes[said], confidence=f'{final[i][said]:.0%}',
-                    label=classes[labels[i]], right=said == labels[i])
+        return dict(png=_png(file.getvalue()), name=str(names[i]), said=classes[said],
+                    confidence=f'{final[i][said]:.0%}', label=classes[labels[i]], right=said == labels[i])
     about = dict(right='Answers that agree with the label, drawn by lot.', wrong='Answers that do not, drawn by lot.',
                  sure='The most confident mistakes: the model\'s worst, or the labels\'.')
     picked = pick_faces(final, labels, seed=seed)
@@ -536,18 +546,17 @@ def report_html(
                        plots=_plots(m, found, labels, history), galleries=_galleries(m, data, found, labels),
                        tables=_class_tables(m) + _figure_tables(m))
 
-# %% ../nbs/50_evaluate.ipynb #c6459cae
+# %% ../nbs/50_evaluate.ipynb #903d435d
 def _about(model, data, weights, landmarks, device):
     "Where the figures come from."
-    import grefel
     notes, c = _get(data, 'notes', {}), model.config
     return dict(model=c.get('name', type(model).__name__), parameters=sum(p.numel() for p in model.parameters()),
-                weights=None if weights is None else str(weights), source=Path(str(notes.get('source', 'faces in memory'))).name,
+                weights=None if weights is None else str(weights),
+                source=Path(str(notes.get('source', 'faces in memory'))).name,
                 split=str(_get(data, 'split', 'all')), rule=notes.get('rule'), rows=notes.get('rows'),
                 dropped_duplicates=notes.get('dropped_duplicates'), bad_rows=len(notes.get('bad', ())),
-                landmarks=landmarks, device=str(device), grefel=grefel.__version__, torch=torch.__version__)
+                landmarks=landmarks, device=str(device), grefel=__version__, torch=torch.__version__)
 
-# %% ../nbs/50_evaluate.ipynb #0a2847e9
 def evaluate(
     model,                    # a `GReFELModel`, or whatever answers like one
     data,                     # `FaceData`, or an object or dict with images and labels
@@ -568,7 +577,7 @@ def evaluate(
     found = predict_data(model, data, bs, device, landmarks, bar)
     if 'final_probs' not in found: raise GrefelError(f'{type(model).__name__}: answers without final_probs')
     m = measure(found, labels, classes, votes, bootstrap) | _about(model, data, weights, landmarks, device)
-    m |= dict(ece_floor_95=calibration_floor(found['final_probs'])[1], seconds=round(time.perf_counter() - started, 2))
+    m['seconds'] = round(time.perf_counter() - started, 2)
     if out is not None:
         page = report_html(m, data, found, labels, history, title)
         names = _get(data, 'names', range(len(labels)))

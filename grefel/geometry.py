@@ -29,18 +29,19 @@ REGIONS = dict(
 REGIONS['nose']  = REGIONS['nose_bridge'] + REGIONS['nose_base']
 REGIONS['mouth'] = REGIONS['outer_lip'] + REGIONS['inner_lip']
 
-# %% ../nbs/01_geometry.ipynb #eb19f209
-PATHS = {name: REGIONS[name] + (REGIONS[name][:1] if name in ('right_eye', 'left_eye', 'outer_lip', 'inner_lip') else [])
-         for name in ('jaw', 'right_brow', 'left_brow', 'nose_bridge', 'nose_base',
-                      'right_eye', 'left_eye', 'outer_lip', 'inner_lip')}
+# %% ../nbs/01_geometry.ipynb #61a389a1
+_CLOSED = ('right_eye', 'left_eye', 'outer_lip', 'inner_lip')
+PATHS = {name: points + (points[:1] if name in _CLOSED else [])  # the points to join, in order
+         for name, points in REGIONS.items() if name not in ('nose', 'mouth')}
 
-# %% ../nbs/01_geometry.ipynb #77843800
+# %% ../nbs/01_geometry.ipynb #e34faa5a
 def mean_shape() -> Tensor:  # (68, 2) float32, fractions of the image side, exactly mirror-symmetric
     "The mean face of FER+'s training images, from the shipped `landmark_template.csv` (columns point, x, y)."
     path = manifest('landmark_template.csv')
     with open(path, newline='') as f: rows = list(csv.DictReader(f))
     try: shape = torch.tensor([[float(r['x']), float(r['y'])] for r in rows])
-    except (KeyError, TypeError, ValueError): raise GrefelError(f'{path}: needs columns point, x, y with numbers') from None
+    except (KeyError, TypeError, ValueError):
+        raise GrefelError(f'{path}: needs columns point, x, y with numbers') from None
     if shape.shape != (68, 2): raise GrefelError(f'{path}: needs 68 rows, has {len(rows)}')
     return shape
 

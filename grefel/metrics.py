@@ -276,7 +276,7 @@ def _resampled(parts, right, confidence, values, repeats, seed):
     found |= {name: bootstrap_interval(mean, v, along_rows=True, **kw) for name, v in values.items()}
     return {f'{name}_{end}': value for name, pair in found.items() for end, value in zip(('low', 'high'), pair)}
 
-# %% ../nbs/21_metrics.ipynb #f55da114
+# %% ../nbs/21_metrics.ipynb #cbc152da
 def classification_metrics(
     probs,            # (n, N) probabilities
     labels,           # (n,) class indices
@@ -292,14 +292,14 @@ def classification_metrics(
     n, answers, confidence = len(labels), probs.argmax(1), probs.max(1)
     right = (answers == labels).astype(float)
     counts, curve = _counts(labels, answers, probs.shape[1]), risk_coverage(probs, labels)
-    low, high = wilson_interval(right.sum(), n)
+    (low, high), (floor, floor_95) = wilson_interval(right.sum(), n), calibration_floor(probs, seed=seed)
     values = dict(brier=brier_values(probs, labels), nll=nll_values(probs, labels))
     if votes is not None:
         kl, tv = vote_divergence(probs, votes)
         if not np.isnan(kl).all(): values |= dict(kl_votes=kl[~np.isnan(kl)], tv_votes=tv[~np.isnan(tv)])
     found = dict(n=n, accuracy=float(right.mean()), accuracy_low=float(low), accuracy_high=float(high),
                  balanced_accuracy=_balanced_accuracy(counts), macro_f1=_macro_f1(counts), ece=_ece(confidence, right),
-                 ece_mass=_ece(confidence, right, equal_mass=True), ece_floor=calibration_floor(probs, seed=seed)[0],
+                 ece_mass=_ece(confidence, right, equal_mass=True), ece_floor=floor, ece_floor_95=floor_95,
                  mean_confidence=float(confidence.mean()), aurc=curve['aurc'])
     found |= {name: float(v.mean()) for name, v in values.items()}
     found |= {f'accuracy_at_{c}': accuracy_at_coverage(curve, c/100) for c in (80, 90, 95)}

@@ -6,14 +6,14 @@
 __all__ = ['IMAGENET', 'SIZES', 'GReFELModel', 'create_model', 'register_with_timm', 'create_dummy_data', 'save_model',
            'read_weights', 'load_model', 'check_state']
 
-# %% ../nbs/16_model.ipynb #4760a384
-import json, os
+# %% ../nbs/16_model.ipynb #686c80d0
+import json
 from pathlib import Path
 import torch
 from torch import nn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from .core import EXPRESSIONS, GrefelError, weights_file
+from .core import EXPRESSIONS, GrefelError, weights_file, write_file
 from .extractor import MultiScaleFeatureExtractor
 from .reliability import ReliabilityBalancing
 
@@ -107,7 +107,7 @@ def create_dummy_data(
     landmarks = mean_shape() + 0.02*torch.randn(batch_size, 68, 2, generator=g)
     return images, landmarks, torch.randint(0, num_classes, (batch_size,), generator=g)
 
-# %% ../nbs/16_model.ipynb #0a2b7a28
+# %% ../nbs/16_model.ipynb #0db7c902
 def save_model(
     model:GReFELModel,       # any size
     path:str|Path,           # a .safetensors file; its folder is made
@@ -115,18 +115,10 @@ def save_model(
     **metadata,              # what should travel with them; must fit into JSON
 ) -> Path:                   # the file
     "Write weights, config and metadata; an older file is replaced only when the new one is complete."
-    path = Path(path)
     state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if half: state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     header = {'grefel': json.dumps(dict(config=model.config, **(model.metadata | metadata)))}
-    partial = path.with_name(path.name + '.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(save(state, header)); os.replace(partial, path)
-    except OSError as e:
-        partial.unlink(missing_ok=True)
-        raise GrefelError(f'{path}: cannot write ({e.strerror})') from None
-    return path
+    return write_file(path, save(state, header))
 
 # %% ../nbs/16_model.ipynb #c1f2e501
 def read_weights(

@@ -546,7 +546,7 @@ def _lot_scene(lots, other, pose, light, noise, occlusion):
               hand_x=.36*angle.cos(), hand_y=.08 + .30*angle.sin(), hand_r=other.uniform(.09, .14))
     return torch.stack([s[k] for k in SCENE], 1)
 
-# %% ../nbs/02_synth.ipynb #195594b5
+# %% ../nbs/02_synth.ipynb #39737a1b
 def _lot_groups(lots, group, share, penalty, identity, scene):
     "Which faces belong to the marked group (n,), with their traits and scenes changed in place."
     if group not in (None, 'glasses', 'skin'): raise GrefelError(f"group {group!r}: None, 'glasses' or 'skin'")
@@ -556,8 +556,9 @@ def _lot_groups(lots, group, share, penalty, identity, scene):
         identity[:, TRAITS.index('skin')] = torch.where(marked, lots.uniform(-2, -1), lots.uniform(-.2, 1.5))
     column = lambda name: scene[:, SCENE.index(name)]
     hard = penalty*marked
-    column('contrast').copy_((1 + column('contrast'))*(1 - .6*hard) - 1)
-    column('blur').copy_(torch.maximum(column('blur'), .33*hard)); column('noise').add_(.08*hard)
+    for name in ('tilt', 'yaw', 'scale', 'shift_x', 'shift_y'): column(name).mul_(1 + .7*hard)
+    column('contrast').copy_((1 + column('contrast'))*(1 - .4*hard) - 1)
+    column('blur').copy_(torch.maximum(column('blur'), .33*hard)); column('noise').add_(.03*hard)
     return marked.long()
 
 # %% ../nbs/02_synth.ipynb #57988c14
@@ -571,7 +572,7 @@ def _lot_labels(lots, flips, truth, num_votes, labels_from, label_noise):
     clean = lead if labels_from == 'majority' else ballots[:, 0]
     return votes, clean, flips.pick(noise_matrix(label_noise)[clean])[:, 0]
 
-# %% ../nbs/02_synth.ipynb #0f32fe23
+# %% ../nbs/02_synth.ipynb #1264cb6e
 def synth_faces(
     n:int,                          # number of faces
     size:int=48,                    # side of the pictures in pixels
@@ -584,7 +585,7 @@ def synth_faces(
     class_weights=None,             # 8 numbers: how often each expression is drawn; uniform if None
     sharpness:float=8.,             # κ of `expression_truth`
     occlusion:float=.15,            # share of faces behind a bar or a hand
-    noise:float=.03,                # mean standard deviation of the camera's noise, in units of white
+    noise:float=.02,                # mean standard deviation of the camera's noise, in units of white
     pose:float=1., light:float=1.,  # how far head pose and light stray; 0 is plain and frontal
     group:str|None=None,            # 'glasses' or 'skin': plant a group
     group_share:float=.3,           # how many faces belong to it

@@ -6,19 +6,18 @@
 __all__ = ['FaceLoader', 'face_dls', 'TrainLoss', 'KeepOutputs', 'ProbMetric', 'LossPart', 'EMA', 'BFloat16', 'FaceLearner',
            'grefel_learner', 'Recipe', 'read_recipe', 'KeepRun', 'Continue', 'train']
 
-# %% ../nbs/40_train.ipynb #c30d7081
-import csv, json, os, platform, time
+# %% ../nbs/40_train.ipynb #bb484483
+import io, json, platform, time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 import torch
 from torch.optim.swa_utils import AveragedModel
-from fastai.basics import (Callback, DataLoader, DataLoaders, Learner, Metric, Recorder,
-                           accuracy as _fastai_accuracy, params)
-from fastai.callback.schedule import fit_one_cycle, lr_find
+from fastai.basics import Callback, DataLoader, DataLoaders, Learner, Metric
+import fastai.callback.schedule                     # gives Learner its fit_one_cycle and lr_find
 from fastai.optimizer import Adam
 from fastcore.basics import patch
 from . import __version__
-from .core import GrefelError, set_seed
+from .core import GrefelError, set_seed, write_file
 from .geometry import PATHS
 from .model import GReFELModel, create_model, save_model
 from .losses import GReFELLoss
@@ -137,7 +136,7 @@ class LossPart(Metric):
     @property
     def name(self): return self.part
 
-# %% ../nbs/40_train.ipynb #13846f37
+# %% ../nbs/40_train.ipynb #e4d74f9b
 class EMA(Callback):
     "Validate, save and end with an exponential moving average of the weights."
     order = 60
@@ -146,7 +145,9 @@ class EMA(Callback):
     ): self.decay, self.average, self.raw = decay, None, None
 
     def before_fit(self):
-        if self.average is None: self.average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=True)
+        self.run = not hasattr(self.learn, 'lr_finder')               # a search for the rate is not training
+        if self.run and self.average is None:
+            self.average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=True)
 
     @torch.no_grad()
     def _blend(self, averages, currents, steps):
@@ -258,18 +259,7 @@ def read_recipe(
     if unknown: raise GrefelError(f'{path or "recipe"}: unknown field {unknown[0]!r}')
     return Recipe(**base | changes)
 
-# %% ../nbs/40_train.ipynb #46351d0d
-def _write(path, data):
-    "Write bytes or text under a temporary name, then put it in place."
-    part = Path(f'{path}.part')
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data if isinstance(data, bytes) else data.encode()); os.replace(part, path)
-    except OSError as e:
-        part.unlink(missing_ok=True)
-        raise GrefelError(f'{path}: cannot write ({e.strerror})') from None
-
-# %% ../nbs/40_train.ipynb #42494af2
+# %% ../nbs/40_train.ipynb #6abc9584
 class KeepRun(Callback):
     "Write history, best weights and the state to continue from, after every epoch."
     order = 70
@@ -292,14 +282,13 @@ class KeepRun(Callback):
         best = max((r[self.monitor] for r in self.rows), default=float('-inf'))
         self.rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
         lines = [','.join(row), *(','.join(str(v) for v in r.values()) for r in self.rows)]
-        _write(self.out/'history.csv', '\n'.join(lines) + '\n')
+        write_file(self.out/'history.csv', '\n'.join(lines) + '\n')
         if self.rows[-1][self.monitor] > best:
             save_model(self.model, self.out/'weights.safetensors', epoch=self.epoch,
                        valid={self.monitor: row[self.monitor]}, **self.metadata)
         self._save_state()
 
     def _save_state(self):
-        import io
         ema = getattr(self.learn, 'ema', None)
         opt = self.opt.state_dict()
         opt['hypers'] = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]   # not NumPy's numbers
@@ -307,7 +296,7 @@ class KeepRun(Callback):
                      raw=ema.raw if ema and ema.raw else self.model.state_dict(),
                      average=ema.average.state_dict() if ema else None)
         buffer = io.BytesIO(); torch.save(state, buffer)
-        _write(self.out/'last.pt', buffer.getvalue())
+        write_file(self.out/'last.pt', buffer.getvalue())
 
 # %% ../nbs/40_train.ipynb #c0441f0d
 class Continue(Callback):
@@ -337,7 +326,7 @@ def _read_state(path, recipe):
                           'choose another folder, or delete this one')
     return state
 
-# %% ../nbs/40_train.ipynb #b6c1f3c9
+# %% ../nbs/40_train.ipynb #e5a0326f
 def train(
     recipe:Recipe,              # what to do
     out,                        # the run's folder: weights.safetensors, config.json, history.csv
@@ -353,7 +342,7 @@ def train(
     machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
     about = dict(recipe=asdict(recipe), data=dict(train=_facts(train_set), valid=_facts(valid_set)),
                  grefel=__version__, torch=torch.__version__, machine=machine)
-    _write(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
+    write_file(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
     set_seed(recipe.seed)
     model = create_model(recipe.size, **(dict(num_classes=recipe.num_classes) | recipe.model)).to(device)
     dls = face_dls(train_set, valid_set, model, recipe.bs, recipe.augment, recipe.hide_landmarks, recipe.seed, device)

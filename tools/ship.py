@@ -1,8 +1,10 @@
 """Turn a finished run into weights that ship with the package: tools/ship.py RUN (needs FER+ in $GREFEL_DATA).
 
 The best epoch's weights are stored as float16, measured as stored on the validation images, and written with these
-figures in their header to grefel/assets/ferplus_SIZE.safetensors, beside a card in words (ferplus_SIZE.md)."""
+figures in their header to grefel/assets/ferplus_SIZE.safetensors, beside a card in words (ferplus_SIZE.md)
+and the run's history (ferplus_SIZE.csv)."""
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -54,7 +56,8 @@ origin, and how the figures differ between such groups has not been measured.
 
 def per_class(metrics):
     "The table of classes in Markdown."
-    row = lambda c: f"| {c['class']} | {c['support']} | {c['recall']:.1%} | {c['precision']:.1%} | {c['f1']:.3f} |"
+    share = lambda value: '–' if value is None else f'{value:.1%}'       # of a class that was never answered
+    row = lambda c: f"| {c['class']} | {c['n']} | {share(c['recall'])} | {share(c['precision'])} | {c['f1'] or 0:.3f} |"
     return '\n'.join(row(c) for c in metrics['per_class'])
 
 
@@ -69,12 +72,13 @@ def main(run):
     figures = {k: metrics[k] for k in KEPT}
     save_model(model, out, half=True, validation=figures, grey=True)
     train = about['data']['train']
-    rare = ', '.join(f"{c['class']} {c['support']}" for c in metrics['per_class'] if c['support'] < 100)
+    rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
     words = dict(name=name, parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
                  classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'], epoch=about['epoch'],
                  last=recipe['epochs'] - 1, precision='bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic',
                  per_class=per_class(metrics), rare=rare)
     out.with_suffix('.md').write_text(CARD.format(**recipe | figures | words), encoding='utf-8')
+    shutil.copy(Path(run)/'history.csv', out.with_suffix('.csv'))
     print(json.dumps(figures, indent=1))
     print(f'{out.relative_to(ROOT)}: {out.stat().st_size/2**20:.2f} MiB')
 
