@@ -77,7 +77,7 @@ def train_command(args):
     else: print(f"Best epoch {best['epoch']}: {best['accuracy']:.2%} right on validation. "
                 f"Weights, history and recipe are in {args.out}")
 
-# %% ../nbs/60_cli.ipynb #d2c845e5
+# %% ../nbs/60_cli.ipynb #7022e83a
 def evaluate_command(args):
     "`grefel evaluate`"
     from pathlib import Path
@@ -92,7 +92,7 @@ def evaluate_command(args):
     path = weights_file(args.weights)
     history = next((h for h in (path.with_suffix('.csv'), path.with_name('history.csv')) if h.exists()), None)
     metrics = evaluate(model, faces, out=args.out, history=history, device=args.device, landmarks=args.landmarks,
-                       weights=path.name, bar=not args.json)
+                       weights=path.name, bar=sys.stderr.isatty() and not args.json)
     if args.json: print(json.dumps({k: v for k, v in metrics.items() if not isinstance(v, (list, dict))}))
     else: _say_metrics(metrics, Path(args.out))
 

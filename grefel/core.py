@@ -98,7 +98,7 @@ def _sizes_shipped():
     files = (Path(__file__).parent/'assets').glob('ferplus_*.safetensors')
     return sorted(f.stem.removeprefix('ferplus_') for f in files)
 
-# %% ../nbs/00_core.ipynb #54c889c6
+# %% ../nbs/00_core.ipynb #4a2604d4
 def write_file(
     path:str|Path,      # where; missing folders are made
     content:str|bytes,  # all of it
@@ -110,10 +110,12 @@ def write_file(
     part = path if special else path.with_name(path.name + '.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, 'wb') as file: file.write(data)
+        with open(part, 'wb') as file:
+            file.write(data); file.flush()
+            if not special: os.fsync(file.fileno())                 # on the disk, not only on its way there
         if not special: os.replace(part, path)
     except OSError as error:
-        if not special and part.is_file(): part.unlink()
+        if not special and os.path.lexists(part) and not part.is_dir(): part.unlink()
         raise GrefelError(f'{path}: cannot be written ({error.strerror or error})') from None
     return path
 

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['OUTPUTS', 'BLUE', 'ORANGE', 'RED', 'GREY', 'predict_data', 'plot_confusion', 'plot_classwise', 'plot_reliability',
-           'plot_confidence', 'read_history', 'plot_history', 'pick_faces', 'plot_faces', 'write_file', 'measure',
-           'predictions_csv', 'report_html', 'evaluate']
+           'plot_confidence', 'read_history', 'plot_history', 'pick_faces', 'plot_faces', 'measure', 'predictions_csv',
+           'report_html', 'evaluate']
 
-# %% ../nbs/50_evaluate.ipynb #b2606a22
+# %% ../nbs/50_evaluate.ipynb #d7e36da6
 import base64, csv, io, json, os, time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from . import __version__
-from .core import EXPRESSIONS, GrefelError
+from .core import EXPRESSIONS, GrefelError, write_file
 from .metrics import (calibration_error, change_report, classification_metrics,
                             confusion_counts, per_class_table, reliability_bins)
 from .augment import batches, make_transform
@@ -107,7 +107,7 @@ def plot_confusion(
     ax.tick_params('x', rotation=35); ax.tick_params('y', rotation=0)
     return fig
 
-# %% ../nbs/50_evaluate.ipynb #a69bfb63
+# %% ../nbs/50_evaluate.ipynb #97a50509
 def plot_classwise(
     per_class,  # list of dicts, from `grefel.metrics.per_class_table`
 ) -> Figure:
@@ -118,7 +118,7 @@ def plot_classwise(
     recall = np.array([r['recall'] for r in rows])
     low, high = (np.array([r[f'recall_{end}'] for r in rows]) for end in ('low', 'high'))
     ax.barh(y, recall, height=0.62, color=BLUE, label='recall, 95% interval')
-    ax.errorbar(recall, y, xerr=[recall - low, high - recall], fmt='none', ecolor=GREY, lw=1.6, capsize=3)
+    ax.errorbar(recall, y, xerr=np.maximum([recall - low, high - recall], 0), fmt='none', ecolor=GREY, lw=1.6, capsize=3)
     known = [i for i, r in enumerate(rows) if r['precision'] is not None]
     ax.plot([rows[i]['precision'] for i in known], y[known], 'D', color=ORANGE, ms=6, label='precision')
     ax.set(yticks=y, yticklabels=[f"{r['class']} ({r['n']})" for r in rows], xlim=(0, 1), xlabel='share')
@@ -244,26 +244,6 @@ def plot_faces(
         ax.set_title(f'{classes[said]} {probs[i][said]:.0%}' + ('' if said == true else f'\nlabel: {classes[true]}'),
                      fontsize=7, color=BLUE if said == true else RED)
     return fig
-
-# %% ../nbs/50_evaluate.ipynb #a13a4a0e
-def write_file(
-    path,        # where
-    content,     # text or bytes
-) -> Path:
-    "Write a whole file or leave what was there; `GrefelError` names the file if the system refuses."
-    path = Path(path)
-    data = content.encode('utf-8') if isinstance(content, str) else content
-    part = path if path.exists() and not path.is_file() else path.with_name(path.name + '.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, 'wb') as file:
-            file.write(data); file.flush()
-            if part != path: os.fsync(file.fileno())
-        if part != path: os.replace(part, path)
-    except OSError as error:
-        if part != path and os.path.lexists(part) and not part.is_dir(): part.unlink()
-        raise GrefelError(f'{path}: cannot be written ({error.strerror or error})') from None
-    return path
 
 # %% ../nbs/50_evaluate.ipynb #40b36d7b
 def measure(

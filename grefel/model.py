@@ -83,7 +83,7 @@ def create_model(
     if full not in SIZES: raise GrefelError(f'unknown size {name!r}; there are {there}')
     return GReFELModel(**(SIZES[full] | dict(name=full) | kw))
 
-# %% ../nbs/16_model.ipynb #ab112781
+# %% ../nbs/16_model.ipynb #2f2748dd
 def register_with_timm():
     "Make `timm.create_model('grefel_nano')` and the other sizes work."
     from timm.models import register_model, is_model
@@ -91,6 +91,7 @@ def register_with_timm():
         def entry(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, _name=name, **kw):
             return load_model(_name.removeprefix('grefel_')) if pretrained else create_model(_name, **kw)
         entry.__name__, entry.__module__ = name, __name__
+        globals()[name] = entry                              # timm lists it among this module's public names
         if not is_model(name): register_model(entry)
 
 # %% ../nbs/16_model.ipynb #a49e9de5
