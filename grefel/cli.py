@@ -163,12 +163,13 @@ def parser():
         c.set_defaults(run=run)
     return p
 
-# %% ../nbs/60_cli.ipynb #9529593e
+# %% ../nbs/60_cli.ipynb #22232d4e
 def main(
     argv=None,  # arguments; None: those of the process
 ) -> int:       # exit code
     "The `grefel` command."
     warnings.filterwarnings('ignore', category=FutureWarning)   # other libraries' worries, not a user's
+    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')         # before PyTorch is imported
     args = parser().parse_args(argv)
     try: return args.run(args) or 0
     except GrefelError as e: return _fail(e)

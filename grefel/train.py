@@ -24,7 +24,7 @@ from .losses import GReFELLoss
 from .data import FaceData, load_faces
 from .augment import batches, make_transform
 
-# %% ../nbs/40_train.ipynb #ceb5034c
+# %% ../nbs/40_train.ipynb #656c8de8
 class FaceLoader(DataLoader):
     "A fastai DataLoader over faces in memory: (images, landmarks given, targets, landmarks known)."
     n_inp = 2
@@ -44,6 +44,7 @@ class FaceLoader(DataLoader):
         self.shuffle = shuffle
 
     def __len__(self): return len(self.batches)
+    def get_idxs(self): return list(range(self.n))        # `get_preds` sorts by these; it asks for unshuffled batches
 
     def __iter__(self):
         g = torch.Generator().manual_seed(self.seed*7919 + self.batches.epoch)
@@ -178,7 +179,7 @@ class BFloat16(Callback):
     def _leave(self):
         if self.cast is not None: self.cast.__exit__(None, None, None); self.cast = None
 
-# %% ../nbs/40_train.ipynb #a9dd53fd
+# %% ../nbs/40_train.ipynb #04d9d1a8
 class FaceLearner(Learner):
     "fastai's Learner for GReFEL models."
     def to_bf16(self): return self.add_cb(BFloat16())
@@ -186,7 +187,7 @@ class FaceLearner(Learner):
     def show_results(self, max_n=8):
         "Validation faces with the model's answer, and the label where it differs."
         import matplotlib.pyplot as plt
-        probs, targets, _ = self.get_preds()
+        probs, (targets, _) = self.get_preds()
         dl, n = self.dls.valid, min(max_n, len(probs))
         fig, axs = plt.subplots(1, n, figsize=(1.4*n, 1.9), squeeze=False)
         for i, ax in enumerate(axs[0]):

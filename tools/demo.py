@@ -12,7 +12,7 @@ from nbtools import ROOT
 
 BIN = Path(sys.executable).parent
 OUT = Path('runs/demo')
-TRAIN = 'grefel train --data synth --size nano --epochs 3 --out runs/demo'
+TRAIN = 'grefel train --data synth --size nano --epochs 6 --bs 64 --out runs/demo'
 EVALUATE = 'grefel evaluate --weights runs/demo --data synth --split valid --out runs/demo'
 PREDICT = 'grefel predict runs/demo/astronaut.png'
 
