@@ -68,7 +68,7 @@ def predict_data(
     finally: model.train(was_training)
     return {name: torch.cat(parts).numpy() for name, parts in found.items()}
 
-# %% ../nbs/50_evaluate.ipynb #6fcc2d7d
+# %% ../nbs/50_evaluate.ipynb #94fd6c6b
 def _in_model_order(data, classes):
     "Labels (n,) and votes (n, N) or None of a data set, in a model's class order."
     own = list(_get(data, 'classes', classes))
@@ -78,7 +78,7 @@ def _in_model_order(data, classes):
     place = np.array([list(classes).index(c) if c in classes else -1 for c in own])
     labels, strange = place[labels], np.unique(labels[place[labels] < 0])
     if len(strange):
-        raise GrefelError(f'{(labels < 0).sum()} of {n} faces show {own[strange[0]]}, which is none of the model\'s classes '
+        raise GrefelError(f'{(labels < 0).sum()} of {n} faces show {own[strange[0]]}, no class of the model '
                           f'({", ".join(classes)}); load the faces with num_classes={len(classes)}')
     if _get(data, 'votes') is None: return labels, None
     votes = np.asarray(_get(data, 'votes'), dtype=float)
@@ -107,7 +107,7 @@ def plot_confusion(
     ax.tick_params('x', rotation=35); ax.tick_params('y', rotation=0)
     return fig
 
-# %% ../nbs/50_evaluate.ipynb #97a50509
+# %% ../nbs/50_evaluate.ipynb #45974edd
 def plot_classwise(
     per_class,  # list of dicts, from `grefel.metrics.per_class_table`
 ) -> Figure:
@@ -118,7 +118,8 @@ def plot_classwise(
     recall = np.array([r['recall'] for r in rows])
     low, high = (np.array([r[f'recall_{end}'] for r in rows]) for end in ('low', 'high'))
     ax.barh(y, recall, height=0.62, color=BLUE, label='recall, 95% interval')
-    ax.errorbar(recall, y, xerr=np.maximum([recall - low, high - recall], 0), fmt='none', ecolor=GREY, lw=1.6, capsize=3)
+    reach = np.maximum([recall - low, high - recall], 0)                # rounding may leave −1e-17
+    ax.errorbar(recall, y, xerr=reach, fmt='none', ecolor=GREY, lw=1.6, capsize=3)
     known = [i for i, r in enumerate(rows) if r['precision'] is not None]
     ax.plot([rows[i]['precision'] for i in known], y[known], 'D', color=ORANGE, ms=6, label='precision')
     ax.set(yticks=y, yticklabels=[f"{r['class']} ({r['n']})" for r in rows], xlim=(0, 1), xlabel='share')
@@ -281,7 +282,7 @@ def predictions_csv(
                          *(f'{v:.6f}' for v in p), int(said == y)])
     return text.getvalue()
 
-# %% ../nbs/50_evaluate.ipynb #68c344b7
+# %% ../nbs/50_evaluate.ipynb #caa13c00
 def _percent(value): return f'{100*value:.1f}%'
 
 def _about_accuracy(m):
@@ -290,8 +291,8 @@ def _about_accuracy(m):
     best, worst = max(known, key=lambda r: r['recall']), min(known, key=lambda r: r['recall'])
     spread = (f" It is best at {best['class']} ({_percent(best['recall'])} found) and worst at {worst['class']} "
               f"({_percent(worst['recall'])} of {worst['n']}).") if best is not worst else ''
-    return (f"Of 100 such faces, about {100*m['accuracy']:.0f} are answered as labelled. With {m['n']:,} faces the true "
-            f"share lies between {_percent(m['accuracy_low'])} and {_percent(m['accuracy_high'])} (95% interval).{spread}")
+    return (f"Of 100 such faces, about {100*m['accuracy']:.0f} are answered as labelled. With {m['n']:,} faces the "
+            f"true share lies between {_percent(m['accuracy_low'])} and {_percent(m['accuracy_high'])} (95%).{spread}")
 
 def _about_calibration(m):
     "Whether confidence can be taken at its word."
@@ -299,8 +300,9 @@ def _about_calibration(m):
     verdict = ('No miscalibration can be told from chance' if m['ece'] <= m['ece_floor_95'] else
                'It claims more than it knows' if gap > 0.01 else 'It knows more than it claims' if gap < -0.01 else
                'On average it claims what it knows, but not at every confidence')
-    return (f"Mean confidence is {_percent(m['mean_confidence'])} where {_percent(m['accuracy'])} are right. {verdict}: "
-            f"ECE is {m['ece']:.3f}; a perfectly calibrated model would show about {m['ece_floor']:.3f} on as many faces.")
+    return (f"Mean confidence is {_percent(m['mean_confidence'])} where {_percent(m['accuracy'])} are right. "
+            f"{verdict}: ECE is {m['ece']:.3f}; a perfectly calibrated model would show about "
+            f"{m['ece_floor']:.3f} on as many faces.")
 
 def _about_change(m):
     "What balancing did."
@@ -320,7 +322,7 @@ def _largest_confusions(m, count=6):
     return [dict(label=m['classes'][i], answer=m['classes'][j], n=int(c[i, j]), share=float(c[i, j]/total[i]))
             for i, j in found if c[i, j]]
 
-# %% ../nbs/50_evaluate.ipynb #2d10a5ad
+# %% ../nbs/50_evaluate.ipynb #6ecbe208
 _CSS = '''
 :root { color-scheme: light dark; --ink: #1d2530; --soft: #5b6675; --page: #f6f7f9; --card: #fff; --line: #dde2e9;
   --blue: #245fae; --good: #1d7a4b; --bad: #b3323f; }
@@ -344,7 +346,8 @@ figure { margin: 0; } .plots figure { background: var(--card); border: 1px solid
   height: auto; } figcaption { font-size: .9rem; margin-top: .5rem; }
 .faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.2rem, 1fr)); gap: .7rem;
   margin: .6rem 0 1.4rem; }
-.faces img { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: .4rem; background: #000; display: block; }
+.faces img { width: 100%; aspect-ratio: 1; object-fit: contain; border-radius: .4rem; background: #000;
+  display: block; }
 .faces figcaption { font-size: .82rem; line-height: 1.3; margin-top: .25rem; color: var(--ink); }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .6rem; background: var(--card);
   margin: 1rem 0; }
@@ -358,13 +361,14 @@ a { color: var(--blue); } nav a { margin-right: 1rem; }
 @media print { body { background: #fff; } .plots figure, .cards li { break-inside: avoid; } }
 '''
 
-# %% ../nbs/50_evaluate.ipynb #01c16ffc
+# %% ../nbs/50_evaluate.ipynb #e5469b1f
 _PAGE = '''<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>{{ css | safe }}</style></head><body><main>
 <h1>{{ title }}</h1>
 <p class="soft">{{ '{:,}'.format(m.n) }} faces · {{ m.source }}, {{ m.split }} split
-{%- if m.rule %}, labels by {{ m.rule }}{% endif %} · model {{ m.model }}{% if m.weights %} ({{ m.weights }}){% endif %}</p>
+{%- if m.rule %}, labels by {{ m.rule }}{% endif %} · model {{ m.model }}
+{%- if m.weights %} ({{ m.weights }}){% endif %}</p>
 <nav aria-label="Parts of this report"><a href="#pictures">Pictures</a><a href="#faces">Faces</a>
 <a href="#tables">Tables</a></nav>
 <ul class="cards" aria-label="The figures that matter">
@@ -382,7 +386,8 @@ _PAGE = '''<!DOCTYPE html>
 </div>
 <h2 id="faces">Faces</h2>
 {% for g in galleries %}<p>{{ g.about }}</p>
-<div class="faces">{% for f in g.faces %}<figure><img src="{{ f.png }}" alt="Face {{ f.name }}, labelled {{ f.label }}" title="{{ f.name }}">
+<div class="faces">{% for f in g.faces %}
+<figure><img src="{{ f.png }}" alt="Face {{ f.name }}, labelled {{ f.label }}" title="{{ f.name }}">
 <figcaption><span class="{{ 'good' if f.right else 'bad' }}">{{ f.said }} {{ f.confidence }}</span>
 {%- if not f.right %}<br>label: {{ f.label }}{% endif %}</figcaption></figure>{% endfor %}</div>
 {% endfor %}
@@ -399,7 +404,7 @@ _PAGE = '''<!DOCTYPE html>
 </main></body></html>
 '''
 
-# %% ../nbs/50_evaluate.ipynb #8c808e91
+# %% ../nbs/50_evaluate.ipynb #dd84026d
 def _cards(m):
     "The figures that matter, for the head of the report."
     between = lambda k, f: f'{f(m[k + "_low"])} to {f(m[k + "_high"])}' if k + '_low' in m else ''
@@ -421,7 +426,8 @@ def _class_tables(m):
     "Tables by class, of confusions, and of counts."
     share, classes = '{:.1%}', m['classes']
     rows = [[r['class'], r['n'], r['answered'], _cell(r['precision'], share), _cell(r['recall'], share),
-             '–' if r['recall'] is None else f"{r['recall_low']:.1%} to {r['recall_high']:.1%}", _cell(r['f1'], '{:.3f}')]
+             '–' if r['recall'] is None else f"{r['recall_low']:.1%} to {r['recall_high']:.1%}",
+             _cell(r['f1'], '{:.3f}')]
             for r in m['per_class']]
     return [dict(caption='Class by class', rows=rows,
                  head=['class', 'faces', 'answered', 'precision', 'recall', 'recall, 95% interval', 'F1']),
@@ -444,7 +450,8 @@ def _figure_tables(m):
             dict(caption='Further figures of the final answers', head=['figure', 'value'],
                  rows=[[text, f'{m[k]:.4f}'] for k, text in more.items() if k in m]),
             dict(caption='How these figures were made', head=['what', ''], text=True,
-                 rows=[[k.replace('_', ' '), f'{m[k]:,}' if isinstance(m[k], int) else m[k]] for k in made if m.get(k)])]
+                 rows=[[k.replace('_', ' '), f'{m[k]:,}' if isinstance(m[k], int) else m[k]]
+                       for k in made if m.get(k)])]
 
 # %% ../nbs/50_evaluate.ipynb #c4a8d986
 def _theme(ink, line):

@@ -17,7 +17,7 @@ from grefel.model import load_model, save_model
 from nbtools import ROOT
 
 KEPT = ('n', 'accuracy', 'accuracy_low', 'accuracy_high', 'balanced_accuracy', 'macro_f1', 'ece', 'nll', 'brier',
-        'primary_accuracy', 'primary_ece', 'changed', 'helped', 'hurt')
+        'primary_accuracy', 'primary_ece', 'changed', 'helped', 'hurt', 'p_value')
 
 CARD = '''# FER+ weights, `{name}`
 
@@ -32,7 +32,7 @@ CARD = '''# FER+ weights, `{name}`
 | accuracy on validation | **{accuracy:.2%}** (95% interval {accuracy_low:.2%} to {accuracy_high:.2%}, {n:,} images, landmarks from the model's own head) |
 | balanced accuracy, macro-F1 | {balanced_accuracy:.2%}, {macro_f1:.3f} |
 | calibration | ECE {ece:.3f}, negative log-likelihood {nll:.3f}, Brier {brier:.3f}; no temperature is applied |
-| reliability balancing | primary head alone {primary_accuracy:.2%}, ECE {primary_ece:.3f}; balancing changed {changed} answers, {helped} for the better and {hurt} for the worse |
+| reliability balancing | primary head alone {primary_accuracy:.2%}, ECE {primary_ece:.3f}; balancing changed {changed} answers, {helped} for the better and {hurt} for the worse (p = {p_value:.2f}) |
 | stored as | float16; the figures above are of the stored weights |
 
 Since the epoch was chosen on the same images, expect about a point less on new ones. Contempt and disgust have few images
