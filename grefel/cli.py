@@ -96,14 +96,14 @@ def evaluate_command(args):
     if args.json: print(json.dumps({k: v for k, v in metrics.items() if not isinstance(v, (list, dict))}))
     else: _say_metrics(metrics, Path(args.out))
 
-# %% ../nbs/60_cli.ipynb #b3c098ec
+# %% ../nbs/60_cli.ipynb #4310206c
 def _say_metrics(m, out):
     "The figures that matter, for a person."
     print(f"{m['n']:,} faces: accuracy {m['accuracy']:.2%} (95% interval {m['accuracy_low']:.2%} to "
           f"{m['accuracy_high']:.2%}), balanced accuracy {m['balanced_accuracy']:.2%}, "
           f"macro-F1 {m['macro_f1']:.3f}, ECE {m['ece']:.3f}")
-    print(f"Balancing changed {m['changed']} of {m['n']:,} answers, {m['helped']} for the better and {m['hurt']} for the "
-          f"worse (primary accuracy {m['primary_accuracy']:.2%})")
+    print(f"Balancing changed {m['changed']} of {m['n']:,} answers, {m['helped']} for the better and {m['hurt']} "
+          f"for the worse (primary accuracy {m['primary_accuracy']:.2%})")
     print(f"Report: {out/'report.html'}")
 
 # %% ../nbs/60_cli.ipynb #f58fc7d8

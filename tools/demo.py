@@ -12,7 +12,7 @@ from nbtools import ROOT
 
 BIN = Path(sys.executable).parent
 OUT = Path('runs/demo')
-TRAIN = 'grefel train --data synth --size nano --epochs 6 --bs 64 --out runs/demo'
+TRAIN = 'grefel train --data synth --size nano --epochs 5 --bs 32 --lr 4e-3 --augment none --out runs/demo'
 EVALUATE = 'grefel evaluate --weights runs/demo --data synth --split valid --out runs/demo'
 PREDICT = 'grefel predict runs/demo/astronaut.png'
 
@@ -30,7 +30,7 @@ def main():
     (ROOT/OUT).mkdir(parents=True, exist_ok=True)
     Image.fromarray(data.astronaut()).save(ROOT/OUT/'astronaut.png')
     show('1. What does a photograph show? The weights that ship with the package were trained on FER+.', PREDICT)
-    show('2. A small model, trained on synthetic faces, whose true labels are known.', TRAIN)
+    show('2. A small model, trained for two minutes on synthetic faces: hard ones, with noise, occlusion and ambiguity. Chance is 1 in 8.', TRAIN)
     show('3. How good is it, and how sure is it when it is right?', EVALUATE)
     print(f'''
 Done in {time.time() - start:.0f} s. In {OUT}/:
