@@ -66,7 +66,7 @@ def balance(
     w = ramp*(1 - confidence(primary))[:, None]
     return (1 - w)*primary + w*t, t
 
-# %% ../nbs/15_reliability.ipynb #b34d53f3
+# %% ../nbs/15_reliability.ipynb #1ddba8aa
 class ReliabilityBalancing(nn.Module):
     "Anchors, attentive correction and their weighing with the primary prediction."
     def __init__(self,
@@ -79,6 +79,7 @@ class ReliabilityBalancing(nn.Module):
     ):
         super().__init__()
         if unknown := set(sources) - {'anchor', 'attention'}: raise ValueError(f'unknown sources {sorted(unknown)}')
+        if merge not in ('confidence', 'ramp'): raise ValueError(f"merge is 'confidence' or 'ramp', not {merge!r}")
         self.num_classes, self.merge, self.ramp = num_classes, merge, 1.
         self.anchors = self.attention = None
         if 'anchor' in sources: self.anchors = GeometryAwareAnchors(num_classes, num_anchors_per_class, embed_dim)
