@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['wilson_interval', 'per_class_table', 'confusion_counts', 'reliability_bins', 'calibration_error', 'calibration_floor',
-           'brier_values', 'nll_values', 'vote_divergence', 'risk_coverage', 'accuracy_at_coverage',
+           'classwise_error', 'brier_values', 'nll_values', 'vote_divergence', 'risk_coverage', 'accuracy_at_coverage',
            'bootstrap_interval', 'change_report', 'classification_metrics']
 
 # %% ../nbs/21_metrics.ipynb #e9f5ff6a
@@ -97,7 +97,7 @@ def confusion_counts(
     probs, labels = _check(probs, labels)
     return confusion_matrix(labels, probs.argmax(1), labels=range(probs.shape[1]))
 
-# %% ../nbs/21_metrics.ipynb #03477e7e
+# %% ../nbs/21_metrics.ipynb #2753b0d9
 def _bin_index(confidence, bins, equal_mass):
     "The bin (n,) of each confidence, 0..bins-1, and the edges (bins + 1,)."
     if equal_mass:
@@ -107,13 +107,12 @@ def _bin_index(confidence, bins, equal_mass):
     edges = np.linspace(0, 1, bins + 1)
     return np.searchsorted(edges[1:-1], confidence, side='left'), edges       # (low, high], as in Guo et al.
 
-def _bin_gaps(confidence, right, index, bins):
-    "Per bin: share of the answers, mean confidence, share right (0 for empty bins)."
-    count = np.bincount(index, minlength=bins)
-    mean = lambda values: np.bincount(index, values, minlength=bins)/np.maximum(count, 1)
-    return count, mean(confidence), mean(right)
+def _ece(confidence, happened, bins=15, equal_mass=False):
+    "Expected calibration error of confidences (n,) and outcomes (n,) in [0, 1]."
+    index, _ = _bin_index(confidence, bins, equal_mass)
+    return float(np.abs(np.bincount(index, happened - confidence)).sum()/len(confidence))
 
-# %% ../nbs/21_metrics.ipynb #f2952671
+# %% ../nbs/21_metrics.ipynb #634e55d8
 def reliability_bins(
     probs,                  # (n, N) probabilities
     labels,                 # (n,) class indices
@@ -124,16 +123,11 @@ def reliability_bins(
     probs, labels = _check(probs, labels)
     confidence, right = probs.max(1), (probs.argmax(1) == labels).astype(float)
     index, edges = _bin_index(confidence, bins, equal_mass)
-    count, mean_confidence, accuracy = _bin_gaps(confidence, right, index, bins)
-    low, high = wilson_interval(accuracy*count, count)
-    return dict(edges=edges, count=count, confidence=mean_confidence, accuracy=accuracy,
+    count = np.bincount(index, minlength=bins)
+    mean = lambda values: np.bincount(index, values, minlength=bins)/np.maximum(count, 1)   # 0 for empty bins
+    low, high = wilson_interval(mean(right)*count, count)
+    return dict(edges=edges, count=count, confidence=mean(confidence), accuracy=mean(right),
                 accuracy_low=low, accuracy_high=high)
-
-def _ece(confidence, right, bins=15, equal_mass=False):
-    "Expected calibration error of confidences (n,) and outcomes (n,) in [0, 1]."
-    index, _ = _bin_index(confidence, bins, equal_mass)
-    count, mean_confidence, accuracy = _bin_gaps(confidence, right, index, bins)
-    return float((count*np.abs(accuracy - mean_confidence)).sum()/count.sum())
 
 def calibration_error(
     probs,                  # (n, N) probabilities
@@ -161,6 +155,36 @@ def calibration_floor(
              for _ in range(repeats)]
     return float(np.mean(draws)/len(index)), float(np.percentile(draws, 95)/len(index))
 
+# %% ../nbs/21_metrics.ipynb #e85615b1
+def classwise_error(
+    probs,                  # (n, N) probabilities
+    targets,                # (n,) class indices, or (n, N) votes or shares of votes
+    bins:int=15,            # how many, for each class
+    equal_mass:bool=False,  # equally many faces in each bin, instead of equal widths
+) -> np.ndarray:            # (N,) calibration error of each class; its mean is the classwise ECE
+    "How far each class's probability is from how often that class is the label, or from its share of the votes."
+    probs, happened = _outcomes(probs, targets)
+    return np.array([_ece(p, h, bins, equal_mass) for p, h in zip(probs.T, happened.T)])
+
+def _outcomes(probs, targets):
+    "Checked probabilities (n, N) and what happened (n, N): one-hot labels or shares of votes; faces without votes go."
+    if np.ndim(targets) < 2:
+        probs, labels = _check(probs, targets)
+        return probs, np.eye(probs.shape[1])[labels]
+    probs = _check_probs(probs)
+    shares = _check_votes(targets, probs)
+    voted = ~np.isnan(shares[:, 0])
+    return probs[voted], shares[voted]
+
+def _check_votes(votes, probs):
+    "Votes (n, N) as shares, NaN rows where there are none, or `GrefelError`."
+    votes = np.asarray(votes, dtype=np.float64)
+    if votes.shape != probs.shape:
+        raise GrefelError(f'votes of shape {votes.shape} for probabilities of shape {probs.shape}')
+    if not np.isfinite(votes).all() or votes.min() < 0: raise GrefelError('votes must be finite and not negative')
+    total = votes.sum(1, keepdims=True)
+    return np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
+
 # %% ../nbs/21_metrics.ipynb #678b8e3c
 _FLOOR = 1e-12
 
@@ -174,16 +198,7 @@ def nll_values(probs, labels):
     probs, labels = _check(probs, labels)
     return -np.log(probs[np.arange(len(labels)), labels].clip(_FLOOR))
 
-# %% ../nbs/21_metrics.ipynb #74361d81
-def _check_votes(votes, probs):
-    "Votes (n, N) as shares, NaN rows where there are none, or `GrefelError`."
-    votes = np.asarray(votes, dtype=np.float64)
-    if votes.shape != probs.shape:
-        raise GrefelError(f'votes of shape {votes.shape} for probabilities of shape {probs.shape}')
-    if not np.isfinite(votes).all() or votes.min() < 0: raise GrefelError('votes must be finite and not negative')
-    total = votes.sum(1, keepdims=True)
-    return np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
-
+# %% ../nbs/21_metrics.ipynb #d95645cc
 def vote_divergence(
     probs,   # (n, N) probabilities
     votes,   # (n, N) counts or shares of votes
@@ -220,63 +235,130 @@ def accuracy_at_coverage(curve, coverage):
     "Accuracy among the most confident answers that make up at least this coverage; `curve` from `risk_coverage`."
     return float(1 - curve['risk'][np.searchsorted(curve['coverage'], coverage - 1e-9)])
 
-# %% ../nbs/21_metrics.ipynb #77a789ef
-def bootstrap_interval(
-    metric,                   # function of the resampled arrays
-    *arrays,                  # each with n rows
-    repeats:int=1000,         # resamples
-    level:float=0.95,         # share of such intervals that should hold the true value
-    seed:int=0,               # of the resampling
-    along_rows:bool=False,    # metric takes (resamples, n, …) and gives (resamples,)
-    kind:str='percentile',    # or 'basic', for metrics with an upward bias such as ECE
-) -> tuple:                   # (low, high)
-    "Bootstrap interval of a metric (Efron 1979)."
-    arrays, rng, values = [np.asarray(a) for a in arrays], np.random.default_rng(seed), []
-    n = len(arrays[0]) if arrays else 0
-    if not n or any(len(a) != n for a in arrays): raise GrefelError('bootstrap needs arrays of one length, at least 1')
-    step = max(1, 2_000_000//n)                                               # resamples held in memory at once
+# %% ../nbs/21_metrics.ipynb #05928eae
+def _weights(n, repeats, seed, at_once=2_000_000):
+    "How often each of n faces is drawn in each resample: arrays (R, n), as many resamples at a time as memory allows."
+    rng, step = np.random.default_rng(seed), max(1, at_once//n)
     for start in range(0, repeats, step):
-        index = rng.integers(0, n, (min(step, repeats - start), n))
-        if along_rows: values += list(metric(*(a[index] for a in arrays)))
-        else: values += [metric(*(a[i] for a in arrays)) for i in index]
-    low, high = np.quantile(values, [0.5 - level/2, 0.5 + level/2])
-    if kind == 'basic': low, high = (2*metric(*(a[None] if along_rows else a for a in arrays)) - q for q in (high, low))
-    return float(np.ravel(low)[0]), float(np.ravel(high)[0])
+        rows = min(step, repeats - start)
+        index = rng.integers(0, n, (rows, n)) + n*np.arange(rows)[:, None]
+        yield np.bincount(index.ravel(), minlength=rows*n).reshape(rows, n).astype(float)
 
-# %% ../nbs/21_metrics.ipynb #86c0ef13
+def bootstrap_interval(
+    figure,            # function of weights (R, n): (R,) or (R, k), the figure of each weighted set of faces
+    n:int,             # faces
+    repeats:int=1000,  # resamples
+    level:float=0.95,  # share of such intervals that should hold the true value
+    seed:int=0,        # of the resampling
+) -> tuple:            # (low, high), numbers or arrays (k,)
+    "Bootstrap interval of a figure: the middle 95% of its values on resamples (Efron 1979)."
+    if n < 1 or repeats < 1: raise GrefelError(f'bootstrap of {n} faces, {repeats} times: at least 1 of each is needed')
+    values = np.concatenate([figure(w) for w in _weights(n, repeats, seed)])
+    return tuple(np.quantile(values, [0.5 - level/2, 0.5 + level/2], axis=0))
+
+# %% ../nbs/21_metrics.ipynb #e28cf61d
+def _class_figures(weights, labels, answers, num_classes):
+    "Balanced accuracy and macro-F1 (2, R) of weighted faces."
+    one_hot = np.eye(num_classes)
+    support, said = weights @ one_hot[labels], weights @ one_hot[answers]              # (R, N)
+    hits = weights @ (one_hot[labels]*(labels == answers)[:, None])                    # (R, N)
+    mean = lambda top, below: (top/np.maximum(below, 1)).sum(1)/(below > 0).sum(1)     # over classes that occur
+    return np.stack([mean(hits, support), mean(2*hits, support + said)])
+
+def _risk_figures(weights, confidence, right, coverages=(0.8, 0.9, 0.95)):
+    "AURC and the accuracy at each coverage (1 + k, R) of weighted faces; equal confidences share their mean error."
+    order = np.argsort(-confidence, kind='stable')
+    first = np.flatnonzero(np.append(True, np.diff(confidence[order]) != 0))           # of each group of equals
+    taken = np.add.reduceat(weights[:, order], first, 1)                               # (R, G) faces
+    wrong = np.add.reduceat(weights[:, order]*(1 - right[order]), first, 1)            # (R, G) mistakes
+    rate, n = wrong/np.maximum(taken, 1), int(round(taken[0].sum()))
+    until, errors = taken.cumsum(1), wrong.cumsum(1)                                   # with all more confident ones
+    harmonic = np.append(0., (1/np.arange(1, n + 1)).cumsum())
+    steps = harmonic[until.astype(int)] - harmonic[(until - taken).astype(int)]        # Σ 1/k over the group's places
+    found = [(wrong + (errors - wrong - rate*(until - taken))*steps).sum(1)/n]
+    for k in (np.ceil(c*n - 1e-9) for c in coverages):
+        g, rows = (until < k - 0.5).sum(1), np.arange(len(until))                      # the group that holds place k
+        found.append(1 - (errors[rows, g] - rate[rows, g]*(until[rows, g] - k))/k)
+    return np.stack(found)
+
+# %% ../nbs/21_metrics.ipynb #3f2b6fc7
+def _gaps(predicted, happened, bins=15, equal_mass=False):
+    "What happened less what was predicted, each in its bin: (n, k·bins) of arrays (n, k)."
+    n, k = predicted.shape
+    table = np.zeros((n, k*bins))
+    for c in range(k):
+        index, _ = _bin_index(predicted[:, c], bins, equal_mass)
+        table[np.arange(n), c*bins + index] = happened[:, c] - predicted[:, c]
+    return table
+
+def _error_interval(gaps, moves, scale, level=0.95):
+    "Interval of Σ|gaps|/scale: gaps (m,) as measured, moves (R, m) what resampling adds to them."
+    measured, factors = np.abs(gaps).sum()/scale, np.linspace(0, 2, 101)
+    above = [(np.abs(f*gaps + moves).sum(1)/scale >= measured - 1e-12).mean() for f in factors]
+    low, high = np.interp([0.5 - level/2, 0.5 + level/2], np.maximum.accumulate(above), factors)
+    return float(min(low, 1.)*measured), float(max(high, 1.)*measured)
+
+# %% ../nbs/21_metrics.ipynb #a038a149
+def _change_masks(before, after, labels):
+    "Which answers (n,) changed at all, for the better, for the worse, and from one mistake to another."
+    was, now = before == labels, after == labels
+    changed = before != after
+    return dict(changed=changed, helped=~was & now, hurt=was & ~now, neutral=changed & ~was & ~now)
+
 def change_report(
-    primary_probs,  # (n, N) before the correction
-    final_probs,    # (n, N) after it
-    labels,         # (n,) class indices
-) -> dict:          # n; changed, helped, hurt, neutral and …_rate of each; primary_accuracy, final_accuracy; p_value
-    "Which answers a correction changed, and whether for the better."
+    primary_probs,            # (n, N) before the correction
+    final_probs,              # (n, N) after it
+    labels,                   # (n,) class indices
+    classes=None,             # N names for the rows by class; None: numbers
+    bands=(0.5, 0.7, 0.9),    # edges of the bands of primary confidence
+) -> dict:                    # n; changed, helped, hurt, neutral and …_rate of each; accuracies; p_value; two tables
+    "Which answers a correction changed, and whether for the better: in all, by class, and by primary confidence."
     from scipy.stats import binomtest
     (before, labels), (after, _) = _check(primary_probs, labels), _check(final_probs, labels)
     if before.shape != after.shape: raise GrefelError(f'probabilities of shapes {before.shape} and {after.shape}')
-    a, b = before.argmax(1), after.argmax(1)
-    masks = dict(changed=a != b, helped=(a != labels) & (b == labels), hurt=(a == labels) & (b != labels),
-                 neutral=(a != b) & (a != labels) & (b != labels))
+    a, b, sure = before.argmax(1), after.argmax(1), before.max(1)
+    masks, edges = _change_masks(a, b, labels), [0., *bands, 1.]
     report = dict(n=len(labels)) | {name: int(mask.sum()) for name, mask in masks.items()}
     report |= {('change' if name == 'changed' else name) + '_rate': float(mask.mean()) for name, mask in masks.items()}
+    part = lambda rows: dict(n=int(rows.sum())) | {name: int((mask & rows).sum()) for name, mask in masks.items()}
     decided = report['helped'] + report['hurt']
-    return report | dict(primary_accuracy=float((a == labels).mean()), final_accuracy=float((b == labels).mean()),
-                         p_value=float(binomtest(report['helped'], decided).pvalue) if decided else 1.0)
+    return report | dict(
+        primary_accuracy=float((a == labels).mean()), final_accuracy=float((b == labels).mean()),
+        p_value=float(binomtest(report['helped'], decided).pvalue) if decided else 1.0,
+        change_by_class=[{'class': c if classes is None else classes[c]} | part(labels == c)
+                         for c in range(before.shape[1])],
+        change_by_confidence=[dict(low=low, high=high) | part((sure >= low) & ((sure < high) | (high == 1)))
+                              for low, high in zip(edges, edges[1:])])
 
-# %% ../nbs/21_metrics.ipynb #8ae2fc3b
-def _resampled(parts, right, confidence, values, repeats, seed):
-    "Bootstrap intervals as a dict of `…_low`, `…_high`; `parts` are labels, answers and the number of classes."
-    labels, answers, num_classes = parts
-    kw, mean = dict(repeats=repeats, seed=seed), lambda v: v.mean(-1)
-    found = {name: bootstrap_interval(lambda y, a: figure(_counts(y, a, num_classes)), labels, answers, **kw)
-             for name, figure in dict(balanced_accuracy=_balanced_accuracy, macro_f1=_macro_f1).items()}
-    low, high = bootstrap_interval(_ece, confidence, right, kind='basic', **kw)
-    measured = _ece(confidence, right)
-    found |= dict(ece=(max(min(low, measured), 0.), max(high, measured)),        # stretched to hold the measured value
-                  aurc=bootstrap_interval(lambda c, r: _risk_curve(c, r)[1].mean(), confidence, right, **kw))
-    found |= {name: bootstrap_interval(mean, v, along_rows=True, **kw) for name, v in values.items()}
-    return {f'{name}_{end}': value for name, pair in found.items() for end, value in zip(('low', 'high'), pair)}
+# %% ../nbs/21_metrics.ipynb #287616ee
+def _mean_values(probs, labels, votes):
+    "Figures that are means over faces: name → (n,); NaN for faces that do not count."
+    values = dict(brier=brier_values(probs, labels), nll=nll_values(probs, labels), mean_confidence=probs.max(1))
+    if votes is None: return values
+    kl, tv = vote_divergence(probs, votes)
+    return values if np.isnan(kl).all() else values | dict(kl_votes=kl, tv_votes=tv)
 
-# %% ../nbs/21_metrics.ipynb #cbc152da
+def _error_tables(probs, labels, votes):
+    "Figures that are sums of gaps in bins: name → (gaps (n, m), faces that count times columns)."
+    n, N = probs.shape
+    top, right = probs.max(1)[:, None], (probs.argmax(1) == labels)[:, None]
+    tables = dict(ece=(_gaps(top, right), n), ece_mass=(_gaps(top, right, equal_mass=True), n),
+                  ece_classwise=(_gaps(probs, np.eye(N)[labels]), n*N))
+    if votes is None: return tables
+    shares = _check_votes(votes, probs)
+    voted = ~np.isnan(shares).any(1)
+    gaps = _gaps(probs, np.where(voted[:, None], shares, probs))                       # no gap where nobody voted
+    return tables | dict(ece_votes=(gaps, voted.sum()*N)) if voted.any() else tables
+
+def _figures(weights, probs, labels, values):
+    "Everything but the calibration errors, of weighted faces: name → (R,)."
+    answers, right = probs.argmax(1), (probs.argmax(1) == labels).astype(float)
+    names = ('balanced_accuracy', 'macro_f1', 'aurc', *(f'accuracy_at_{c}' for c in (80, 90, 95)))
+    rows = [*_class_figures(weights, labels, answers, probs.shape[1]), *_risk_figures(weights, probs.max(1), right)]
+    mean = lambda v: weights @ np.nan_to_num(v)/np.maximum(weights @ ~np.isnan(v), 1)
+    return dict(zip(names, rows)) | {name: mean(v) for name, v in values.items()}
+
+# %% ../nbs/21_metrics.ipynb #9a58de51
 def classification_metrics(
     probs,            # (n, N) probabilities
     labels,           # (n,) class indices
@@ -289,19 +371,22 @@ def classification_metrics(
     probs, labels = _check(probs, labels)
     if classes is not None and len(classes) != probs.shape[1]:
         raise GrefelError(f'{len(classes)} class names for {probs.shape[1]} classes')
-    n, answers, confidence = len(labels), probs.argmax(1), probs.max(1)
-    right = (answers == labels).astype(float)
-    counts, curve = _counts(labels, answers, probs.shape[1]), risk_coverage(probs, labels)
-    (low, high), (floor, floor_95) = wilson_interval(right.sum(), n), calibration_floor(probs, seed=seed)
-    values = dict(brier=brier_values(probs, labels), nll=nll_values(probs, labels))
-    if votes is not None:
-        kl, tv = vote_divergence(probs, votes)
-        if not np.isnan(kl).all(): values |= dict(kl_votes=kl[~np.isnan(kl)], tv_votes=tv[~np.isnan(tv)])
-    found = dict(n=n, accuracy=float(right.mean()), accuracy_low=float(low), accuracy_high=float(high),
-                 balanced_accuracy=_balanced_accuracy(counts), macro_f1=_macro_f1(counts), ece=_ece(confidence, right),
-                 ece_mass=_ece(confidence, right, equal_mass=True), ece_floor=floor, ece_floor_95=floor_95,
-                 mean_confidence=float(confidence.mean()), aurc=curve['aurc'])
-    found |= {name: float(v.mean()) for name, v in values.items()}
-    found |= {f'accuracy_at_{c}': accuracy_at_coverage(curve, c/100) for c in (80, 90, 95)}
-    if bootstrap: found |= _resampled((labels, answers, probs.shape[1]), right, confidence, values, bootstrap, seed)
-    return found
+    n, right = len(labels), int((probs.argmax(1) == labels).sum())
+    (low, high), (floor, floor_95) = wilson_interval(right, n), calibration_floor(probs, seed=seed)
+    values, tables = _mean_values(probs, labels, votes), _error_tables(probs, labels, votes)
+    found = dict(n=n, accuracy=right/n, accuracy_low=float(low), accuracy_high=float(high),
+                 ece_floor=floor, ece_floor_95=floor_95)
+    found |= {name: float(np.abs(gaps.sum(0)).sum()/scale) for name, (gaps, scale) in tables.items()}
+    found |= {name: float(v[0]) for name, v in _figures(np.ones((1, n)), probs, labels, values).items()}
+    return found | _intervals(probs, labels, values, tables, bootstrap, seed) if bootstrap else found
+
+def _intervals(probs, labels, values, tables, repeats, seed):
+    "Ends of the bootstrap intervals of all figures, as a dict of `…_low` and `…_high`."
+    figures, moves = [], []
+    for w in _weights(len(labels), repeats, seed):
+        figures.append(_figures(w, probs, labels, values))
+        moves.append([(w - 1) @ gaps for gaps, _ in tables.values()])
+    ends = {name: np.quantile(np.concatenate([f[name] for f in figures]), [0.025, 0.975]) for name in figures[0]}
+    for i, (name, (gaps, scale)) in enumerate(tables.items()):
+        ends[name] = _error_interval(gaps.sum(0), np.concatenate([m[i] for m in moves]), scale)
+    return {f'{name}_{end}': float(v) for name, pair in ends.items() for end, v in zip(('low', 'high'), pair)}
