@@ -12,6 +12,8 @@ cfg = ini['DEFAULT']
 licenses = {'mit': 'MIT', 'apache2': 'Apache-2.0', 'bsd3': 'BSD-3-Clause'}
 statuses = ['', '1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable']
 readme = root/'README.md'
+# every `NAME_requirements` is an extra; those who develop need them all
+extras = {k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')}
 
 setup(
     name=cfg['lib_name'],
@@ -37,7 +39,7 @@ setup(
     include_package_data=False,
     zip_safe=False,
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'landmarks': cfg['landmarks_requirements'].split()},
+    extras_require=extras | {'dev': sum(extras.values(), [])},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f'{cfg["lib_name"]}={cfg["lib_path"]}._modidx:d'],

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/70_all.ipynb #2ee20141
+# %% ../nbs/70_all.ipynb #a0b45fad
 from . import __version__
 from .core import *
 from .geometry import *
 from .synth import *
 from .images import *
+from .facenets import *
 from .patch import *
 from .window import *
 from .backbone import *
@@ -18,14 +19,29 @@ from .extractor import *
 from .anchors import *
 from .reliability import *
 from .model import *
+from .baselines import *
 from .losses import *
 from .metrics import *
+from .calibrate import *
+from .groups import *
+from .lookalikes import lookalike
 from .data import *
 from .augment import *
 from .landmarks import *
+from .faces import *
+from .answers import *
+from .convert import *
+from .shards import *
+from .inspect_data import inspect_data
+from .check import check_data, data_list
 from .train import *
+from .plots import *
 from .evaluate import *
 from .predict import *
+from .export import export_onnx
+from .app import make_app, run_app
+from .annotate import annotate
+from .experiments import paired_difference, plot_rows, read_results, run_table, summary
 
 # %% ../nbs/70_all.ipynb #b8de9dd0
 register_with_timm()

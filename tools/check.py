@@ -15,6 +15,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import browser
 import readme
 from nbtools import (MACHINE, NBS, PACKAGE, ROOT, as_stored, directives, exported, files, module_name, notebooks, output_text,
                      read, relative, settle_environment, source)
@@ -376,7 +377,8 @@ TINY = ('--data', 'synth', '--size', 'nano', '--epochs', '1', '--limit', '256', 
 @check('the commands: help, and a tiny train → evaluate → predict')
 def commands():
     here = scratch()
-    for args in (['--help'], ['train', '--help'], ['evaluate', '--help'], ['predict', '--help']):
+    named = 'predict demo train evaluate calibrate export inspect landmarks experiment data'.split()
+    for args in (['--help'], *([n, '--help'] for n in named), *(['data', n, '--help'] for n in ('list', 'check', 'convert'))):
         yield from complaints(f'grefel {" ".join(args)}', grefel(*args, cwd=here), 0)
     trained = grefel('train', *TINY, '--out', 'run', cwd=here)
     yield from complaints('grefel train', trained, 0)
@@ -475,6 +477,56 @@ def predict_light():
     if done.returncode: yield last_line(done); return
     came = HEAVY & set(json.loads(done.stdout.splitlines()[-1]))
     if came: yield f'grefel predict loads {", ".join(sorted(came))}'
+
+
+@check('one face of its own data all the way: check, convert, landmarks, inspect, table of answers, ONNX')
+def data_commands():
+    here = scratch()
+    made = call(sys.executable, '-c', OWN_DATA, here)
+    if made.returncode: yield last_line(made); return
+    for args in (['data', 'check', 'mine'], ['data', 'convert', 'mine', 'mine.parquet'],
+                 ['landmarks', 'mine.parquet', '--out', 'landmarks.parquet'],
+                 ['evaluate', '--data', 'mine.parquet', '--split', 'valid', '--landmarks', 'landmarks.parquet', '--out', 'eval'],
+                 ['inspect', 'mine.parquet', '--no-model', '--out', 'health'],
+                 ['export', '--size', 'nano', '--out', 'nano.onnx'],
+                 ['predict', 'mine', '--weights', 'nano.onnx', '--out', 'answers.csv', '--annotate', 'drawn']):
+        yield from complaints(f'grefel {" ".join(args)}', grefel(*args, cwd=here), 0)
+    wanted = ('mine.parquet', 'landmarks.parquet', 'eval/report.html', 'health/health.html', 'nano.onnx', 'answers.csv')
+    yield from (f'{name} was not written' for name in wanted if not (here/name).exists())
+
+
+OWN_DATA = '''
+import sys
+from pathlib import Path
+from PIL import Image
+from grefel.synth import synth_faces
+faces = synth_faces(48, seed=3)
+for i, image in enumerate(faces['images']):
+    part = 'valid' if i % 3 == 0 else 'train'
+    folder = Path(sys.argv[1])/'mine'/part/('happiness' if i % 2 else 'neutral')
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image[0].numpy()).save(folder/f'{i}.png')
+'''
+
+
+@check('grefel predict with ONNX loads no PyTorch, and gives the answers that PyTorch gives')
+def onnx_light():
+    here = scratch()
+    photo = photograph(here)
+    done = call(sys.executable, '-c', PREDICTS, 'predict', photo, '--backend', 'onnx', '--json', cwd=here)
+    if done.returncode: yield last_line(done); return
+    said, loaded = done.stdout.splitlines()[0], json.loads(done.stdout.splitlines()[-1])
+    came = (HEAVY | {'torch'}) & set(loaded)
+    if came: yield f'grefel predict --backend onnx loads {", ".join(sorted(came))}'
+    other = json.loads(grefel('predict', photo, '--json', cwd=here).stdout)['probabilities']
+    worst = max(abs(p - other[name]) for name, p in json.loads(said)['probabilities'].items())
+    if worst > 1e-3: yield f'the probabilities differ by {worst:.1e}'
+
+
+@check('the app in a real Chromium: the right answer, readable messages, no request to elsewhere')
+def app_in_browser():
+    if reason := browser.why_not(): print(f'      skipped: {reason}')
+    else: yield from browser.complaints()
 
 
 # ---- Running them

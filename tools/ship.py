@@ -1,23 +1,26 @@
 """Turn a finished run into weights that ship with the package: tools/ship.py RUN (needs FER+ in $GREFEL_DATA).
 
-The best epoch's weights are stored as float16, measured as stored on the validation images, and written with these
-figures in their header to grefel/assets/ferplus_SIZE.safetensors, beside a card in words (ferplus_SIZE.md)
-and the run's history (ferplus_SIZE.csv)."""
+The best epoch's weights are stored as float16, calibrated and measured as stored on the validation images, and written with
+these figures in their header to grefel/assets/ferplus_SIZE.safetensors, beside the same model as ONNX (ferplus_SIZE.onnx),
+a card in words (ferplus_SIZE.md) and the run's history (ferplus_SIZE.csv). tools/ship.py --onnx SIZE writes the ONNX file of
+shipped weights anew."""
 import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+from grefel.answers import add_metadata, calibrate_weights
 from grefel.core import GrefelError
 from grefel.data import load_faces
 from grefel.evaluate import evaluate
+from grefel.export import export_onnx
 from grefel.model import load_model, save_model
 
 from nbtools import ROOT
 
 KEPT = ('n', 'accuracy', 'accuracy_low', 'accuracy_high', 'balanced_accuracy', 'macro_f1', 'ece', 'nll', 'brier',
-        'primary_accuracy', 'primary_ece', 'changed', 'helped', 'hurt', 'p_value')
+        'primary_accuracy', 'primary_ece', 'changed', 'helped', 'hurt', 'p_value', 'crossfit_ece', 'crossfit_nll')
 
 CARD = '''# FER+ weights, `{name}`
 
@@ -31,9 +34,9 @@ CARD = '''# FER+ weights, `{name}`
 | chosen on | FER+ validation: the best epoch ({epoch} of 0–{last}) by accuracy; the test split was not used |
 | accuracy on validation | **{accuracy:.2%}** (95% interval {accuracy_low:.2%} to {accuracy_high:.2%}, {n:,} images, landmarks from the model's own head) |
 | balanced accuracy, macro-F1 | {balanced_accuracy:.2%}, {macro_f1:.3f} |
-| calibration | ECE {ece:.3f}, negative log-likelihood {nll:.3f}, Brier {brier:.3f}; no temperature is applied |
+| calibration | temperature {temperature:.2f}; with it ECE {crossfit_ece:.3f} and negative log-likelihood {crossfit_nll:.3f}, each face judged with a temperature fitted on others; without it {raw_ece:.3f} and {raw_nll:.3f} |
 | reliability balancing | primary head alone {primary_accuracy:.2%}, ECE {primary_ece:.3f}; balancing changed {changed} answers, {helped} for the better and {hurt} for the worse (p = {p_value:.2f}) |
-| stored as | float16; the figures above are of the stored weights |
+| stored as | float16; the figures above are of the stored weights; as ONNX too, whose outputs differ by at most {difference:.0e} |
 
 Since the epoch was chosen on the same images, expect about a point less on new ones. Contempt and disgust have few images
 ({rare}), so their figures are uncertain.
@@ -61,28 +64,49 @@ def per_class(metrics):
     return '\n'.join(row(c) for c in metrics['per_class'])
 
 
+def asset(size):
+    "Where the weights of a size lie."
+    return ROOT/'grefel'/'assets'/f'ferplus_{size}.safetensors'
+
+
+def ship_onnx(size):
+    "Write the ONNX file beside shipped weights."
+    made = export_onnx(asset(size), asset(size).with_suffix('.onnx'))
+    print(f"{Path(made['out']).relative_to(ROOT)}: {made['bytes']/2**20:.2f} MiB, at most {made['difference']:.0e} "
+          f"from PyTorch on {made['faces']}")
+    return made
+
+
+def measure_stored(model, out, faces):
+    "Write the weights, calibrate and measure them as they are stored; the report's figures and the calibration."
+    save_model(model, out, half=True, grey=True)
+    notes = calibrate_weights(out, faces, out)
+    with tempfile.TemporaryDirectory() as scratch: metrics = evaluate(load_model(out), faces, out=scratch)
+    add_metadata(out, out, validation={k: metrics[k] for k in KEPT})
+    return metrics, notes
+
+
 def main(run):
     model = load_model(run)
     about = model.metadata
     recipe, name = about['recipe'], model.config['name']
-    out = ROOT/'grefel'/'assets'/f'ferplus_{name.removeprefix("grefel_")}.safetensors'
-    faces = load_faces('ferplus', split='valid')
-    save_model(model, out, half=True)
-    with tempfile.TemporaryDirectory() as scratch: metrics = evaluate(load_model(out), faces, out=scratch)
-    figures = {k: metrics[k] for k in KEPT}
-    save_model(model, out, half=True, validation=figures, grey=True)
+    out = asset(name.removeprefix('grefel_'))
+    metrics, notes = measure_stored(model, out, load_faces('ferplus', split='valid'))
+    figures, raw = {k: metrics[k] for k in KEPT}, {f'raw_{k}': notes['calibration'][k][0] for k in ('ece', 'nll')}
+    made = ship_onnx(name.removeprefix('grefel_'))
     train = about['data']['train']
     rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
     words = dict(name=name, parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
                  classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'], epoch=about['epoch'],
                  last=recipe['epochs'] - 1, precision='bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic',
-                 per_class=per_class(metrics), rare=rare)
-    out.with_suffix('.md').write_text(CARD.format(**recipe | figures | words), encoding='utf-8')
+                 temperature=notes['temperature'], difference=made['difference'], per_class=per_class(metrics), rare=rare)
+    out.with_suffix('.md').write_text(CARD.format(**recipe | figures | raw | words), encoding='utf-8')
     shutil.copy(Path(run)/'history.csv', out.with_suffix('.csv'))
     print(json.dumps(figures, indent=1))
     print(f'{out.relative_to(ROOT)}: {out.stat().st_size/2**20:.2f} MiB')
 
 
 if __name__ == '__main__':
-    try: main(*sys.argv[1:])
+    onnx_only = sys.argv[1:2] == ['--onnx']
+    try: (ship_onnx if onnx_only else main)(*sys.argv[1 + onnx_only:])
     except (GrefelError, TypeError) as e: sys.exit(f'{Path(sys.argv[0]).name}: {e}')

@@ -1,0 +1,345 @@
+"""Measure how fast grefel is, on a quiet machine: tools/bench_speed.py [STAGE …] writes nbs/experiments/B01_speed.csv.
+
+Stages: model (one face, one thread, beside other networks), photo (a photograph, step by step), folder (10,000 faces on two
+cores), cold (one command from nothing). Those that are named are measured anew, the rows of the others stay. With --quick
+everything is small and goes to a file in the system's temporary folder: it shows that the script works, not how fast grefel is."""
+import argparse
+import contextlib
+import csv
+import datetime
+import functools
+import importlib
+import io
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+from nbtools import ROOT
+
+FIELDS = ('stage', 'what', 'how', 'threads', 'unit', 'repeats', 'median', 'p10', 'p90', 'note', 'load', 'date', 'commit', 'cpu',
+          'versions')
+PACKAGES = ('torch', 'onnxruntime', 'timm', 'numpy', 'pillow', 'scikit-image')
+
+
+def command(*args):
+    "What a command prints, or nothing."
+    return subprocess.run(args, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def machine():
+    "What a measured row says of where and when it was measured."
+    from importlib.metadata import version
+    cpu = next((line.split(':')[1].strip() for line in Path('/proc/cpuinfo').read_text().splitlines() if 'model name' in line),
+               platform.processor()) if Path('/proc/cpuinfo').exists() else platform.processor()
+    changed = '+changes' if command('git', 'status', '--porcelain', '--untracked-files=no', 'grefel') else ''
+    versions = ', '.join(f'{p} {version(p)}' for p in PACKAGES)
+    return dict(date=datetime.date.today().isoformat(), commit=command('git', 'rev-parse', '--short', 'HEAD') + changed,
+                cpu=f'{cpu}, {os.cpu_count()} cores', versions=f'Python {platform.python_version()}, {versions}')
+
+
+def spread(values, unit, digits=3):
+    "Median and the middle 80% of some measurements, as columns."
+    import numpy as np
+    low, middle, high = (round(float(v), digits) for v in np.percentile(values, (10, 50, 90)))
+    return dict(unit=unit, repeats=len(values), median=middle, p10=low, p90=high)
+
+
+def milliseconds(call):
+    "How long one call takes."
+    start = time.perf_counter()
+    call()
+    return 1e3*(time.perf_counter() - start)
+
+
+# ---- model: one prepared face, one thread
+
+def torch_call(model, size):
+    "A call of a model in PyTorch on one face."
+    import torch
+    face = torch.rand(1, 3, size, size)
+    def call():
+        with torch.inference_mode(): model(face)
+    return call
+
+
+def onnx_call(content, size):
+    "A call of an ONNX file, as bytes, on one face."
+    import numpy as np
+    from grefel.export import _run, _session
+    session, face = _session(content, threads=1), np.random.default_rng(0).random((1, 3, size, size), np.float32)
+    return lambda: _run(session, face)
+
+
+def onnx_bytes(model, size):
+    "Any network of images as an ONNX file's bytes, exported as grefel's own are."
+    from torch import nn
+    from grefel.export import onnx_graph
+    class Answering(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.config = model, dict(img_size=size, name=type(model).__name__)
+        def forward(self, images):
+            out = self.model(images)
+            return out if isinstance(out, dict) else dict(logits=out)
+    return onnx_graph(Answering().eval()).SerializeToString()
+
+
+def own_models(quick):
+    "(name, size in pixels, module, ONNX bytes) of grefel's sizes."
+    from grefel.export import describe, export_onnx, onnx_graph, quantise, _scale_faces
+    from grefel.model import create_model, load_model
+    for name in ('nano',) if quick else ('nano', 'small'):
+        model = load_model(name) if name == 'nano' else create_model(name).eval()
+        graph, size = onnx_graph(model), model.config['img_size']
+        yield f'grefel {name}', size, model, graph.SerializeToString()
+        yield f'grefel {name}, int8', size, None, describe(quantise(graph, _scale_faces(model, None, 64)), model).SerializeToString()
+
+
+def other_models(quick):
+    "The same of networks to compare with: untrained, eight classes, at grefel's input sizes."
+    import timm
+    from grefel.core import GrefelError
+    for size in (48,) if quick else (48, 64):
+        for name in ('mobilenetv3_small_100',) if quick else ('mobilenetv3_small_100', 'resnet18'):
+            model = timm.create_model(name, pretrained=False, num_classes=8).eval()
+            yield f'{name} at {size} px', size, model, onnx_bytes(model, size)
+    if quick: return
+    try: from grefel.backbone import PosterV2
+    except ImportError: print('model: grefel.backbone has no PosterV2; left out', file=sys.stderr); return
+    model = PosterV2().eval()
+    try: content = onnx_bytes(model, 224)
+    except GrefelError as e: content = None; print(f'model: {e}; POSTER++ in PyTorch only', file=sys.stderr)
+    yield 'POSTER++ at 224 px', 224, model, content
+
+
+def measure_models(quick):
+    "Rows: each network in ONNX Runtime and PyTorch, by turns, so that a slow moment hits all alike."
+    import torch
+    torch.set_num_threads(1)
+    calls, notes = {}, {}
+    for name, size, model, content in [*own_models(quick), *other_models(quick)]:
+        if content: calls[name, 'onnx'] = onnx_call(content, size)
+        if model is not None: calls[name, 'torch'] = torch_call(model, size)
+        count = '' if model is None else f'{sum(p.numel() for p in model.parameters())/1e6:.2f} M parameters, '
+        trained = 'shipped weights' if 'nano' in name else 'untrained: the time does not depend on the weights'
+        stored = f'{len(content)/1e6:.2f} MB as ONNX, ' if content else ''
+        notes[name] = f'{count}{stored}{size} px, {trained}'
+    times = {key: [] for key in calls}
+    for call in calls.values():
+        for _ in range(3): call()
+    for _ in range(2 if quick else 30):
+        for key, call in calls.items(): times[key] += [milliseconds(call) for _ in range(3 if 'POSTER' in key[0] else 10)]
+    for (name, how), values in times.items():
+        yield dict(what=name, how=how, threads=1, note=notes[name], **spread(values, 'ms'))
+
+
+# ---- photo: from the bytes of a photograph to its faces, step by step
+
+def photograph():
+    "A JPEG of 640 × 480 with one face: NASA's portrait of Eileen Collins, which scikit-image ships."
+    from PIL import Image
+    from skimage.data import astronaut
+    picture = Image.fromarray(astronaut()).crop((0, 0, 512, 384)).resize((640, 480), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    picture.save(file, 'JPEG', quality=90)
+    return file.getvalue()
+
+
+STEPS = (('decode', 'load_image'), ('find faces', 'find_faces'), ('crop', 'cut'), ('crop', '_view'), ('crop', 'crop_box'),
+         ('align', 'align_frame'), ('align', 'believable'), ('prepare', 'Predictor.prepare'), ('model', '_Torch.__call__'),
+         ('model', '_Onnx.__call__'), ('answer', 'Predictor._face'))
+
+
+class Steps:
+    "Exclusive time of the steps of prediction: each function's own time, without that of the steps it calls."
+    def __init__(self, module):
+        self.spent, self.stack = {}, []
+        for step, name in STEPS:
+            owner, _, attribute = name.rpartition('.')
+            owner = getattr(module, owner, None) if owner else module
+            if hasattr(owner, attribute): setattr(owner, attribute, self._timed(step, getattr(owner, attribute)))
+
+    def _timed(self, step, function):
+        @functools.wraps(function)
+        def call(*args, **kw):
+            with self.step(step): return function(*args, **kw)
+        return call
+
+    @contextlib.contextmanager
+    def step(self, name):
+        self.stack.append(0.)
+        start = time.perf_counter()
+        try: yield
+        finally:
+            whole = time.perf_counter() - start
+            self.spent.setdefault(name, 0.)
+            self.spent[name] += 1e3*(whole - self.stack.pop())
+            if self.stack: self.stack[-1] += whole
+
+
+def measure_photo(quick):
+    "Rows: the whole way from bytes to answers, and each step of it, by both backends on one thread."
+    import torch
+    predict = importlib.import_module('grefel.predict')
+    torch.set_num_threads(1)
+    try: predictors = {b: predict.Predictor(backend=b, threads=1) for b in ('onnx', 'torch')}
+    except TypeError: predictors = dict(torch=predict.Predictor())
+    steps, photo = Steps(predict), photograph()
+    rows = {backend: [] for backend in predictors}
+    for repeat in range(-2, 3 if quick else 40):
+        for backend, predictor in predictors.items():
+            steps.spent = {}
+            with steps.step('rest'): faces = predictor(photo)
+            if not faces[0].face_found: sys.exit('photo: the face of the benchmark was not found')
+            if repeat >= 0: rows[backend].append(dict(steps.spent))
+    for backend, spent in rows.items():
+        how = dict(how=backend, threads=1)
+        whole = [sum(s.values()) for s in spent]
+        note = '640×480 JPEG, one face, from bytes to Face'
+        yield dict(what='photo', note=note, **how, **spread(whole, 'ms'))
+        yield dict(what='photos a second', note=note, **how, **spread([1e3/w for w in whole], '1/s'))
+        for name in dict.fromkeys([s for s, _ in STEPS] + ['rest']):
+            values = [s.get(name, 0.) for s in spent]
+            if any(values): yield dict(what=f'step: {name}', note='without the steps within', **how, **spread(values, 'ms'))
+
+
+# ---- folder and cold: whole commands
+
+def grefel(*args):
+    "The command line of a grefel command."
+    return [sys.executable, '-m', 'grefel', *map(str, args)]
+
+
+def knows(option):
+    "Whether `grefel predict` has an option."
+    return option in subprocess.run(grefel('predict', '--help'), capture_output=True, text=True).stdout
+
+
+def environment():
+    "Of a child process: threads as a user would have them."
+    return {k: v for k, v in os.environ.items() if not k.startswith('OMP_')}
+
+
+def write_faces(folder, n):
+    "Synthetic faces of 48 pixels as PNG files in ten subfolders."
+    from PIL import Image
+    from grefel.synth import synth_faces
+    for part in range(10):
+        (folder/f'{part}').mkdir(parents=True)
+        for i, face in enumerate(synth_faces(n//10, size=48, seed=part)['images'][:, 0].numpy()):
+            Image.fromarray(face).save(folder/f'{part}'/f'{i:05}.png')
+
+
+def memory(process):
+    "What a process and its children hold, in MB; None when it has just ended."
+    import psutil
+    try: return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)])/1e6
+    except psutil.NoSuchProcess: return None
+
+
+def watch(args, every=None):
+    "Run a command; its seconds, and looking `every` so many seconds at what it holds, (seconds, MB) each."
+    import psutil
+    held = []
+    with tempfile.TemporaryFile('w+') as said:
+        start = time.perf_counter()
+        child = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=said, env=environment())
+        process = psutil.Process(child.pid)
+        while every and child.poll() is None:
+            if mb := memory(process): held.append((time.perf_counter() - start, mb))
+            time.sleep(every)
+        code, seconds = child.wait(), time.perf_counter() - start
+        said.seek(0)
+        if code: sys.exit(f'{shlex.join(args)}: exit code {code}\n{said.read()[-500:]}')
+    return seconds, held
+
+
+def measure_folder(quick):
+    "Rows: faces a second of a folder from the start of the command to its end, and its memory at four moments."
+    n, how = (200, ('onnx',)) if quick else (10_000, ('onnx', 'torch'))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)/'faces'
+        write_faces(folder, n)
+        for backend in how if knows('--backend') else ('torch',):
+            runs = []
+            for repeat in range(1 if quick else 3):
+                options = ['--backend', backend] if knows('--backend') else []
+                options += ['--out', Path(scratch)/f'{backend}{repeat}.csv'] if knows('--out') else ['--json']
+                runs.append(watch(grefel('predict', folder, *options), every=0.1))
+            note = f'{n:,} faces of 48 px as PNG, `grefel predict FOLDER --out rows.csv`, start included'
+            row = dict(how=backend, threads=os.cpu_count(), note=note)
+            yield dict(what='faces a second', **row, **spread([n/seconds for seconds, _ in runs], '1/s', 1))
+            for share in (.25, .5, .75, 1.):
+                at = [max(mb for t, mb in held if t <= share*seconds) for seconds, held in runs]
+                yield dict(what=f'peak memory until {share:.0%}', **row, **spread(at, 'MB', 0))
+
+
+def measure_cold(quick):
+    "Rows: a command from nothing to its answer."
+    with tempfile.TemporaryDirectory() as scratch:
+        photo = Path(scratch)/'photo.jpg'
+        photo.write_bytes(photograph())
+        commands = {'grefel predict': grefel('predict', photo)}
+        if knows('--backend'): commands['grefel predict --backend onnx'] = grefel('predict', photo, '--backend', 'onnx')
+        for line in ('import torch', 'import onnxruntime', 'import numpy', 'pass'):
+            commands[f'python -c "{line}"'] = [sys.executable, '-c', line]
+        times = {name: [] for name in commands}
+        for repeat in range(-1, 1 if quick else 15):
+            for name, args in commands.items():
+                seconds, _ = watch(args, every=None)
+                if repeat >= 0: times[name].append(seconds)
+    for name, values in times.items():
+        yield dict(what=name, how='command', threads='default', note='640×480 JPEG, files in the system\'s cache',
+                   **spread(values, 's'))
+
+
+STAGES = dict(model=measure_models, photo=measure_photo, folder=measure_folder, cold=measure_cold)
+
+
+def read_rows(path):
+    "The rows of an earlier run, or none."
+    if not path.exists(): return []
+    with open(path, newline='', encoding='utf-8') as file: return list(csv.DictReader(file))
+
+
+def store(path, stage, rows):
+    "Replace the rows of a stage; a stage is written when it is complete."
+    from grefel.core import write_file
+    kept = {name: [r for r in read_rows(path) if r['stage'] == name] for name in STAGES}
+    kept[stage] = rows
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator='\n')
+    writer.writeheader()
+    for name in STAGES: writer.writerows(kept[name])
+    write_file(path, text.getvalue())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('stages', nargs='*', metavar='STAGE', help=f'{", ".join(STAGES)} (default: all)')
+    parser.add_argument('--quick', action='store_true', help='a small trial of the script')
+    parser.add_argument('--out', type=Path, help='another file')
+    args = parser.parse_args()
+    if wrong := set(args.stages) - set(STAGES): parser.error(f'no stage {min(wrong)!r}; there are {", ".join(STAGES)}')
+    usual = ROOT/'nbs'/'experiments'/'B01_speed.csv'
+    out, where = args.out or (Path(tempfile.gettempdir())/'B01_quick.csv' if args.quick else usual), machine()
+    warnings.simplefilter('ignore')
+    for stage in args.stages or STAGES:
+        load = round(os.getloadavg()[0], 2)
+        if load > 0.5: print(f'{stage}: the machine is busy (load {load}); these times will be too long', file=sys.stderr)
+        rows = []
+        for row in STAGES[stage](args.quick):
+            rows.append(dict(stage=stage, load=load) | where | row)
+            print(f"{stage:7} {row['what']:34} {row['how']:8} {row['median']:>10} {row['unit']:4} "
+                  f"({row['p10']} to {row['p90']})", flush=True)
+        store(out, stage, rows)
+    print(out)
+
+
+if __name__ == '__main__': main()
