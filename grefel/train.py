@@ -19,12 +19,12 @@ import fastai.callback.schedule                     # gives Learner its fit_one_
 from fastai.optimizer import Adam
 from fastcore.basics import patch
 from . import __version__
-from .core import GrefelError, set_seed, write_file
+from .core import GrefelError, set_seed, weights_file, write_file
 from .geometry import PATHS, mirror_landmarks
 from .window import DropPath
 from .reliability import confidence
 from . import baselines                        # the rivals are models by name as well
-from .model import GReFELModel, create_model, save_model
+from .model import GReFELModel, check_state, create_model, read_weights, save_model
 from .losses import GReFELLoss
 from .data import FaceData, load_faces
 from .augment import batches, erase_mask, make_transform
@@ -360,6 +360,7 @@ class Recipe:
     limit:int|None = None            # use only this many faces of each split (for trying out)
     landmarks:str|None = None        # a file of `grefel landmarks` that takes the place of the data's own
     valid_share:float = 0.           # of the training faces, for validation where the data set names none
+    start:str|None = None            # weights to go on from, as `load_model` takes them; None: random ones
 
 # %% ../nbs/40_train.ipynb #864d2b8f
 def read_recipe(
@@ -459,13 +460,13 @@ def train(
     train_set, valid_set = (_load(recipe, split, data_home) for split in ('train', 'valid'))
     state = _read_state(out/'last.pt', recipe)
     machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
-    about = dict(recipe=asdict(recipe), data=dict(train=_facts(train_set), valid=_facts(valid_set)),
+    about = dict(recipe=asdict(recipe), before=_before(recipe), data=dict(train=_facts(train_set), valid=_facts(valid_set)),
                  grefel=__version__, torch=torch.__version__, machine=machine)
     write_file(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
     set_seed(recipe.seed)
     model = _model(recipe).to(device)
     dls = face_dls(train_set, valid_set, model, recipe.bs, recipe.augment, recipe.hide_landmarks, recipe.seed, device)
-    keep = KeepRun(out, recipe=asdict(recipe), data=about['data'], trained_with=f'grefel {__version__}',
+    keep = KeepRun(out, recipe=asdict(recipe), before=about['before'], data=about['data'], trained_with=f'grefel {__version__}',
                    grey=train_set.images.shape[1] == 1, face_size=train_set.images.shape[-1])
     learn = grefel_learner(dls, model, _loss(recipe, train_set).to(device), recipe.ema or None, recipe.wd,
                            recipe.flip_test, [keep, *_ingredients(recipe), Continue(state), *cbs], path=out)
@@ -478,11 +479,15 @@ def train(
 
 # %% ../nbs/40_train.ipynb #b3253cca
 def _model(recipe):
-    "The untrained model of a recipe."
+    "The model of a recipe as training begins."
     size = {} if recipe.img_size is None else dict(img_size=recipe.img_size)
     try: model = create_model(recipe.size, **(dict(num_classes=recipe.num_classes) | size | recipe.model))
     except (TypeError, ValueError) as e: raise GrefelError(f'{recipe.size}: {str(e).split(" got an ")[-1]}') from None
     if recipe.drop_path: set_drop_path(model, recipe.drop_path)
+    if recipe.start:
+        path = weights_file(recipe.start)
+        check_state(model, state := read_weights(path)[0], path)
+        model.load_state_dict(state)
     return model
 
 def _loss(recipe, faces):
@@ -512,3 +517,10 @@ def _facts(faces):
     notes = {k: faces.notes.get(k) for k in ('layout', 'rule', 'targets', 'rows', 'twins', 'dropped_duplicates')}
     per_class = torch.bincount(faces.labels, minlength=len(faces.classes)).tolist()
     return dict(n=len(faces), split=faces.split, per_class=per_class, **notes)
+
+def _before(recipe):
+    "The recipes, oldest first, that the weights a run starts from came from; None where it starts from nothing."
+    if not recipe.start: return None
+    known = read_weights(weights_file(recipe.start))[2]
+    return [*(known.get('before') or []), known.get('recipe')]
+
