@@ -11,12 +11,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, pyarrow.parquet as pq
 from PIL import Image
 from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, manifest
 from .core import data_home as _data_home
 from .data import SPLITS, read_table, row_faults, apply_rule, vectors
 from .images import load_image
+from .table import _find_source, _image_bytes
 
 # %% ../nbs/37_check.ipynb #b0563ea0
 @dataclass
@@ -52,29 +53,57 @@ _KINDS = {'L': 'grey', 'P': 'palette', 'PA': 'palette', 'RGBA': 'transparent', '
           '1': 'black and white', 'CMYK': 'print colours', 'I;16': '16-bit grey', 'I': '16-bit grey'}
 
 def _look(content, path, decode):
-    "(kind, longer side in pixels, bytes) of one picture, or a text that says why it cannot be read."
+    "(kind, longer side in pixels, bytes, has it colour or None) of one picture, or a text: why it cannot be read."
+    if content is None and path is None: return 'no image bytes'
+    source = path if content is None else content
     try:
         size = len(content) if content is not None else os.stat(path).st_size
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             mode, side = image.mode, max(image.size)
-        if decode: load_image(path if content is None else content)
-        return _KINDS.get(mode, mode), side, size
+        pixels = np.asarray(load_image(source)) if decode else None         # (H, W, 3)
+        coloured = None if pixels is None else bool((pixels != pixels[..., :1]).any())
+        return _KINDS.get(mode, mode), side, size, coloured
     except GrefelError as e: return str(e)
     except Exception:
-        try: load_image(path if content is None else content)               # says it best
+        try: load_image(source)                                             # says it best
         except GrefelError as e: return str(e)
         return 'cannot be opened'
 
-def _look_at_all(df, decode):
-    "What `_look` says of each row; None where there is nothing to look at."
-    if 'pixels' in df: return [None]*len(df)
-    step = max(1, -(-len(df)//max(decode, 1))) if decode else 0             # every step-th is decoded in full
-    contents = [None if c is pd.NA else c for c in df['image']] if 'image' in df else [None]*len(df)
-    paths = df['path'].tolist() if 'path' in df else [None]*len(df)
-    whole = [bool(step) and i % step == 0 for i in range(len(df))]
+# %% ../nbs/37_check.ipynb #c81f0a5e
+_AT_ONCE = 1024  # rows
+
+def _contents(df):
+    "Bytes and paths of the rows' pictures, some rows at a time; None for the one that is not used."
+    if 'path' in df or 'image' in df:
+        cells = df['path' if 'path' in df else 'image']
+        parts = ([None if c is pd.NA else c for c in cells[i:i + _AT_ONCE]] for i in range(0, len(df), _AT_ONCE))
+        yield from (([None]*len(p), p) if 'path' in df else (p, [None]*len(p)) for p in parts)
+    else:
+        for file, rows in df.groupby('file', observed=True, sort=False)['row']:
+            for part in _stored(file, rows.to_numpy(np.int64)): yield part, [None]*len(part)
+
+def _stored(file, rows):
+    "The pictures in some rows (n,), in rising order, of a Parquet file, as lists of bytes."
+    first = 0
+    for batch in pq.ParquetFile(file).iter_batches(_AT_ONCE, columns=['image']):
+        start, stop = np.searchsorted(rows, (first, first + len(batch)))
+        if start < stop: yield _image_bytes(batch['image'], file).take(rows[start:stop] - first).to_pylist()
+        first += len(batch)
+
+# %% ../nbs/37_check.ipynb #d5e20b77
+def _look_at_all(df, decode, progress=None):
+    "What `_look` says of each row, None where there is nothing to see; how many were decoded; keys that copies share."
+    def key(cell): return hash(cell) if isinstance(cell, (str, bytes)) else None
+    if 'pixels' in df: return [None]*len(df), 0, [key(p) for p in df['pixels']]
+    looks, keys, n = [], [], len(df)
+    whole = np.diff(np.arange(n + 1)*min(decode, n)//max(n, 1), prepend=-1)[:n] > 0     # `decode` of n, spread evenly
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter('ignore')
-        return list(pool.map(_look, contents, paths, whole))
+        for contents, paths in _contents(df):
+            looks += pool.map(_look, contents, paths, whole[len(looks):len(looks) + len(paths)])
+            keys += map(key, contents)
+            if progress: progress(len(looks), n)
+    return looks, int(whole.sum()), keys
 
 # %% ../nbs/37_check.ipynb #1c5bdba4
 def _labels_counted(df):
@@ -97,12 +126,25 @@ def published_counts(
 
 # %% ../nbs/37_check.ipynb #92480d82
 _GROUPS = [('no such picture', 'pictures are missing'), ('the same picture', 'rows repeat another'),
-           ('is (an empty|damaged|not a picture)|cannot be (read|opened)|readable image', 'pictures cannot be read'),
+           ('is (an empty|damaged|not a picture)|cannot be (read|opened)|readable image|no image',
+            'pictures cannot be read'),
            ('no label', 'rows have no label'), ('label ', 'labels are no expression'),
            ('landmark', 'rows have landmarks that cannot be used'), ('vote', 'rows have votes that cannot be used'),
            ('pixel', 'rows have pixels that cannot be used'), ('unknown split', 'rows are in no known split')]
 
-def _group(what): return next((title for pattern, title in _GROUPS if re.search(pattern, what)), 'rows cannot be used')
+_NOTES = [('not a picture', 'files are no pictures'), ('no list names', 'pictures are in no list'),
+          ('spelt otherwise', 'pictures are spelt otherwise in the list'),
+          ('written with', 'lists are written unusually'),
+          ('another kind', 'pictures are of another kind than most'),
+          ('the same picture', 'pictures are copies of an earlier one'),
+          ('labelled -1', 'frames are labelled -1, left out'), ('labels without', 'labels have no frame, left out'),
+          ('frames without', 'frames have no label, left out'), ('more than one', 'frames have several pictures'),
+          ('of a video without', 'videos have frames and no labels'), ('empty video', 'videos are empty'),
+          ('empty folder', 'folders are empty'), ('cells instead', 'lines are too long or too short, left out'),
+          ('without a name', 'rows have no name, left out')]
+
+def _group(what, groups=_GROUPS, other='rows cannot be used'):
+    return next((title for pattern, title in groups if re.search(pattern, what)), other)
 
 @dataclass
 class DataCheck:
@@ -121,6 +163,7 @@ class DataCheck:
     decoded: int = 0                             # pictures that were decoded in full
     seconds: float = 0.
     set_aside: dict = field(default_factory=dict)  # class -> rows labelled as no expression
+    split: str|None = None                       # the only split that was asked for
 
     @property
     def ok(self): return not self.faults
@@ -141,12 +184,15 @@ def check_data(
     data_home=None,          # the folder that holds the named sources; default $GREFEL_DATA
     decode:int=20_000,       # so many pictures are decoded in full, spread evenly; 0 opens none
     strict:bool=False,       # raise `GrefelError` for the first row that cannot be used
+    progress=None,           # called with (pictures looked at, pictures in all) now and then
     **options,               # passed on to the reader
 ) -> DataCheck:
     "Read a source as training would, look at its pictures, and say what is missing or odd."
     start = time.perf_counter()
+    if _find_source(source, data_home)[1] == 'parquet': options = dict(images=False) | options
     df = read_table(source, split, data_home, **options)
-    faults, looks = row_faults(df), _look_at_all(df, decode) if decode else [None]*len(df)
+    faults, (looks, decoded, keys) = row_faults(df), ([None]*len(df), 0, [])
+    if decode: looks, decoded, keys = _look_at_all(df, decode, progress)
     for i, look in enumerate(looks):
         if isinstance(look, str) and i not in faults: faults[i] = look
     where = _places(df)
@@ -157,8 +203,8 @@ def check_data(
     name, published = _published(df, labels)
     counts = _crosstab(labels, df['split'])
     return DataCheck(df.attrs['source'], df.attrs['layout'], name, counts, published, len(df), told,
-                     odd=[tuple(o) for o in df.attrs['odd']] + unusual, kinds=kinds, sides=sides, size=size,
-                     decoded=min(decode, len(df)) if kinds else 0, seconds=time.perf_counter() - start,
+                     odd=[tuple(o) for o in df.attrs['odd']] + unusual + _copies(keys, where), kinds=kinds, sides=sides,
+                     size=size, decoded=decoded, seconds=time.perf_counter() - start, split=split,
                      set_aside={c: int((labels == c).sum()) for c in NO_EXPRESSION if (labels == c).any()})
 
 def _places(df):
@@ -171,12 +217,20 @@ def _pictures(looks, where, df):
     "How many of which kind, their sides, bytes in all, and notes on kinds that are rare here."
     seen = [(i, *look) for i, look in enumerate(looks) if isinstance(look, tuple)]
     if not seen: return {}, (), 0, []
-    kinds = Counter(kind for _, kind, _, _ in seen)
+    kinds = Counter(kind for _, kind, *_ in seen)
     usual, names = kinds.most_common(1)[0][0], df['path'].tolist() if 'path' in df else None
     rare = [(names[i] if names else where(i), f'a picture of another kind than most: {kind}', 1)
-            for i, kind, _, _ in seen if kind != usual and kinds[kind] <= 0.05*len(seen) + 5]
-    sides = np.array([side for _, _, side, _ in seen])
-    return dict(kinds), (int(sides.min()), int(np.median(sides)), int(sides.max())), int(sum(n for *_, n in seen)), rare
+            for i, kind, *_ in seen if kind != usual and kinds[kind] <= 0.05*len(seen) + 5]
+    coloured = [c for _, kind, *_, c in seen if kind == 'colour' and c is not None]
+    if coloured and not any(coloured): kinds['grey, stored in three channels'] = kinds.pop('colour')
+    sides, sizes = (np.array([look[k] for look in seen]) for k in (2, 3))
+    return dict(kinds), (int(sides.min()), int(np.median(sides)), int(sides.max())), int(sizes.sum()), rare
+
+def _copies(keys, where):
+    "Notes on pictures that are, byte by byte or number by number, the same as an earlier one."
+    first = {}
+    pairs = [(i, first.setdefault(key, i)) for i, key in enumerate(keys) if key is not None]
+    return [(where(i), f'the same picture as {where(j)}', 1) for i, j in pairs if i != j]
 
 def _crosstab(labels, split):
     "split -> class -> how many; rows without a split are under ''."
@@ -236,20 +290,21 @@ def _page(check, shown=4):
     yield from _count_table(check)
     if check.set_aside: yield f'({", ".join(check.set_aside)}: no expression to learn, set aside in training)'
     yield ''
-    faults = [(_group(t), w, t) for w, t in check.faults]
-    yield from _told('Rows that cannot be used, and will be skipped', faults, check.source, shown)
-    yield from _told('Also noticed', [('', w, t) for w, t, _ in check.odd], check.source, 3*shown)
+    faults = [(_group(t), w, t, 1) for w, t in check.faults]
+    yield from _told(f'Rows that cannot be used, and will be skipped: {len(faults):,}', faults, check.source, shown)
+    notes = [(_group(t, _NOTES, 'further notes'), *note) for note in check.odd for t in note[1:2]]
+    yield from _told('Also noticed', notes, check.source, shown)
     yield from _advice(check)
 
 def _told(title, found, source, shown):
-    "A group of findings: how many, and the first few."
+    "Findings by group: of each how many, and the first few."
     if not found: return
-    yield f'{title}: {len(found):,}'
+    yield title
     for group in dict.fromkeys(g for g, *_ in found):
-        mine = [(w, t) for g, w, t in found if g == group]
-        if group: yield f'  {len(mine):,}: {group}'
-        for where, what in mine[:shown]: yield f'    {_short(where, source)}: {_short(what, source)}'
-        if len(mine) > shown: yield f'    … and {len(mine) - shown:,} more (--json lists all)'
+        mine = [f for f in found if f[0] == group]
+        yield f'  {sum(n for *_, n in mine):,}: {group}'
+        for _, where, what, _ in mine[:shown]: yield f'    {_short(where, source)}: {_short(what, source)}'
+        if len(mine) > shown: yield f'    … and {len(mine) - shown:,} more places (--json lists all)'
     yield ''
 
 def _more(difference): return 'fewer' if difference > 0 else 'more'
@@ -261,6 +316,7 @@ def _advice(check):
         if split and split in check.counts:
             how = 'as many as' if here == there else f'{abs(there - here):,} {_more(there - here)} than'
             yield f'Faces in {split}: {how} published.'
+        elif split and check.split is None: yield f'Faces in {split}: none here, {there:,} are published.'
     page = {r['name']: r['page'] for r in data_list().rows}.get(dict(fer2013_own='fer2013').get(check.name, check.name))
     missing = sum('no such picture' in t for _, t in check.faults)
     if missing > 0.5*check.rows: yield 'Most pictures are missing: was their archive unpacked where the page says?'

@@ -15,7 +15,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq, torch
 from PIL import Image
 from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, manifest
 from .images import crop_box, load_image
@@ -202,8 +202,22 @@ def _decode_all(df, size):
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(_decode_row, blobs, paths, [size]*len(df), box))
 
+def _plain_block(df, size):
+    "(n, C, size, size) uint8 if all pictures are plain pixels of this size and one kind; else None."
+    blobs = [] if {'pixels', 'path', 'box'} & {*df.columns} else _values(df, 'image')
+    if not blobs or len({blob[:2] + b'%d' % len(blob) if blob else None for blob in blobs}) > 1: return None
+    first = _plain_pixels(blobs[0], size) if blobs[0] and blobs[0][:2] in (b'P5', b'P6') else None
+    if first is None: return None
+    rows = np.frombuffer(b''.join(blobs), np.uint8).reshape(len(blobs), -1)                 # (n, header and pixels)
+    header = rows.shape[1] - first.size
+    if (rows[:, :header] != rows[0, :header]).any(): return None                            # another shape or range
+    pixels = rows[:, header:].reshape(-1, *first.shape)
+    return (pixels[:, None] if first.ndim == 2 else pixels.transpose(0, 3, 1, 2)).copy()
+
 def _decode(df, size):
     "(n, C, size, size) uint8, the (n, 2) widths and heights of the originals, and {row: what is wrong with it}."
+    block = _plain_block(df, size)
+    if block is not None: return torch.from_numpy(block), np.full((len(df), 2), size, np.float32), {}
     results = _decode_all(df, size)
     wrong = {i: r for i, r in enumerate(results) if isinstance(r, str)}
     channels = 3 if any(r[0].ndim == 3 for r in results if not isinstance(r, str)) else 1
@@ -290,11 +304,13 @@ def _extra(df):
 
 def _with_landmarks(df, file):
     "The table with its landmarks taken from a file, by name; null where the file has none."
-    try: found = pd.read_parquet(file, columns=['name', 'landmarks'])
-    except Exception as e: raise GrefelError(f'{file}: no file of landmarks by name ({e})') from None
-    found = found.drop_duplicates('name').set_index('name')['landmarks']
-    if not df['name'].isin(found.index).any(): raise GrefelError(f'{file}: knows none of the {len(df):,} faces by name')
-    return df.assign(landmarks=found.reindex(df['name']).tolist())
+    try: found = pq.read_table(file, columns=['name', 'landmarks']).combine_chunks()
+    except (pa.ArrowException, OSError) as e: raise GrefelError(f'{file}: no file of landmarks by name ({e})') from None
+    names = pa.array(df['name'].astype(str), pa.string())
+    row = pc.index_in(names, value_set=found['name'].cast(pa.string()).combine_chunks())      # null: not in the file
+    if row.null_count == len(row): raise GrefelError(f'{file}: knows none of the {len(df):,} faces by name')
+    points = found['landmarks'].take(row).combine_chunks()
+    return df.assign(landmarks=pd.array(points, pd.ArrowDtype(points.type)))
 
 # %% ../nbs/30_data.ipynb #6861acb5
 def load_faces(

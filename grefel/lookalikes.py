@@ -62,7 +62,7 @@ class Copy:
             lines[row] = spoilt(lines[row]); self.plant('label out of range', f'{name}, row {row}')
             lines.append(lines[0]); self.plant('duplicate row', f'{name}, row {len(lines) - 1}')
         text = '\n'.join(([header] if header else []) + lines) + '\n'
-        if self.faults: text = '\ufeff' + text.replace('\n', '\r\n')
+        if self.faults: text = '\ufeff' + text.replace('\n', '\r\n'); self.plant('mark and line ends', name)
         self.files[name] = text.encode()
 
 # %% ../nbs/27_lookalikes.ipynb #cc2ad4f1
@@ -76,6 +76,7 @@ def _spoil_pictures(copy, names, folder, listed=True):
     if listed: del copy.files[missing]; copy.plant('missing picture', missing)   # where no list names it, nobody knows
     stem, dot, ending = upper.rpartition('.')
     copy.files[f'{stem}.{ending.upper()}'] = copy.files.pop(upper)          # found all the same
+    if listed: copy.plant('upper-case ending', f'{stem}.{ending.upper()}')
     if cut: copy.files[cut] = copy.files[cut][:200]; copy.plant('damaged picture', cut)
     if empty: copy.files[empty] = b''; copy.plant('empty file', empty)
     for stray in ('Thumbs.db', 'notes from Zoë.txt'):
@@ -115,8 +116,8 @@ def _make_rafdb(copy):
 def _make_affectnet(copy):
     order, header = CLASS_ORDERS['affectnet'], ('subDirectory_filePath,face_x,face_y,face_width,face_height,'
                                                 'facial_landmarks,expression,valence,arousal')
-    for file, n, folder in (('training', 14, 1), ('validation', 11, 2)):
-        names, lines = _difficult_name(copy, [f'{folder}/{1000*folder + i}.jpg' for i in range(n)], 10), []
+    for file, n, first in (('training', 14, 1000), ('validation', 11, 2000)):   # both have pictures in folder 1
+        names, lines = _difficult_name(copy, [f'1/{first + i}.jpg' for i in range(n)], n - 2), []
         labels = [*order[:8], *order[:n - 11], *order[8:]]
         for i, (name, e) in enumerate(zip(names, labels)):
             left, top = 20 + i, 10 + 2*i
@@ -125,8 +126,8 @@ def _make_affectnet(copy):
             lines.append(f'{name},{left},{top},64,64,{pixels},{order.index(e)},0.1,-0.2' if e != 'non-face' else
                          f'{name},NULL,NULL,NULL,NULL,NULL,10,-2,-2')
         pictures = [f'Manually_Annotated_Images/{_as_stored(n)}' for n in names]
-        if copy.faults and folder == 1: _spoil_pictures(copy, pictures, 'Manually_Annotated_Images/1')
-        spoilt = (lambda l: l.replace(',2,0.1,', ',11,0.1,')) if folder == 1 else None
+        if copy.faults and first == 1000: _spoil_pictures(copy, pictures, 'Manually_Annotated_Images/1')
+        spoilt = (lambda l: l.replace(',2,0.1,', ',11,0.1,')) if first == 1000 else None
         copy.table(f'Manually_Annotated_file_lists/{file}.csv', lines, spoilt, header)
 
 # %% ../nbs/27_lookalikes.ipynb #f29611f5
@@ -167,13 +168,17 @@ def _spoil_videos(copy, folder, header):
     video = '12-30-1280x720'
     pictures = [f'cropped_aligned/{video}/{i:05d}.jpg' for i in range(1, 11)]
     _spoil_pictures(copy, [*pictures[:6], *pictures[7:]], f'cropped_aligned/{video}')
-    copy.planted = [(k, f'{video}.txt, row 7' if k == 'missing picture' else w) for k, w in copy.planted]
+    copy.planted = [(k, f'{video}.txt, row 7' if k == 'missing picture' else w) for k, w in copy.planted
+                    if k != 'upper-case ending']                            # frames have numbers, and no list of names
     copy.picture(f'cropped_aligned/{video}/00011.jpg', 'fear')
-    copy.plant('frame without a label', f'cropped_aligned/{video}')
+    copy.plant('frame without a label', 'frames without a label: 11')
+    copy.picture(f'cropped_aligned/{video}/00002.png', 'fear')
+    copy.plant('frame that is there twice', 'frames with more than one picture, of which one is taken: 2')
     copy.plant('labels of -1', f'{video}.txt, row 6')
     lines = copy.files[f'{folder}/{video}.txt'].decode().splitlines()
     lines[3] = '9'; copy.plant('label out of range', f'{video}.txt, row 2')
     copy.files[f'{folder}/{video}.txt'] = b'\xef\xbb\xbf' + '\r\n'.join(lines).encode()
+    copy.plant('mark and line ends', f'{folder}/{video}.txt')
     copy.files[f'{folder}/nothing.txt'] = header.encode(); copy.plant('empty video', 'nothing.txt')
     copy.files[f'{folder}/unseen.txt'] = f'{header}\n1\n2\n'.encode()
     copy.plant('labels without frames', 'unseen.txt, rows 0–1')
@@ -239,11 +244,14 @@ def _make_fer2013(copy):
     cells = [_pixels(e, i) for i, (_, e) in enumerate(rows)]
     if copy.faults:
         cells[4] = '0 ' + cells[4]; copy.plant('pixels too many', 'fer2013.csv, row 4')
+        cells[8] = cells[1]; copy.plant('duplicate row', 'fer2013.csv, row 8')
     lines = [f'{k},{c},{u}' for k, c, (u, _) in zip(fer2013, cells, rows)]
     copy.table('fer2013.csv', lines, header='emotion,pixels,Usage')
-    names = [f'fer008{i:04d}.png' if not copy.faults or i != 3 else '' for i in range(16)]
-    if copy.faults: copy.plant('rows without a name', 'fer2013new.csv')
+    names = [f'fer008{i:04d}.png' for i in range(16)]
     votes = [','.join(map(str, _votes(e, i))) for i, (_, e) in enumerate(rows)]
+    if copy.faults:
+        names[3] = ''; copy.plant('rows without a name', 'fer2013new.csv')
+        votes[6] = ','.join('0'*10); copy.plant('votes that sum to zero', 'fer2013.csv, row 6')
     header = 'Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF'
     copy.table('fer2013new.csv', [f'{u},{n},{v}' for (u, _), n, v in zip(rows, names, votes)], header=header)
 
@@ -265,6 +273,7 @@ def _make_folder(copy):
     if copy.faults:
         _spoil_pictures(copy, list(copy.files), 'train/fear', listed=False)
         copy.picture('train/bored/x.jpg', 'fear'); copy.plant('label out of range', 'bored')
+        copy.picture(f'train/fear/{_as_stored("Größe")} 9.jpg', 'fear')     # right, and has to work
 
 @_lookalike
 def _make_parquet(copy):
@@ -277,6 +286,8 @@ def _make_parquet(copy):
             labels[2] = 'bored'; copy.plant('label out of range', 'train.parquet, row 2')
             images[4] = images[4][:200]; copy.plant('damaged picture', 'train.parquet, row 4')
             points[5] = points[5][:100]; copy.plant('landmarks too few', 'train.parquet, row 5')
+            images[9] = images[1]; copy.plant('duplicate row', 'train.parquet, row 9')
+            labels[11] = ''; copy.plant('no label', 'train.parquet, row 11')
         table = pd.DataFrame(dict(name=[f'{split}{i}.png' for i in range(n)], label=labels, landmarks=points,
                                   image=[dict(bytes=b, path='') for b in images]))
         copy.files[f'{split}.parquet'] = table.to_parquet(index=False)

@@ -6,7 +6,7 @@
 __all__ = ['GROUP', 'fingerprint', 'Parts', 'write_part', 'run_parts', 'merge_parts']
 
 # %% ../nbs/25_parts.ipynb #c4228092
-import hashlib, io, json, os
+import hashlib, io, json, os, shutil
 from pathlib import Path
 import pyarrow as pa, pyarrow.parquet as pq
 from .core import GrefelError, write_file
@@ -45,6 +45,11 @@ class Parts:
 
     def path(self, name): return self.folder/f'{name}.parquet'
     def __contains__(self, name): return self.path(name).exists()
+
+    def remove(self):
+        "Delete the folder, its note last, so that a stop on the way leaves a folder that can be gone on with."
+        for part in self.folder.glob('*.parquet*'): part.unlink()
+        shutil.rmtree(self.folder)
 
 # %% ../nbs/25_parts.ipynb #a2677e84
 GROUP = 1024  # rows in a row group
@@ -94,7 +99,9 @@ def merge_parts(
                 for table in _groups(files): writer.write_table(table.cast(schema))
             sink.flush(); os.fsync(sink.fileno())
         os.replace(part, out)
-    except OSError as e: raise GrefelError(f'{out}: cannot be written ({e.strerror or e})') from None
+    except OSError as e:
+        if part.is_file(): part.unlink()
+        raise GrefelError(f'{out}: cannot be written ({e.strerror or e})') from None
     return out
 
 # %% ../nbs/25_parts.ipynb #66eb92f8

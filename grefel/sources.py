@@ -15,7 +15,7 @@ from .images import IMAGE_ENDINGS
 from .labels import VOTES
 from .table import SOURCES, SPLITS, Odd, Source, all_faults, boxes, join_tables, label_column
 from .table import locate, made_splits, make_table, read_text_table, repeated, source, split_column, stray_files
-from .table import _column, _emotion_column, _folders, _listed, _split_files
+from .table import written_oddly, _column, _emotion_column, _folders, _listed, _split_files
 
 # %% ../nbs/29_sources.ipynb #12375953
 _FERPLUS_FOLDERS = dict(train='FER2013Train', valid='FER2013Valid', test='FER2013Test')
@@ -88,11 +88,12 @@ def _rafdb_list(path):
     return _first_file(path, *lists) if path.is_dir() else None
 
 def _lines(file):
-    "The lines of a text file that are not empty, and their numbers from 0."
-    try: text = Path(file).read_bytes().decode('utf-8-sig')
+    "The lines of a text file that are not empty, their numbers from 0, and what is odd."
+    try: content = Path(file).read_bytes(); text = content.decode('utf-8-sig')
     except (OSError, UnicodeDecodeError) as e: raise GrefelError(f'{file}: not a readable text file ({e})') from None
     lines = [(i, l.strip()) for i, l in enumerate(text.splitlines())]
-    return [l for _, l in lines if l], np.array([i for i, l in lines if l], np.int32)
+    rows = np.array([i for i, l in lines if l], np.int32)
+    return [l for _, l in lines if l], rows, written_oddly(file, content)
 
 def _raf_attributes(folder, stems):
     "Sex, race and age group from the files in `folder`: three lists of n names or None."
@@ -107,14 +108,14 @@ def _raf_attributes(folder, stems):
 def read_rafdb(path, split=None):
     "RAF-DB, basic expressions: EmoLabel/list_patition_label.txt and Image/aligned/."
     file = _rafdb_list(path)
-    base, (lines, rows) = file.parent.parent, _lines(file)
+    base, (lines, rows, odd) = file.parent.parent, _lines(file)
     names, labels = zip(*((line.rsplit(None, 1) + [''])[:2] for line in lines)) if lines else ((), ())
     stems = [Path(n).stem for n in names]
-    paths, faults, odd = locate(base/'Image'/'aligned', [f'{s}_aligned.jpg' for s in stems])
+    paths, faults, others = locate(base/'Image'/'aligned', [f'{s}_aligned.jpg' for s in stems])
     splits, unknown = split_column([s.split('_')[0] for s in stems])
     groups, manual = {}, base/'Annotation'/'manual'
     if manual.is_dir() and stems: groups = dict(zip(_RAF_GROUPS, map(pd.Categorical, _raf_attributes(manual, stems))))
-    return make_table(odd, name=names, path=paths, label=label_column(labels, CLASS_ORDERS['rafdb'], first=1),
+    return make_table(odd + others, name=names, path=paths, label=label_column(labels, CLASS_ORDERS['rafdb'], first=1),
                       split=splits, **groups, fault=all_faults(unknown, faults), file=repeated([file], [len(names)]),
                       row=pa.array(rows))
 
@@ -157,28 +158,24 @@ def _parsed_landmarks(texts, box):
 def read_affectnet(path, split=None, landmarks=True):
     "AffectNet's first release: training.csv, validation.csv and Manually_Annotated_Images/."
     lists, images = _affectnet_lists(path)
-    tables = []
-    for s, file in lists.items():
-        if split not in (None, s): continue
-        df, odd = read_text_table(file, _affectnet_names)
-        name = _column(df, file, 'subdirectory_filepath')
-        x, y, w, h = (_numbers(_column(df, file, f'face_{c}')) for c in ('x', 'y', 'width', 'height'))
-        box = np.stack([x, y, x + w, y + h], 1)
-        box[~((w > 0) & (h > 0))] = np.nan                                  # 'NULL' where no face was found
-        paths, faults, strays = locate(images, name.tolist())
-        points = _parsed_landmarks(_column(df, file, 'facial_landmarks'), box) if landmarks else None
-        tables.append(make_table(odd + strays, name=name, path=paths, fault=faults, split=repeated([s], [len(df)]),
-                                 label=label_column(_column(df, file, 'expression'), CLASS_ORDERS['affectnet']),
-                                 box=boxes(*box.T), landmarks=points, file=repeated([file], [len(df)]), row=df['row']))
+    tables = [_affectnet_table(f, s, landmarks) for s, f in lists.items() if split in (None, s)]
     if not tables: raise GrefelError(f'{path}: no rows in split {split!r}; splits here: {", ".join(lists)}')
-    return _without_shared_strays(tables)
+    df = join_tables(tables)                                                # the lists share their folders, so all are
+    paths, faults, strays = locate(images, df['name'].tolist(), strays=len(tables) == len(lists))  # looked up together
+    found = pd.concat([df, make_table(path=paths, fault=faults)], axis=1)
+    found.attrs['odd'] = df.attrs['odd'] + strays
+    return found
 
-def _without_shared_strays(tables):
-    "The tables joined, without notes on files that another of them names."
-    df = join_tables(tables)
-    named = set(df['path'])
-    df.attrs['odd'] = list(dict.fromkeys(o for o in df.attrs['odd'] if o.where not in named))
-    return df
+def _affectnet_table(file, split, landmarks):
+    "One of the lists, without the pictures' places."
+    df, odd = read_text_table(file, _affectnet_names)
+    x, y, w, h = (_numbers(_column(df, file, f'face_{c}')) for c in ('x', 'y', 'width', 'height'))
+    box = np.stack([x, y, x + w, y + h], 1)
+    box[~((w > 0) & (h > 0))] = np.nan                                      # 'NULL' where no face was found
+    points = _parsed_landmarks(_column(df, file, 'facial_landmarks'), box) if landmarks else None
+    return make_table(odd, name=_column(df, file, 'subdirectory_filepath'), split=repeated([split], [len(df)]),
+                      label=label_column(_column(df, file, 'expression'), CLASS_ORDERS['affectnet']),
+                      box=boxes(*box.T), landmarks=points, file=repeated([file], [len(df)]), row=df['row'])
 
 # %% ../nbs/29_sources.ipynb #019787f4
 def _npy_values(files):
@@ -267,13 +264,19 @@ def _frame_numbers(names):
     numbers = np.array([int(s) if s.isdecimal() and len(s) < 9 else 0 for s in stems], np.int64)
     return pictures, numbers, sorted(set(names) - set(pictures))
 
+def _repeated(numbers):
+    "The numbers that occur more than once, in rising order."
+    different, times = np.unique(numbers, return_counts=True)
+    return different[times > 1]
+
 _NO_LABEL = -2
 
 def _video_labels(file):
     "A video's labels by name of class: (n,) indices into the names, the names, and what is odd."
-    try: head, _, body = file.read_bytes().decode('utf-8-sig').replace('\r', '\n').strip().partition('\n')
+    try: content = file.read_bytes(); text = content.decode('utf-8-sig')
     except (OSError, UnicodeDecodeError) as e: raise GrefelError(f'{file}: not a readable text file ({e})') from None
-    names, odd = [n.strip() for n in head.split(',') if n.strip()], []
+    head, _, body = text.replace('\r', '\n').strip().partition('\n')
+    names, odd = [n.strip() for n in head.split(',') if n.strip()], written_oddly(file, content)
     order = tuple(n.lower() if n.lower() == 'other' else str(label_column([n])[0]) for n in names)
     if re.fullmatch(r'-?\d+', head.strip()):                                # no line of classes
         body, order = f'{head}\n{body}', CLASS_ORDERS['affwild2']
@@ -300,8 +303,10 @@ def _video(file, frames):
     unjudged, lost = np.flatnonzero(values == -1), np.flatnonzero((values != -1) & (at < 0))
     note(f'labelled -1, left out: {len(unjudged)} in all', unjudged, len(unjudged))
     note(f'labels without a frame: {len(lost)} in all', lost, len(lost))
-    extra = np.flatnonzero(lookup[len(values) + 1:] >= 0) + len(values) + 1
+    extra, twice = np.flatnonzero(lookup[len(values) + 1:] >= 0) + len(values) + 1, _repeated(number[number > 0])
     if len(extra): odd.append(Odd(str(folder), f'frames without a label: {ranges(extra)}', len(extra)))
+    what = 'frames with more than one picture, of which one is taken'
+    if len(twice): odd.append(Odd(str(folder), f'{what}: {ranges(twice)}', len(twice)))
     rows = np.flatnonzero((values != -1) & (at >= 0))
     return rows.astype(np.int32), values[rows], order, pa.array(pictures, pa.string()).take(pa.array(at[rows])), odd
 
@@ -334,17 +339,17 @@ def read_expw(path, split=None):
     "ExpW: label.lst with boxes, and image/origin/."
     file = _expw_list(path)
     images = _first_file(path, 'image/origin', 'origin', 'image') or path/'image'/'origin'
-    lines, rows = _lines(file)
+    lines, rows, odd = _lines(file)
     cells = [line.rsplit(None, 7) for line in lines]                        # names may hold spaces
     whole = [len(c) == 8 for c in cells]
     cells = pd.DataFrame([c if w else [l] + [None]*6 + [''] for c, w, l in zip(cells, whole, lines)])
     top, left, right, bottom = (_numbers(cells[i]) for i in range(2, 6))
-    paths, faults, odd = locate(images, cells[0].tolist())
+    paths, faults, others = locate(images, cells[0].tolist())
     faults = all_faults([None if w else f'expected 8 cells: {l[:40]!r}' for w, l in zip(whole, lines)], faults)
-    return make_table(odd, name=cells[0] + '#' + cells[1].fillna(''), path=paths, box=boxes(left, top, right, bottom),
-                      label=label_column(cells[7], CLASS_ORDERS['expw']), split=made_splits(None, None, cells[0]),
-                      picture=pd.Categorical(cells[0]), fault=faults, file=repeated([file], [len(lines)]),
-                      row=pa.array(rows))
+    return make_table(odd + others, name=cells[0] + '#' + cells[1].fillna(''), path=paths, fault=faults,
+                      box=boxes(left, top, right, bottom), label=label_column(cells[7], CLASS_ORDERS['expw']),
+                      split=made_splits(None, None, cells[0]), picture=pd.Categorical(cells[0]),
+                      file=repeated([file], [len(lines)]), row=pa.array(rows))
 
 # %% ../nbs/29_sources.ipynb #c3e551a4
 _JAFFE = re.compile(r'([A-Z]{2})\.(AN|DI|FE|HA|NE|SA|SU)(\d)\.(\d+)\.[a-z]+', re.I)

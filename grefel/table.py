@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SOURCES', 'GENERAL', 'Odd', 'make_table', 'join_tables', 'repeated', 'vectors', 'boxes', 'distinct',
-           'split_column', 'label_column', 'Source', 'source', 'read_parquet', 'read_text_table', 'locate',
-           'all_faults', 'stray_files', 'made_splits', 'read_csv', 'all_files', 'read_folder', 'read_table']
+           'split_column', 'label_column', 'Source', 'source', 'read_parquet', 'written_oddly', 'read_text_table',
+           'locate', 'all_faults', 'stray_files', 'made_splits', 'read_csv', 'all_files', 'read_folder', 'read_table']
 
 # %% ../nbs/28_table.ipynb #ba9527ca
 import hashlib, json, os, re, unicodedata
@@ -74,13 +74,14 @@ def repeated(
     return pa.DictionaryArray.from_arrays(rows, pa.array(unique, pa.string()))
 
 def vectors(
-    column,        # a column of lists (votes, landmarks, box), or a list of arrays and None
+    column,        # a column of lists (votes, landmarks, box), of pandas or Arrow, or a list of arrays and None
     width:int,     # numbers in each
 ) -> tuple:        # (n, width) float64, NaN where a row has none or another number of them; (n,) lengths, -1 for none
     "A column of lists as one array."
-    if getattr(column, 'dtype', object) == object:                          # arrays of any shape, lists, None
+    arrow = isinstance(column, (pa.Array, pa.ChunkedArray))
+    if not arrow and getattr(column, 'dtype', object) == object:            # arrays of any shape, lists, None
         column = [np.ravel(x) if isinstance(x, (np.ndarray, list, tuple)) else None for x in column]
-    array = pa.array(getattr(column, 'array', column), from_pandas=True)
+    array = column if arrow else pa.array(getattr(column, 'array', column), from_pandas=True)
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     out = np.full((len(array), width), np.nan)
     if pa.types.is_null(array.type): return out, np.full(len(array), -1)
@@ -98,12 +99,19 @@ def boxes(left, top, right, bottom):  # n numbers each, in pixels; NaN where not
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), 4, mask=pa.array(np.isnan(flat).any(1)))
 
 # %% ../nbs/28_table.ipynb #b389415a
+def _codes(values):
+    "Which of its different values each cell of a column has, -1 for none; and the different values."
+    if not isinstance(values, (pa.Array, pa.ChunkedArray)): return pd.factorize(pd.Series(values))
+    if isinstance(values, pa.ChunkedArray): values = values.unify_dictionaries().combine_chunks()
+    if not pa.types.is_dictionary(values.type): values = values.dictionary_encode()
+    return values.indices.fill_null(-1).to_numpy(zero_copy_only=False), values.dictionary.to_pylist()
+
 def distinct(
     values,           # n values of any kind
     name,             # value -> its name, or None where it has none
 ) -> pd.Categorical:  # n names
     "Translate a column by translating its different values."
-    codes, unique = pd.factorize(pd.Series(values), use_na_sentinel=True)
+    codes, unique = _codes(values)
     names = [name(u) for u in unique]
     categories = list(dict.fromkeys(n for n in names if n is not None))
     lookup = [categories.index(n) if n is not None else -1 for n in names] + [-1]   # the last: nothing was written
@@ -122,7 +130,7 @@ def split_column(
     split = distinct(values, _split_of)
     known = f'known: {", ".join(_SPLIT_NAMES)}'
     if not split.isna().any(): return split, None
-    return split, [f'unknown split {v!r} ({known})' if m else None for v, m in zip(values, split.isna())]
+    return split, [f'unknown split {str(v)!r} ({known})' if m else None for v, m in zip(values, split.isna())]
 
 def label_column(
     values,           # n texts, in any usual spelling
@@ -183,14 +191,15 @@ def _parquet_table(file, split, images=True):
         here = pq.read_schema(file)
         missing = [c for c in ('image', 'votes or label') if not set(c.split(' or ')) & set(here.names)]
         if missing: raise GrefelError(f'{file}: no column {missing[0]}; it has {", ".join(here.names)}')
-        table = pq.read_table(file, columns=[c for c in here.names if images or c != 'image'])
+        words = [c for c in here.names if c != 'name' and pa.types.is_string(here.field(c).type)]     # stored once each
+        table = pq.read_table(file, columns=[c for c in here.names if images or c != 'image'], read_dictionary=words)
     except (pa.ArrowException, OSError) as e: raise GrefelError(f'{file}: not a readable Parquet file ({e})') from None
     columns = {c: table[c] for c in table.column_names}
     if images: columns['image'] = _image_bytes(columns['image'], file)
     n, faults = len(table), None
     if 'label' in columns: columns['label'] = _numbered_labels(columns['label'], here.metadata, file)
     if 'name' not in columns: columns['name'] = [f'{file.stem}_{i}' for i in range(n)]
-    if 'split' in columns: columns['split'], faults = split_column(columns['split'].to_pylist())
+    if 'split' in columns: columns['split'], faults = split_column(columns['split'])
     elif split: columns['split'] = repeated([split], [n])
     columns |= dict(fault=faults, file=repeated([file], [n]), row=pa.array(np.arange(n, dtype=np.int32)))
     return make_table(**columns)
@@ -205,6 +214,7 @@ def _image_bytes(image, file):
 # %% ../nbs/28_table.ipynb #6366633d
 def _numbered_labels(labels, metadata, file):
     "Labels by name; numbers are looked up in the class names that `datasets` keeps in the file's metadata."
+    if pa.types.is_string(labels.type) or pa.types.is_dictionary(labels.type): return label_column(labels)
     values = labels.to_pandas()
     if not pd.api.types.is_numeric_dtype(values): return label_column(values)
     features = json.loads((metadata or {}).get(b'huggingface', b'{}')).get('info', {}).get('features', {})
@@ -224,6 +234,15 @@ def _header(file, names):
     if not first: raise GrefelError(f'{file}: not a readable CSV file (its first line is empty)')
     given = names(first) if callable(names) else names
     return list(given or first), not given
+
+def written_oddly(
+    file,             # which file; named in the note
+    content:bytes,    # its beginning
+) -> list:            # one `Odd`, or none
+    "A note on a byte order mark and on Windows' line ends, which do no harm here but may elsewhere."
+    oddities = {'a byte order mark': content.startswith(b'\xef\xbb\xbf'), 'Windows line ends': b'\r\n' in content}
+    found = ' and '.join(what for what, there in oddities.items() if there)
+    return [Odd(str(file), f'written with {found}; read all the same')] if found else []
 
 def _check_utf8(file):
     "Raise for bytes that are no text; Arrow would stumble over them while it reports a row."
@@ -246,7 +265,8 @@ def read_text_table(
         raise GrefelError(f'{file}: not a readable CSV file ({e})') from None
     first = 1 + header                                            # the number of the first line of data
     gone = [number - first for number, _ in bad]
-    odd = [Odd(f'{file}, row {row}', f'{cells} cells instead of {len(columns)}') for row, (_, cells) in zip(gone, bad)]
+    with open(file, 'rb') as f: odd = written_oddly(file, f.read(1 << 16))
+    odd += [Odd(f'{file}, row {row}', f'{cells} cells instead of {len(columns)}') for row, (_, cells) in zip(gone, bad)]
     rows = np.setdiff1d(np.arange(len(table) + len(gone), dtype=np.int32), gone)[:len(table)]
     return make_table(**{c: table[i] for i, c in enumerate(columns)}).assign(row=pd.array(rows, 'Int32')), odd
 
@@ -273,7 +293,7 @@ def locate(
 ) -> tuple:           # n paths as texts; n faults or None; `Odd`s
     "Where the named pictures lie, as they are really spelt; which are missing; what else is there."
     folder, paths, faults, odd = str(folder), list(names), [None]*len(names), []
-    inside = {}                                                   # folder -> {name: row numbers}
+    inside, respelt = {}, []                                      # folder -> {name: row numbers}; paths
     for i, name in enumerate(paths):
         parent, _, last = name.replace('\\', '/').rpartition('/')
         inside.setdefault(os.path.join(folder, parent) if parent else folder, {}).setdefault(last, []).append(i)
@@ -284,10 +304,11 @@ def locate(
             found = last if last in exact else spelt.get(_spelling(last))
             for i in rows: paths[i] = os.path.join(parent, found or last)
             if found: exact.discard(found)
-            else:
+            if found and found != last: respelt.append(os.path.join(parent, found))
+            if not found:
                 for i in rows: faults[i] = f'no such picture: {paths[i]}'
         if strays: odd += stray_files(parent, [h for h in here if h in exact])
-    return paths, faults if any(faults) else None, odd
+    return paths, faults if any(faults) else None, odd + _some(folder, respelt, 'spelt otherwise in the list')
 
 def all_faults(
     *columns,         # each n faults or None, or None for a whole column without any
@@ -300,13 +321,15 @@ def all_faults(
 def stray_files(
     folder,           # where
     names,            # files there that belong to nothing
-    shown:int=20,     # so many are named one by one
 ) -> list:            # `Odd`s
     "Notes on files that belong to nothing."
-    def what(n): return 'a picture that no list names' if n.lower().endswith(IMAGE_ENDINGS) else 'not a picture'
-    odd = [Odd(str(Path(folder)/n), what(n)) for n in names[:shown]]
-    rest = len(names) - shown
-    return odd + ([Odd(str(folder), f'{rest} more files that no list names', rest)] if rest > 0 else [])
+    paths = {kind: [str(Path(folder)/n) for n in names if n.lower().endswith(IMAGE_ENDINGS) == kind] for kind in (0, 1)}
+    return _some(folder, paths[0], 'not a picture') + _some(folder, paths[1], 'a picture that no list names')
+
+def _some(folder, paths, what, shown=20):
+    "Notes on files that have something in common: the first few one by one, the others in one."
+    odd, rest = [Odd(p, what) for p in paths[:shown]], len(paths) - shown
+    return odd + ([Odd(str(folder), f'{rest:,} more: {what}', rest)] if rest > 0 else [])
 
 # %% ../nbs/28_table.ipynb #7f4007c3
 def _hash(text): return hashlib.sha1(unicodedata.normalize('NFC', str(text)).encode()).hexdigest()
@@ -359,7 +382,8 @@ def read_csv(path, split=None):
         picture, faults = dict(pixels=content, name=[f'{file.stem}_{i}' for i in df['row']]), None
     else:
         paths, faults, strays = locate(file.parent, content.tolist())
-        odd += [o for o in strays if o.what == 'not a picture' and Path(o.where).parent != file.parent]
+        beside = [str(file.parent), *(str(p) for p in file.parent.iterdir())]      # what lies beside the table is yours
+        odd += [o for o in strays if 'spelt' in o.what or 'not a picture' in o.what and o.where not in beside]
         picture = dict(path=paths, name=content)
     usage = [c for c in df.columns if c.strip().lower() in _OWN['split']]
     if usage: splits, more = split_column(df[usage[0]].tolist())
