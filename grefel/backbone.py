@@ -130,6 +130,7 @@ def image_pyramid(
 ) -> nn.Module:               # images (B, 3, S, S) → [(B, C_s, h_s, h_s)], with `.channels` and `.grids`
     "An image pyramid by name."
     given = {k: tuple(v) for k, v in dict(widths=widths, depths=depths).items() if v is not None}
+    if pretrained and name in ('conv', 'patch'): raise ValueError(f'the pyramid {name!r} has no published weights')
     if name == 'conv': return ConvPyramid(img_size, **given)
     if name == 'patch': return PatchPyramid(img_size, patch_sizes, **given)
     if name == 'ir50': return IR50Pyramid(pretrained)
@@ -352,7 +353,7 @@ def load_poster_v2(
     model = PosterV2(num_classes=head.numel())
     fit_weights(model, state, poster_name, POSTER_UNUSED, called, turned=r'\.attn\.bias$')
     for i, block in enumerate(model.cross, 1):
-        index, offsets = state.get(f'attn{i}.relative_position_index'), block.attn.bias.shape[1]
-        if index is None or index.shape != block.attn.index.shape: continue
-        if -offsets <= index.min() and index.max() < offsets: block.attn.index.copy_(index)
+        own, offsets = block.attn.index, block.attn.bias.shape[1]
+        index = state.get(f'attn{i}.relative_position_index', own).long()
+        if index.shape == own.shape and -offsets <= index.min() and index.max() < offsets: own.copy_(index)
     return model.eval()
