@@ -11,6 +11,7 @@ import json, math
 from pathlib import Path
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from .core import CLASS_ORDERS, EXPRESSIONS, GrefelError, weights_file, write_file
@@ -174,6 +175,19 @@ def read_weights(
         raise GrefelError(f'{path}: holds no grefel model (its header lacks the config)') from None
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, config, metadata
 
+# %% ../nbs/16_model.ipynb #01d3ff66
+class _Sparing(TorchFunctionMode):
+    "While it holds, no initial weights are drawn, and room is made for `most` numbers in all."
+    def __init__(self, most): super().__init__(); self.left = most
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name, module = (getattr(func, k, '') for k in ('__name__', '__module__'))
+        if module == 'torch.nn.init': return args[0] if args else kwargs['tensor']
+        out = func(*args, **kwargs)
+        if name in ('empty', 'zeros', 'ones', 'randn'): self.left -= out.numel()      # nothing is written there yet
+        if self.left < 0: raise ValueError('it describes a model much larger than the file')
+        return out
+
 # %% ../nbs/16_model.ipynb #579b6327
 def load_model(
     weights:str|Path|None=None,  # a file, a run's folder, a shipped size ('nano'), or None for the default
@@ -183,11 +197,10 @@ def load_model(
     "A trained model from a weights file."
     path = weights_file(weights)
     state, config, metadata = read_weights(path)
-    with torch.device('meta'): plan = _build(config, state, path)
-    if classes is not None and tuple(classes) != tuple(plan.classes):
-        raise GrefelError(f'{path}: its classes are {", ".join(plan.classes)}; expected {", ".join(classes)}')
-    check_state(plan, state, path)
     model = _build(config, state, path)
+    if classes is not None and tuple(classes) != tuple(model.classes):
+        raise GrefelError(f'{path}: its classes are {", ".join(model.classes)}; expected {", ".join(classes)}')
+    check_state(model, state, path)
     model.load_state_dict(state)
     model.metadata = metadata
     return model.to(device).eval()
@@ -204,7 +217,8 @@ def _build(config, state, path):
         for key in ('mean', 'std'):
             if len(config.get(key, '123')) != 3: raise ValueError(f'{key} needs three numbers')
         here = dict(pretrained=False) if 'pretrained' in config else {}     # nothing is fetched for weights at hand
-        return ARCHITECTURES.get(config.get('name'), GReFELModel)(**config | here)
+        with _Sparing(4*sum(v.numel() for v in state.values()) + 2**20):
+            return ARCHITECTURES.get(config.get('name'), GReFELModel)(**config | here)
     except GrefelError: raise
     except Exception as e:
         raise GrefelError(f'{path}: its config does not describe a grefel model ({str(e)[:200]})') from None
