@@ -9,6 +9,7 @@ __all__ = ['IR50_UNUSED', 'MOBILEFACENET_UNUSED', 'PUBLISHED_FILES', 'to_112', '
 
 # %% ../nbs/09_facenets.ipynb #23bd7203
 import io, pickletools, re, zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from pathlib import Path
 import torch
@@ -117,14 +118,17 @@ class _Inert:
     def __init__(self, *args, **kw): pass
     def __setstate__(self, state): pass
 
-def _foreign_names(path):
-    "The functions and classes that a checkpoint's pickles name, other than those that tensors need."
+def _today(module, name):
+    "A full name as Python 3 has it: pickles of protocol 2 write those of Python 2."
+    return '.'.join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
+
+def _names_in(path):
+    "The functions and classes that a checkpoint's pickles name."
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as z:
             pickles = [io.BytesIO(z.read(n)) for n in z.namelist() if n.endswith('data.pkl')]
     else: pickles = [io.BytesIO(Path(path).read_bytes())]*4     # before PyTorch 1.6: four pickles, then the numbers
-    names = {arg.replace(' ', '.') for p in pickles for op, arg, _ in pickletools.genops(p) if op.name == 'GLOBAL'}
-    return sorted(n for n in names if n.split('.')[0] not in ('torch', 'collections'))
+    return {_today(*arg.split(' ', 1)) for p in pickles for op, arg, _ in pickletools.genops(p) if op.name == 'GLOBAL'}
 
 # %% ../nbs/09_facenets.ipynb #9269f929
 def read_checkpoint(
@@ -137,7 +141,7 @@ def read_checkpoint(
         if path.suffix == '.safetensors':
             from safetensors.torch import load_file
             return load_file(path)
-        with torch.serialization.safe_globals([(_Inert, name) for name in _foreign_names(path)]):
+        with torch.serialization.safe_globals([(_Inert, name) for name in _names_in(path)]):
             return torch.load(path, map_location='cpu', weights_only=True)
     except GrefelError: raise
     except Exception as e:
