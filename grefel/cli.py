@@ -30,7 +30,10 @@ _TRAIN = dict(  # recipe field → (type, default that the help quotes, help)
     ema     = (float, 0.999, 'decay of averaged weights, 0 for none'),
     limit   = (int, None, 'use only this many faces of each split'),
     landmarks   = (str, None, "a file of grefel landmarks, in place of the data's own"),
-    valid_share = (float, 0., 'of the training faces, for validation where the data name none'))
+    valid_share = (float, 0., 'of the training faces, for validation where the data name none'),
+    start       = (str, None, 'weights to go on from, instead of random ones'),
+    noise       = (str, None, 'make training labels wrong on purpose: symmetric or confusion'),
+    noise_share = (float, 0., 'how many of them'))
 
 # %% ../nbs/60_cli.ipynb #3bcc8d9b
 def _train_arguments(p):

@@ -27,6 +27,7 @@ from . import baselines                        # the rivals are models by name a
 from .model import GReFELModel, check_state, create_model, read_weights, save_model
 from .losses import GReFELLoss
 from .data import FaceData, load_faces
+from .noise import noisy_faces
 from .augment import batches, erase_mask, make_transform
 
 # %% ../nbs/40_train.ipynb #5a648c2f
@@ -360,6 +361,9 @@ class Recipe:
     limit:int|None = None            # use only this many faces of each split (for trying out)
     landmarks:str|None = None        # a file of `grefel landmarks` that takes the place of the data's own
     valid_share:float = 0.           # of the training faces, for validation where the data set names none
+    noise:str|None = None            # training labels made wrong on purpose: 'symmetric' or 'confusion'
+    noise_share:float = 0.           # how many of them
+    noise_seed:int = 0               # which ones
     start:str|None = None            # weights to go on from, as `load_model` takes them; None: random ones
 
 # %% ../nbs/40_train.ipynb #864d2b8f
@@ -510,11 +514,14 @@ def _load(recipe, split, data_home):
     faces = load_faces(recipe.data, split=split, drop_duplicates=recipe.drop_duplicates and split == 'train', **kw)
     if faces.notes.get('own_split'):
         raise GrefelError(f'{recipe.data}: has no train and valid splits to learn from and choose on')
-    return faces.subset(range(min(recipe.limit, len(faces)))) if recipe.limit else faces
+    if recipe.limit: faces = faces.subset(range(min(recipe.limit, len(faces))))
+    spoil = recipe.noise and split == 'train'
+    return noisy_faces(faces, recipe.noise, recipe.noise_share, recipe.noise_seed) if spoil else faces
 
 def _facts(faces):
     "What is worth keeping about the faces a run used."
-    notes = {k: faces.notes.get(k) for k in ('layout', 'rule', 'targets', 'rows', 'twins', 'dropped_duplicates')}
+    told = 'layout', 'rule', 'targets', 'rows', 'twins', 'dropped_duplicates', 'noise'
+    notes = {k: faces.notes.get(k) for k in told}
     per_class = torch.bincount(faces.labels, minlength=len(faces.classes)).tolist()
     return dict(n=len(faces), split=faces.split, per_class=per_class, **notes)
 
