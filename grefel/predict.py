@@ -83,7 +83,8 @@ def _notes(config, metadata):
         mean, std = (np.array(config[k], np.float32).reshape(3, 1, 1) for k in ('mean', 'std'))
         risk = [tuple(float(v) for v in row) for row in metadata.get('risk') or ()]
         sane = np.isfinite([temperature, *mean.flat, *std.flat]).all() and temperature > 0 and (std > 0).all()
-        if not (sane and type(side) is int and LEAST <= side <= 4096 and all(len(row) == 3 for row in risk)): raise ValueError
+        fits = type(side) is int and LEAST <= side <= 4096 and all(len(row) == 3 for row in risk)
+        if not (sane and fits): raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise GrefelError('the weights file says strange things: temperature, risk, face_size, mean or std') from None
     return dict(temperature=temperature, face_size=side, mean=mean, std=std, rows=risk)
