@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['wilson_interval', 'per_class_table', 'confusion_counts', 'reliability_bins', 'calibration_error', 'calibration_floor',
            'classwise_error', 'brier_values', 'nll_values', 'vote_divergence', 'risk_coverage', 'accuracy_at_coverage',
-           'bootstrap_interval', 'change_report', 'classification_metrics']
+           'bootstrap_interval', 'change_report', 'classification_metrics', 'class_calibration']
 
 # %% ../nbs/21_metrics.ipynb #e9f5ff6a
 import numpy as np
@@ -390,3 +390,18 @@ def _intervals(probs, labels, values, tables, repeats, seed):
     for i, (name, (gaps, scale)) in enumerate(tables.items()):
         ends[name] = _error_interval(gaps.sum(0), np.concatenate([m[i] for m in moves]), scale)
     return {f'{name}_{end}': float(v) for name, pair in ends.items() for end, v in zip(('low', 'high'), pair)}
+
+# %% ../nbs/21_metrics.ipynb #5c1a77e1
+def class_calibration(
+    probs,               # (n, N) probabilities
+    targets,             # (n,) class indices, or (n, N) votes or shares of votes
+    bootstrap:int=1000,  # resamples for the intervals
+    seed:int=0,          # of the resampling
+) -> tuple:              # error, low and high, each (N,)
+    "Calibration error of each class's probability, as `classwise_error`, with the ends of its 95% interval."
+    probs, happened = _outcomes(probs, targets)
+    gaps, (n, N) = _gaps(probs, happened), probs.shape                                 # (n, N·bins)
+    moves = np.concatenate([(w - 1) @ gaps for w in _weights(n, bootstrap, seed)])     # (R, N·bins)
+    sums, moves = gaps.sum(0).reshape(N, -1), moves.reshape(len(moves), N, -1)
+    ends = np.array([_error_interval(s, moves[:, c], n) for c, s in enumerate(sums)])  # (N, 2)
+    return np.abs(sums).sum(1)/n, *ends.T
