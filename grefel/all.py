@@ -9,6 +9,7 @@ __all__ = []
 from . import __version__
 from .core import *
 from .geometry import *
+from .draw import *
 from .synth import *
 from .images import *
 from .facenets import *
