@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from fastcore.basics import patch
 from .core import EXPRESSIONS, GrefelError, write_file
 from .faces import frame, frame_points
 from .images import IMAGE_ENDINGS, load_image
@@ -138,7 +139,7 @@ def table_columns(classes=EXPRESSIONS):
     "Names of the columns."
     return ['file', 'frame', 'seconds', 'face', 'faces', 'face_found', 'x0', 'y0', 'x1', 'y1', 'tilt', 'emotion',
             'confidence', 'reliable', 'risk', *(f'final_{c}' for c in classes), *(f'primary_{c}' for c in classes),
-            'note', 'error']
+            'note', 'error', 'made_with']
 
 def _rows(item, answer, classes):
     "The rows of an item."
@@ -168,8 +169,8 @@ def _schema(columns):
     "Parquet's types of the columns."
     import pyarrow as pa
     of = dict.fromkeys
-    kinds = of(('file', 'emotion', 'note', 'error'), pa.string()) | of(('frame', 'face', 'faces'), pa.int64())
-    kinds |= of(('face_found', 'reliable'), pa.bool_())
+    kinds = of(('file', 'emotion', 'note', 'error', 'made_with'), pa.string())
+    kinds |= of(('frame', 'face', 'faces'), pa.int64()) | of(('face_found', 'reliable'), pa.bool_())
     return pa.schema([(c, kinds.get(c, pa.float64())) for c in columns])
 
 def _write_table(path, rows, columns):
@@ -185,7 +186,7 @@ def _write_table(path, rows, columns):
         else: (writer := csv.DictWriter(file, columns)).writeheader(); writer.writerows(rows)
 
 # %% ../nbs/54_annotate.ipynb #89b5d1d8
-_TYPES = dict(frame=int, face=int, faces=int, file=str, emotion=str, note=str, error=str,
+_TYPES = dict(frame=int, face=int, faces=int, file=str, emotion=str, note=str, error=str, made_with=str,
               face_found='True'.__eq__, reliable='True'.__eq__)
 
 def read_table(
@@ -201,6 +202,7 @@ def read_table(
         with open(path, newline='', encoding='utf-8') as file:
             rows = csv.DictReader(file) if _format(path) == '.csv' else map(json.loads, file)
             for n, row in enumerate(rows, 1):
+                if not isinstance(row, dict): raise ValueError(f'line {n} is no object')
                 if _format(path) == '.csv': row = {k: _TYPES.get(k, float)(v) if v else None for k, v in row.items()}
                 yield row
     except OSError as e: raise GrefelError(f'{path}: cannot be read ({e.strerror or e})') from None
@@ -215,16 +217,25 @@ class RowLog:
         settings:dict,    # what made them; must be the same when a log is continued
     ):
         self.out, self.columns, self.path = Path(out), list(columns), Path(f'{out}.log')
-        _format(out)
         self.first = dict(columns=self.columns, settings=json.loads(json.dumps(settings)))
+        self.mark = hashlib.blake2b(json.dumps(self.first, sort_keys=True).encode(), digest_size=4).hexdigest()
+        _format(out)
+        self.in_table = set(self._in_table())
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(self.path, 'a+b')
         except OSError as e: raise GrefelError(f'{self.path}: cannot be written ({e.strerror})') from None
-        self.done = self._done()
+        self.done = self.in_table | self._in_log()
 
-    def _done(self):
-        "Keys (file, frame) of the items that are in the table or in the log, which is cut behind its last whole line."
+    def _in_table(self):
+        "Keys (file, frame) of the items in the table of a run that ended."
+        for row in read_table(self.out) if self.out.exists() else ():
+            if row.keys() != set(self.columns) or row['made_with'] != self.mark:
+                raise GrefelError(f'{self.out}: has rows of other settings or weights; name another file')
+            yield row['file'], row['frame']
+
+    def _in_log(self):
+        "The same for the log of a run that was stopped, which is cut behind its last whole line."
         self.file.seek(0)
         done, end, first = set(), 0, True
         for line in self.file:
@@ -232,40 +243,43 @@ class RowLog:
             except ValueError: entry = None
             if entry is None: break
             if first and entry != self.first:
-                raise GrefelError(f'{self.path}: was begun with other settings; finish it with those, or remove it')
+                raise GrefelError(f'{self.path}: was begun with other settings or weights; use those, or remove it')
             if not first: done.add(tuple(entry['key']))
             end, first = end + len(line), False
         self.file.truncate(end); self.file.seek(end)
         if first: self._write(self.first)
-        if self.out.exists(): done |= {(row['file'], row['frame']) for row in read_table(self.out)}
         return done
 
     def _write(self, entry): self.file.write(json.dumps(entry).encode() + b'\n')
 
     def add(self, item, rows):
-        "Keep an item's rows."
-        self._write(dict(key=[item.file, item.frame], rows=rows))
+        "Keep an item's rows, marked with what made them."
+        self._write(dict(key=[item.file, item.frame], rows=[row | dict(made_with=self.mark) for row in rows]))
 
     def sync(self):
         "See that everything is on the disk."
         self.file.flush(); os.fsync(self.file.fileno())
 
-    def rows(self):
-        "All rows so far, those of the table first."
-        if self.out.exists(): yield from read_table(self.out)
-        self.sync()
-        with open(self.path, 'rb') as file:
-            next(file)
-            for line in file: yield from json.loads(line)['rows']
+# %% ../nbs/54_annotate.ipynb #31af97ca
+@patch
+def rows(self:RowLog):
+    "All rows so far, those of the table first."
+    if self.out.exists(): yield from read_table(self.out)
+    self.sync()
+    with open(self.path, 'rb') as file:
+        next(file)
+        for entry in map(json.loads, file):
+            if tuple(entry['key']) not in self.in_table: yield from entry['rows']
 
-    def finish(self):
-        "Turn the log into the table, which is complete or as it was."
-        part = self.out.with_name(f'{self.out.stem}.part{self.out.suffix}')
-        try:
-            _write_table(part, self.rows(), self.columns)
-            with open(part, 'rb+') as file: os.fsync(file.fileno())
-            os.replace(part, self.out); self.file.close(); self.path.unlink()
-        except OSError as e: raise GrefelError(f'{self.out}: cannot be written ({e.strerror or e})') from None
+@patch
+def finish(self:RowLog):
+    "Turn the log into the table, which is complete or as it was."
+    part = self.out.with_name(f'{self.out.stem}.part{self.out.suffix}')
+    try:
+        _write_table(part, self.rows(), self.columns)
+        with open(part, 'rb+') as file: os.fsync(file.fileno())
+        os.replace(part, self.out); self.file.close(); self.path.unlink()
+    except OSError as e: raise GrefelError(f'{self.out}: cannot be written ({e.strerror or e})') from None
 
 # %% ../nbs/54_annotate.ipynb #3ca8271e
 COLOURS = dict(neutral='#bbbbbb', happiness='#f0e442', surprise='#56b4e9', sadness='#3f7fd1', anger='#d55e00',
@@ -339,9 +353,10 @@ def plot_timeline(
 
 # %% ../nbs/54_annotate.ipynb #ac130bc3
 def _by_frame(rows, file):
-    "Frame → its rows, for one video."
+    "(frame, its rows) of one video, in order, and at last (∞, nothing)."
     mine = (r for r in rows if r['file'] == file)
-    return {frame: list(group) for frame, group in groupby(mine, lambda r: r['frame'])}
+    for frame, group in groupby(mine, lambda r: r['frame']): yield frame, list(group)
+    yield np.inf, []
 
 def _writer(path, fps, size):
     "OpenCV's writer of an MP4, or of a Motion JPEG where this OpenCV cannot write the first; and the file."
@@ -357,37 +372,43 @@ def draw_video(
     rows,            # of the table; those of this video are picked
     path,            # of the result, without ending
     classes=EXPRESSIONS,
-) -> list:           # the files: the video and PATH_timeline.png
+) -> list:           # the files: the video and PATH_timeline.png; none if it has no frame
     "A video with its faces framed and named, and a picture of its course."
-    answered, last = _by_frame(rows, source.file), []
+    answers, shown, course = _by_frame(rows, source.file), [], []
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     capture, writer, file = _capture(source), None, None
-    fps, n = _fps(capture), 0
+    fps, n, (due, coming) = _fps(capture), 0, next(answers)
     try:
         while (grabbed := capture.read())[0]:
-            last = answered.get(n, last)
-            picture = np.asarray(draw_faces(Image.fromarray(np.ascontiguousarray(grabbed[1][..., ::-1])), last))
+            if n >= due:
+                shown, (due, coming) = coming, next(answers)
+                course += _course(shown[0], classes)
+            picture = np.asarray(draw_faces(Image.fromarray(np.ascontiguousarray(grabbed[1][..., ::-1])), shown))
             if writer is None: writer, file = _writer(path, fps, picture.shape[1::-1])
             writer.write(np.ascontiguousarray(picture[..., ::-1])); n += 1
     finally:
         capture.release()
         if writer is not None: writer.release()
-    files = [file] if file else []
-    return files + [_draw_timeline(answered, f'{path}_timeline.png', classes, Path(source.file).name)]
+    return [file, _draw_timeline(course, f'{path}_timeline.png', classes, Path(source.file).name)] if file else []
 
-def _draw_timeline(answered, path, classes, title):
+def _course(row, classes):
+    "[(seconds, probabilities)] of the largest face of a frame, NaN where there is none; [] for an error."
+    if row['error']: return []
+    return [(row['seconds'], [row[f'final_{c}'] if row['face_found'] else np.nan for c in classes])]
+
+def _draw_timeline(course, path, classes, title):
     "The course of a video into a file."
-    firsts = [rows[0] for rows in answered.values() if not rows[0]['error']]
-    probs = [[r[f'final_{c}'] if r['face_found'] else np.nan for c in classes] for r in firsts]
     file = io.BytesIO()
-    figure = plot_timeline([r['seconds'] for r in firsts], np.reshape(probs, (-1, len(classes))), classes, title)
+    seconds, probs = zip(*course) if course else ((), ())
+    figure = plot_timeline(seconds, np.reshape(probs, (-1, len(classes))), classes, title)
     figure.savefig(file, format='png', dpi=120)
     return write_file(path, file.getvalue())
 
 # %% ../nbs/54_annotate.ipynb #8dc6df2a
 def _settings(predictor, every):
     "What must be the same when a log is continued."
-    made = json.dumps([predictor.config, predictor.metadata], sort_keys=True, default=str)
+    config = {k: predictor.config[k] for k in ('name', 'classes', 'img_size', 'mean', 'std')}     # ONNX files hold no more
+    made = json.dumps([config, predictor.metadata], sort_keys=True, default=str)
     return dict(model=hashlib.blake2b(made.encode(), digest_size=8).hexdigest(), every=every, crop=predictor.crop,
                 align=predictor.align, detector=predictor.detector, smallest=predictor.smallest, tilts=predictor.tilts,
                 risk=predictor.risk)
@@ -399,10 +420,24 @@ def _promised(sources, every, max_frames):
     frames = [min(n//every, max_frames or np.inf) for n in counts]
     return int(sum(max(f, 0) for f in frames)) + sum(s.kind != 'video' for s in sources)
 
-def _draw_picture(item, rows, path):
+def _draw_picture(image, rows, path):
     file = io.BytesIO()
-    draw_faces(item.image, rows).save(file, format='JPEG', quality=92)
+    draw_faces(image, rows).save(file, format='JPEG', quality=92)
     write_file(path, file.getvalue())
+
+def _draw_earlier(sources, log, folder, max_pixels):
+    "Draw the pictures that an earlier run answered but did not draw."
+    answered = [s for s in sources if s.kind == 'picture' and (s.file, None) in log.done]
+    lacking = {s.file: path for s in answered if not (path := Path(folder)/f'{s.name}.jpg').exists()}
+    for file, rows in groupby(log.rows() if lacking else (), lambda row: row['file']):
+        image = load_image(file, max_pixels) if file in lacking and not (rows := list(rows))[0]['error'] else None
+        if image: _draw_picture(image, rows, lacking[file])
+
+def _draw_videos(sources, log, folder, fresh, classes):
+    "Draw the videos that have new rows, or no drawing yet; the files."
+    videos = [s for s in sources if s.kind == 'video']
+    wanted = [s for s in videos if s.file in fresh or not Path(folder, f'{s.name}_timeline.png').exists()]
+    return [file for s in wanted for file in draw_video(s, log.rows(), Path(folder)/s.name, classes)]
 
 # %% ../nbs/54_annotate.ipynb #072f0ffa
 def annotate(
@@ -417,27 +452,28 @@ def annotate(
     chunk:int=16,         # pictures answered at once
     bar=None,             # progress bar on stderr: True, False, None: if a person is watching
     say=None,             # called with the rows of each item as they come
-) -> dict:                # counts: items, faces, errors, skipped (done earlier); `out` and `files` drawn
+) -> dict:                # counts: items, faces, errors, skipped (done earlier); `out`; `files` drawn from videos
     "The faces of many pictures, videos or a camera, as a table and as drawings."
     if predictor is None: from grefel.predict import Predictor; predictor = Predictor()
     if every < 1 or chunk < 1: raise GrefelError('every and chunk are at least 1')
     sources = find_sources(paths, recursive, pictures)
     with tempfile.TemporaryDirectory() as spare:
         log = RowLog(out or Path(spare)/'rows.jsonl', table_columns(predictor.classes), _settings(predictor, every))
-        counts = dict(items=0, faces=0, errors=0, skipped=len(log.done))
-        names = {s.file: s.name for s in sources}
+        counts, fresh = dict(items=0, faces=0, errors=0, skipped=len(log.done)), set()
+        stills = {s.file: f'{s.name}.jpg' for s in sources if s.kind != 'video'}   # a camera's is its last frame
         try:
             for item, rows in _answers(sources, predictor, log, every, max_frames, max_pixels, chunk, bar):
-                if pictures and item.frame is None and isinstance(item.image, Image.Image):
-                    _draw_picture(item, rows, Path(pictures)/f'{names[item.file]}.jpg')
+                if pictures and item.file in stills and isinstance(item.image, Image.Image):
+                    _draw_picture(item.image, rows, Path(pictures)/stills[item.file])
                 log.add(item, rows)
+                if item.frame is not None: fresh.add(item.file)
                 new = dict(items=1, faces=rows[0]['faces'], errors=rows[0]['error'] is not None)
                 counts |= {key: counts[key] + more for key, more in new.items()}
                 if say: say(rows)
         except KeyboardInterrupt:
             if not any(s.kind == 'camera' for s in sources): log.sync(); raise
-        files = [f for s in sources if pictures and s.kind == 'video'
-                 for f in draw_video(s, log.rows(), Path(pictures)/s.name, predictor.classes)]
+        if pictures: _draw_earlier(sources, log, pictures, max_pixels)
+        files = _draw_videos(sources, log, pictures, fresh, predictor.classes) if pictures else []
         log.finish()
     return counts | dict(out=out and str(out), files=[str(f) for f in files])
 
