@@ -342,7 +342,8 @@ def poster_name(
 
 # %% ../nbs/12_backbone.ipynb #08216f54
 POSTER_UNUSED = (r'ir_back\.(output_layer|body4)\.|face_landback\.output_layer\.|attn[123]\.relative_position_index$'
-                 r'|VIT\.(CON1|IRLinear[12]|patch_embed|eca_block)\.|VIT\.blocks\.\d+\.conv\.')
+                 r'|VIT\.(CON1|IRLinear[12]|patch_embed|eca_block)\.|VIT\.blocks\.\d+\.conv\.'
+                 r'|(.+\.)?total_(ops|params)$')
 
 def load_poster_v2(
     source:str|Path|dict,   # a published checkpoint's file or state dict, 7 or 8 classes
