@@ -10,14 +10,15 @@ import io, json, os, re, time, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-import numpy as np, pandas as pd, pyarrow.parquet as pq
+import numpy as np, pandas as pd
 from PIL import Image
 from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, manifest
 from .core import data_home as _data_home
 from .data import SPLITS, read_table, row_faults, apply_rule, vectors
 from .images import load_image
-from .table import _find_source, _image_bytes
+from .table import stored_pictures, _find_source
 
 # %% ../nbs/37_check.ipynb #b0563ea0
 @dataclass
@@ -70,25 +71,14 @@ def _look(content, path, decode):
         return 'cannot be opened'
 
 # %% ../nbs/37_check.ipynb #c81f0a5e
-_AT_ONCE = 1024  # rows
+_AT_ONCE = 1024  # pictures
 
 def _contents(df):
     "Bytes and paths of the rows' pictures, some rows at a time; None for the one that is not used."
-    if 'path' in df or 'image' in df:
-        cells = df['path' if 'path' in df else 'image']
-        parts = ([None if c is pd.NA else c for c in cells[i:i + _AT_ONCE]] for i in range(0, len(df), _AT_ONCE))
-        yield from (([None]*len(p), p) if 'path' in df else (p, [None]*len(p)) for p in parts)
-    else:
-        for file, rows in df.groupby('file', observed=True, sort=False)['row']:
-            for part in _stored(file, rows.to_numpy(np.int64)): yield part, [None]*len(part)
-
-def _stored(file, rows):
-    "The pictures in some rows (n,), in rising order, of a Parquet file, as lists of bytes."
-    first = 0
-    for batch in pq.ParquetFile(file).iter_batches(_AT_ONCE, columns=['image']):
-        start, stop = np.searchsorted(rows, (first, first + len(batch)))
-        if start < stop: yield _image_bytes(batch['image'], file).take(rows[start:stop] - first).to_pylist()
-        first += len(batch)
+    if 'path' in df: cells = iter(df['path'].tolist())
+    else: cells = iter([None if c is pd.NA else c for c in df['image']]) if 'image' in df else stored_pictures(df, _AT_ONCE)
+    while part := list(islice(cells, _AT_ONCE)):
+        yield ([None]*len(part), part) if 'path' in df else (part, [None]*len(part))
 
 # %% ../nbs/37_check.ipynb #d5e20b77
 def _look_at_all(df, decode, progress=None):
@@ -134,7 +124,7 @@ _GROUPS = [('no such picture', 'pictures are missing'), ('the same picture', 'ro
 
 _NOTES = [('not a picture', 'files are no pictures'), ('no list names', 'pictures are in no list'),
           ('spelt otherwise', 'pictures are spelt otherwise in the list'),
-          ('written with', 'lists are written unusually'),
+          ('written with', 'lists have Windows line ends or a byte order mark'),
           ('another kind', 'pictures are of another kind than most'),
           ('the same picture', 'pictures are copies of an earlier one'),
           ('labelled -1', 'frames are labelled -1, left out'), ('labels without', 'labels have no frame, left out'),

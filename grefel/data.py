@@ -48,6 +48,10 @@ class FaceData:
 
     def __len__(self): return len(self.labels)
 
+    grey = property(lambda self: self.images.shape[1] == 1, doc='Have the images one channel?')
+    face_size = property(lambda self: self.images.shape[-1], doc='Side of the images in pixels.')
+    share = property(lambda self: self.targets.mean(0), doc="Each class's share of the targets, (N,).")
+
     def __repr__(self):
         n, c, h, w = self.images.shape
         return f'FaceData({self.split}: {n:,} faces, {c}×{h}×{w}, {len(self.classes)} classes; {self.summary})'

@@ -9,6 +9,7 @@ __all__ = ['VIEWS', 'POINT_COLUMNS', 'LANDMARK_SOURCES', 'builtin_landmarks', 'a
 
 # %% ../nbs/32_landmarks.ipynb #fcab5dd3
 import contextlib, hashlib, io, time
+from itertools import islice
 from pathlib import Path
 import numpy as np
 import torch
@@ -249,9 +250,12 @@ def make_landmarks(
 ) -> dict:                    # rows, found, failed, repeated, parts, reused, seconds, file
     "Find the landmarks of a whole data set; the same call goes on after a stop, without redoing or losing a row."
     import pyarrow.parquet as pq
-    from grefel.data import read_table
+    from grefel.data import read_table                                    # knows every data set
+    from grefel.table import stored_pictures, _find_source
     out, start = Path(out), time.perf_counter()
     if out.suffix != '.parquet': raise GrefelError(f'{out}: landmarks of a data set are kept as .parquet')
+    stored = _find_source(source, data_home)[1] == 'parquet'              # its pictures are fetched part by part
+    if stored: options = options | dict(images=False)
     table = read_table(source, split=split, data_home=data_home, **options)
     repeated = table['name'].duplicated().to_numpy()                      # the first row of a name speaks for all
     table, n = table[~repeated].reset_index(drop=True), int((~repeated).sum())
@@ -260,7 +264,12 @@ def make_landmarks(
                rows=n, names=fingerprint(table, ['name']), part_rows=part_rows)
     parts, starts = Parts(out.with_name(out.name + '.parts'), job), range(0, n, part_rows)
     names, sizes = [f'{i:09d}' for i in starts], [min(part_rows, n - i) for i in starts]
-    make = lambda name: _found_part(table.iloc[int(name):int(name) + part_rows], find, side)
+    missing = np.repeat([name not in parts for name in names], sizes)     # (n,)
+    pictures = stored_pictures(table[missing], part_rows) if stored else None
+    def make(name):
+        rows = table.iloc[int(name):int(name) + part_rows]
+        if stored: rows = rows.assign(image=list(islice(pictures, len(rows))))
+        return _found_part(rows, find, side)
     reused = run_parts(parts, names, sizes, make, progress)
     merge_parts([parts.path(p) for p in names], out, {b'grefel': str(job).encode()})
     parts.remove()

@@ -127,7 +127,7 @@ class ShardDataset(IterableDataset):
         if not 0 <= self.rank < self.world: raise GrefelError(f'reader {self.rank} of {self.world}: count from 0')
         self.bad, self._epoch = [], torch.zeros(1, dtype=torch.int64).share_memory_()   # seen by workers that live on
         self._choose(split == 'train' if drop_duplicates is None else drop_duplicates)
-        self.img_size = img_size or self._side()
+        self.img_size = img_size or _natural_size(self._first())                 # as `load_faces` would choose
 
     def __iter__(self): return self._stream()
 
@@ -157,9 +157,9 @@ def _choose(self:ShardDataset, drop_duplicates):
     if self.split and 'split' in table.column_names:
         here = _index(table['split'], (self.split,)) == 0
         if drop_duplicates: twin = _twins(table, self.split)
-    self.notes = dict(source=str(self.files[0].parent), layout='parquet', rule=self.rule, targets=self.targets,
-                      rows=int(here.sum()), twins=int((here & twin).sum()),
-                      dropped_duplicates=int((here & twin & keep).sum()))
+    self.notes = dict(source=str(self.files[0].parent), layout='parquet', targets=self.targets,
+                      rule='label' if 'label' in table.column_names else self.rule, rows=int(here.sum()),
+                      twins=int((here & twin).sum()), dropped_duplicates=int((here & twin & keep).sum()))
     keep = keep & here & ~twin
     self.footers = [pq.read_metadata(f) for f in self.files]
     self.labels, self.units, start = torch.from_numpy(labels[keep]), [], 0               # labels: (n,)
@@ -173,13 +173,28 @@ def _choose(self:ShardDataset, drop_duplicates):
 
 # %% ../nbs/39_shards.ipynb #7529ff17
 @patch
-def _side(self:ShardDataset):
-    "The side that `load_faces` would choose: that of the first pictures, at most 64."
-    f, group, _, chosen = self.units[0]                                                  # of the first that count
-    return _natural_size(_rows(self._open(f).read_row_group(group).slice(0, int(chosen[0]) + 25).slice(int(chosen[0]))))
+def _open(self:ShardDataset, f): return pq.ParquetFile(self.files[f], metadata=self.footers[f])
 
 @patch
-def _open(self:ShardDataset, f): return pq.ParquetFile(self.files[f], metadata=self.footers[f])
+def _first(self:ShardDataset):
+    "Up to 25 rows, the first of those that count."
+    f, group, _, chosen = self.units[0]
+    return _rows(self._open(f).read_row_group(group).take(pa.array(chosen[:25])))
+
+@patch(as_prop=True)
+def grey(self:ShardDataset):
+    "Have the first images one channel?"
+    return _decode(self._first(), self.img_size)[0].shape[1] == 1
+
+@patch(as_prop=True)
+def face_size(self:ShardDataset):
+    "Side of the images in pixels."
+    return self.img_size
+
+@patch(as_prop=True)
+def share(self:ShardDataset):
+    "Each class's share of the labels, (N,)."
+    return self.labels.bincount(minlength=len(self.classes))/len(self.labels)
 
 # %% ../nbs/39_shards.ipynb #3082d0f4
 @patch
@@ -274,7 +289,7 @@ def _faces(self:ShardDataset, table):
     return FaceData(images, torch.from_numpy(targets), torch.from_numpy(labels), _points(table, shape[good]),
                     table['name'].to_pylist() if 'name' in columns else table['index'].cast(pa.string()).to_pylist(),
                     None if votes is None else torch.from_numpy(votes), self.classes, self.split or 'all',
-                    extra=dict(index=torch.from_numpy(table['index'].to_numpy())))
+                    extra=dict(index=torch.tensor(table['index'].to_numpy())))
 
 # %% ../nbs/39_shards.ipynb #c3a4a17f
 def _points(table, shape):

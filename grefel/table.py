@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'SOURCES', 'GENERAL', 'Odd', 'make_table', 'join_tables', 'repeated', 'vectors', 'boxes', 'distinct',
-           'split_column', 'label_column', 'Source', 'source', 'read_parquet', 'written_oddly', 'read_text_table',
-           'locate', 'all_faults', 'stray_files', 'made_splits', 'read_csv', 'all_files', 'read_folder', 'read_table']
+           'split_column', 'label_column', 'Source', 'source', 'read_parquet', 'stored_pictures', 'written_oddly',
+           'read_text_table', 'locate', 'all_faults', 'stray_files', 'made_splits', 'read_csv', 'all_files',
+           'read_folder', 'read_table']
 
 # %% ../nbs/28_table.ipynb #ba9527ca
 import hashlib, json, os, re, unicodedata
@@ -221,6 +222,20 @@ def _numbered_labels(labels, metadata, file):
     names = features.get('label', {}).get('names')
     if not names: raise GrefelError(f'{file}: column label holds numbers without class names; write the names')
     return label_column(values, [str(label_column([n])[0]) for n in names])
+
+# %% ../nbs/28_table.ipynb #f2e31d88
+def stored_pictures(
+    df,              # rows of a table that was read with `images=False`, in its order
+    at_once=1024,    # so many pictures are in memory
+):                   # yields the bytes of one picture a row, or None
+    "The pictures of some rows, from the Parquet files that hold them."
+    import pyarrow.parquet as pq
+    for file, rows in df.groupby('file', observed=True, sort=False)['row']:
+        rows, first = rows.to_numpy(np.int64), 0
+        for batch in pq.ParquetFile(file).iter_batches(at_once, columns=['image']):
+            start, stop = np.searchsorted(rows, (first, first + len(batch)))
+            if start < stop: yield from _image_bytes(batch['image'], file).take(rows[start:stop] - first).to_pylist()
+            first += len(batch)
 
 # %% ../nbs/28_table.ipynb #50d69a8e
 def _header(file, names):
