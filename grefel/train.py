@@ -464,13 +464,14 @@ def train(
     train_set, valid_set = (_load(recipe, split, data_home) for split in ('train', 'valid'))
     state = _read_state(out/'last.pt', recipe)
     machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
-    about = dict(recipe=asdict(recipe), before=_before(recipe), data=dict(train=_facts(train_set), valid=_facts(valid_set)),
-                 grefel=__version__, torch=torch.__version__, machine=machine)
+    known = dict(recipe=asdict(recipe), before=_before(recipe),
+                 data=dict(train=_facts(train_set), valid=_facts(valid_set)))
+    about = dict(**known, grefel=__version__, torch=torch.__version__, machine=machine)
     write_file(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
     set_seed(recipe.seed)
     model = _model(recipe).to(device)
     dls = face_dls(train_set, valid_set, model, recipe.bs, recipe.augment, recipe.hide_landmarks, recipe.seed, device)
-    keep = KeepRun(out, recipe=asdict(recipe), before=about['before'], data=about['data'], trained_with=f'grefel {__version__}',
+    keep = KeepRun(out, **known, trained_with=f'grefel {__version__}',
                    grey=train_set.images.shape[1] == 1, face_size=train_set.images.shape[-1])
     learn = grefel_learner(dls, model, _loss(recipe, train_set).to(device), recipe.ema or None, recipe.wd,
                            recipe.flip_test, [keep, *_ingredients(recipe), Continue(state), *cbs], path=out)
