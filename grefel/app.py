@@ -76,21 +76,30 @@ def heat(
 # %% ../nbs/53_app.ipynb #68b32bf1
 _ANSWER = '''
 <div class="gf gf-answer {{ 'gf-landscape' if width > 1.25*height }}" role="region" aria-label="What was read">
-{% for f in faces %}<input type="radio" name="gf-face" id="gf-{{ loop.index0 }}" class="gf-radio"
-  aria-label="Face {{ loop.index }}: {{ f.said.headline }}" {{ 'checked' if loop.first }}>{% endfor %}
-{% if faces|length > 1 %}<div class="gf-pick"><span class="gf-soft">{{ many }}</span>
-  {% for f in faces %}<label for="gf-{{ loop.index0 }}" class="gf-chip"><b>{{ loop.index }}</b>
-  {{ f.said.headline }}</label>{% endfor %}</div>{% endif %}
+{% for f in faces %}
+  <input type="radio" name="gf-face" id="gf-{{ loop.index0 }}" class="gf-radio" {{ 'checked' if loop.first }}
+    aria-label="Face {{ loop.index }}: {{ f.said.headline }}">
+{% endfor %}
+{% if faces|length > 1 %}
+  <div class="gf-pick"><span class="gf-soft">{{ many }}</span>
+  {% for f in faces %}
+    <label for="gf-{{ loop.index0 }}" class="gf-chip"><b>{{ loop.index }}</b> {{ f.said.headline }}</label>
+  {% endfor %}</div>
+{% endif %}
 <figure class="gf-photo" style="aspect-ratio: {{ width }} / {{ height }}">
   <img src="{{ photo }}" alt="The photograph, with {{ many }} marked">
-  <svg viewBox="0 0 {{ width }} {{ height }}" aria-hidden="true">{% for f in faces %}<g class="gf-mark gf-mark-{{
-  loop.index0 }}">
-  <polygon points="{% for x, y in f.corners %}{{ x }},{{ y }} {% endfor %}"/>
-  {% for x, y in f.landmarks %}<circle cx="{{ x }}" cy="{{ y }}" r="{{ f.unit }}"/>{% endfor %}</g>{% endfor
-  %}</svg>
-  {% for f in faces if f.place %}<label for="gf-{{ loop.index0 }}" class="gf-spot gf-spot-{{ loop.index0 }}"
-  style="{{ f.place }}">
-    {% if faces|length > 1 %}<span>{{ loop.index }}</span>{% endif %}</label>{% endfor %}
+  <svg viewBox="0 0 {{ width }} {{ height }}" aria-hidden="true">
+  {% for f in faces %}
+    <g class="gf-mark gf-mark-{{ loop.index0 }}">
+      <polygon points="{% for x, y in f.corners %}{{ x }},{{ y }} {% endfor %}"/>
+      {% for x, y in f.landmarks %}<circle cx="{{ x }}" cy="{{ y }}" r="{{ f.unit }}"/>{% endfor %}
+    </g>
+  {% endfor %}
+  </svg>
+  {% for f in faces if f.place %}
+    <label for="gf-{{ loop.index0 }}" class="gf-spot gf-spot-{{ loop.index0 }}" style="{{ f.place }}">
+      {% if faces|length > 1 %}<span>{{ loop.index }}</span>{% endif %}</label>
+  {% endfor %}
 </figure>
 {% for f in faces %}<article class="gf-card gf-card-{{ loop.index0 }}">{% include 'card' %}</article>{% endfor %}
 </div>'''
@@ -98,28 +107,44 @@ _ANSWER = '''
 # %% ../nbs/53_app.ipynb #4a1f7a72
 _CARD = '''
 <div class="gf-said {{ 'gf-sure' if f.said.sure else 'gf-unsure' }}">
-  <p class="gf-headline">{{ f.said.headline }}</p><p class="gf-guess">{{ f.said.guess }}</p>
-  <p class="gf-reason">{{ f.said.reason }}</p></div>
-<table class="gf-bars"><caption>How probable each expression is</caption>
-<thead><tr><th scope="col">Expression</th><th scope="col" class="gf-wide"><span class="gf-hidden">Bars</span></th>
-  <th scope="col"><i class="gf-key gf-final"></i>Final</th><th scope="col"><i class="gf-key
-  gf-primary"></i>Primary</th></tr></thead>
-<tbody>{% for name, p, q in f.bars %}<tr><th scope="row">{{ name }}</th>
-  <td class="gf-wide"><div class="gf-bar gf-final" style="width: {{ 100*p }}%"></div>
-  <div class="gf-bar gf-primary" style="width: {{ 100*q }}%"></div></td>
-  <td>{{ percent(p) }}</td><td>{{ percent(q) }}</td></tr>{% endfor %}</tbody></table>
-<dl class="gf-facts">{% for name, value, text in f.facts %}<div><dt>{{ name }}</dt><dd>
-  {% if value is not none %}<span class="gf-track"><span class="gf-bar gf-final" style="width: {{ 100*value
-  }}%"></span></span>{% endif %}{{ text }}</dd></div>{% endfor %}</dl>
-{% if f.attention %}<h3>Where the model looked</h3><div class="gf-heats">{% for uri, name, grid in f.attention %}
-  <figure><div class="gf-heat"><img src="{{ f.crop }}" alt="The face as it was read">
-  <img src="{{ uri }}" alt=""></div><figcaption>{{ name }}<span>{{ grid }}</span></figcaption></figure>{% endfor
-  %}</div>
-<p class="gf-soft">Warm is where attention is largest; the rest keeps its grey.</p>{% endif %}
-{% if f.nearest %}<h3>Nearest anchors</h3><ol class="gf-near">{% for name, index, distance in f.nearest %}
-  <li><b>{{ name }}</b> no. {{ index }}<span>distance {{ '%.2f' % distance }}</span></li>{% endfor %}</ol>{% endif
-  %}
-'''
+  <p class="gf-headline">{{ f.said.headline }}</p>
+  <p class="gf-guess">{{ f.said.guess }}</p>
+  <p class="gf-reason">{{ f.said.reason }}</p>
+</div>
+<table class="gf-bars">
+  <caption>How probable each expression is</caption>
+  <thead><tr>
+    <th scope="col">Expression</th>
+    <th scope="col" class="gf-wide"><span class="gf-hidden">Bars</span></th>
+    <th scope="col"><i class="gf-key gf-final"></i>Final</th>
+    <th scope="col"><i class="gf-key gf-primary"></i>Primary</th>
+  </tr></thead>
+  <tbody>{% for name, p, q in f.bars %}<tr>
+    <th scope="row">{{ name }}</th>
+    <td class="gf-wide"><div class="gf-bar gf-final" style="width: {{ 100*p }}%"></div>
+      <div class="gf-bar gf-primary" style="width: {{ 100*q }}%"></div></td>
+    <td>{{ percent(p) }}</td><td>{{ percent(q) }}</td>
+  </tr>{% endfor %}</tbody>
+</table>
+<dl class="gf-facts">{% for name, value, text in f.facts %}
+  <div><dt>{{ name }}</dt><dd>{% if value is not none %}
+    <span class="gf-track"><span class="gf-bar gf-final" style="width: {{ 100*value }}%"></span></span>{% endif %}
+    {{ text }}</dd></div>{% endfor %}
+</dl>
+{% if f.attention %}
+<h3>Where the model looked</h3>
+<div class="gf-heats">{% for uri, name, grid in f.attention %}
+  <figure><div class="gf-heat"><img src="{{ f.crop }}" alt="The face as it was read"><img src="{{ uri }}" alt=""></div>
+    <figcaption>{{ name }}<span>{{ grid }}</span></figcaption></figure>{% endfor %}
+</div>
+<p class="gf-soft">Warm is where attention is largest; the rest keeps its grey.</p>
+{% endif %}
+{% if f.nearest %}
+<h3>Nearest anchors</h3>
+<ol class="gf-near">{% for name, index, distance in f.nearest %}
+  <li><b>{{ name }}</b> no. {{ index }}<span>distance {{ '%.2f' % distance }}</span></li>{% endfor %}
+</ol>
+{% endif %}'''
 
 # %% ../nbs/53_app.ipynb #16479c19
 def _facts(face):
@@ -221,145 +246,200 @@ def example(
     return group
 
 # %% ../nbs/53_app.ipynb #299f2055
-_LOOK = '''
-:root { --gf-ink: #1d2530; --gf-soft: #56606e; --gf-card: #fff; --gf-line: #d5dbe3; --gf-blue: #245fae; --gf-pale:
-  #93b7e6;
-  --gf-good: #17693f; --gf-good-back: #e6f5ec; --gf-bad: #8a4b00; --gf-bad-back: #fdf1dc; --gf-sorry: #a12633;
-  --gf-sorry-back: #fbe9eb; }
-.dark { --gf-ink: #e8ecf2; --gf-soft: #a3aebc; --gf-card: #1d232b; --gf-line: #39434f; --gf-blue: #82b1f2;
-  --gf-pale: #44638f;
-  --gf-good: #7fdca6; --gf-good-back: #16311f; --gf-bad: #f5c46b; --gf-bad-back: #38290d; --gf-sorry: #f59aa3;
-  --gf-sorry-back: #3a171c; }
+_COLOURS = '''
+:root {
+  --gf-ink: #1d2530; --gf-soft: #56606e; --gf-card: #fff; --gf-line: #d5dbe3;
+  --gf-blue: #245fae; --gf-pale: #93b7e6;
+  --gf-good: #17693f; --gf-good-back: #e6f5ec;
+  --gf-bad: #8a4b00; --gf-bad-back: #fdf1dc;
+  --gf-sorry: #a12633; --gf-sorry-back: #fbe9eb;
+}
+.dark {
+  --gf-ink: #e8ecf2; --gf-soft: #a3aebc; --gf-card: #1d232b; --gf-line: #39434f;
+  --gf-blue: #82b1f2; --gf-pale: #44638f;
+  --gf-good: #7fdca6; --gf-good-back: #16311f;
+  --gf-bad: #f5c46b; --gf-bad-back: #38290d;
+  --gf-sorry: #f59aa3; --gf-sorry-back: #3a171c;
+}
 footer { display: none !important; }
-.gradio-container { max-width: min(78rem, 100vw) !important; min-width: 0 !important; margin: 0 auto !important;
-  overflow-x: hidden; } .gradio-container main { width: 100%; }
-.gradio-container { --color-accent: var(--gf-blue); } @media (min-width: 900px) { .gf-ask { position: sticky; top:
-  1rem; align-self: flex-start; } }
+.gradio-container {
+  --color-accent: var(--gf-blue); overflow-x: hidden;
+  width: 100%; max-width: min(78rem, 100vw) !important; min-width: 0 !important; margin: 0 auto !important;
+}
+.gradio-container main { width: 100%; }
+@media (min-width: 900px) { .gf-ask { position: sticky; top: 1rem; align-self: flex-start; } }
+@media (max-width: 640px) { .gradio-container .app { padding: .6rem !important; } }
+'''
+
+# %% ../nbs/53_app.ipynb #44cdb90b
+_WORDS = '''
 .gf, .gf-text { color: var(--gf-ink); font: 1rem/1.5 system-ui, sans-serif; }
-.gf-text { max-width: 46rem; } .gf-text h1 { font-size: 1.6rem; font-weight: 650; line-height: 1.25; margin: .3rem
-  0; color: var(--gf-ink); }
+.gf p { margin: .15rem 0; }
+.gf h3 { font-size: 1rem; font-weight: 650; margin: 1.4rem 0 .5rem; color: var(--gf-ink); }
+.gf-text { max-width: 46rem; }
+.gf-text h1 { font-size: 1.6rem; font-weight: 650; line-height: 1.25; margin: .3rem 0; color: var(--gf-ink); }
 .gf-text h2 { font-size: 1.15rem; font-weight: 650; margin: 1.6rem 0 .4rem; color: var(--gf-ink); }
-.gf-text p, .gf-text li { margin: .45rem 0; } .gf-text ul { padding-left: 1.3rem; list-style: disc; }
-.gf-text dt { font-weight: 650; margin-top: .7rem; } .gf-text dd { margin: 0; }
+.gf-text p, .gf-text li { margin: .45rem 0; }
+.gf-text ul { padding-left: 1.3rem; list-style: disc; }
+.gf-text dt { font-weight: 650; margin-top: .7rem; }
+.gf-text dd { margin: 0; }
 .gf-soft { color: var(--gf-soft); font-size: .92rem; }
-.gf p { margin: .15rem 0; } .gf h3 { font-size: 1rem; font-weight: 650; margin: 1.4rem 0 .5rem; color:
-  var(--gf-ink); }
 .gf-radio { position: absolute; opacity: 0; width: 1px; height: 1px; }
 .gf-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
-.gf-pick { display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin-bottom: .7rem; }
-.gf-pick .gf-soft { margin-right: .3rem; } .gf-pick .gf-soft::first-letter { text-transform: uppercase; }
-.gf-chip { border: 1px solid var(--gf-line); border-radius: 1rem; padding: .2rem .75rem; cursor: pointer;
-  background: var(--gf-card); }
-.gf-answer { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 7fr); gap: 0 1.4rem; align-items:
-  start; position: relative; }
-.gf-landscape { grid-template-columns: minmax(0, 1fr); } .gf-pick { grid-column: 1 / -1; }
+'''
+
+_PHOTO = '''
+.gf-answer {
+  display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 7fr); gap: 0 1.4rem; align-items: start;
+  position: relative;
+}
+.gf-landscape { grid-template-columns: minmax(0, 1fr); }
+@media (max-width: 900px) { .gf-answer { grid-template-columns: minmax(0, 1fr); } }
+.gf-pick { grid-column: 1 / -1; display: flex; flex-wrap: wrap; gap: .4rem; align-items: center; margin-bottom: .7rem; }
+.gf-pick .gf-soft { margin-right: .3rem; }
+.gf-pick .gf-soft::first-letter { text-transform: uppercase; }
+.gf-chip {
+  border: 1px solid var(--gf-line); border-radius: 1rem; padding: .2rem .75rem; cursor: pointer;
+  background: var(--gf-card);
+}
 .gf-photo { position: relative; margin: 0 0 1rem !important; width: 100%; }
-.gf-photo img, .gf-photo svg { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0 !important;
-  border-radius: .5rem; }
-.gf-photo polygon { fill: none; stroke: #fff; stroke-width: 2.5px; vector-effect: non-scaling-stroke; opacity: .85;
-  }
+.gf-photo img, .gf-photo svg {
+  position: absolute; inset: 0; width: 100%; height: 100%; margin: 0 !important; border-radius: .5rem;
+}
+.gf-photo polygon {
+  fill: none; stroke: #fff; stroke-width: 2.5px; vector-effect: non-scaling-stroke; opacity: .85;
+}
 .gf-photo circle { fill: none; }
-.gf-spot { position: absolute; cursor: pointer; } .gf-spot span { position: absolute; left: 0; top: 0; min-width:
-  1.5rem; text-align: center;
-  background: #fff; color: #1d2530; font-weight: 650; font-size: .9rem; border-radius: .3rem 0 .3rem 0; padding: 0
-  .3rem; }
+.gf-spot { position: absolute; cursor: pointer; }
+.gf-spot span {
+  position: absolute; left: 0; top: 0; min-width: 1.5rem; text-align: center; padding: 0 .3rem;
+  background: #fff; color: #1d2530; font-weight: 650; font-size: .9rem; border-radius: .3rem 0 .3rem 0;
+}
+@media (max-width: 640px) { .gf-spot span { min-width: 1rem; padding: 0 .15rem; font-size: .7rem; } }
 '''
 
 # %% ../nbs/53_app.ipynb #b4e12f8f
-_CARD_LOOK = '''
+_SAID = '''
 .gf-card { display: none; }
-.gf-said { border-left: .35rem solid var(--gf-line); background: var(--gf-card); border-radius: .5rem; padding:
-  .7rem 1rem; }
-.gf-sure { border-color: var(--gf-good); background: var(--gf-good-back); } .gf-sure .gf-headline { color:
-  var(--gf-good); }
-.gf-unsure { border-color: var(--gf-bad); background: var(--gf-bad-back); } .gf-unsure .gf-headline { color:
-  var(--gf-bad); }
-.gf-sorry { border-color: var(--gf-sorry); background: var(--gf-sorry-back); } .gf-sorry .gf-headline { color:
-  var(--gf-sorry); }
-.gf-headline { font-size: 1.5rem; font-weight: 700; line-height: 1.2; } .gf-guess { font-weight: 600; }
+.gf-said {
+  border-left: .35rem solid var(--gf-line); background: var(--gf-card); border-radius: .5rem; padding: .7rem 1rem;
+}
+.gf-sure { border-color: var(--gf-good); background: var(--gf-good-back); }
+.gf-sure .gf-headline { color: var(--gf-good); }
+.gf-unsure { border-color: var(--gf-bad); background: var(--gf-bad-back); }
+.gf-unsure .gf-headline { color: var(--gf-bad); }
+.gf-sorry { border-color: var(--gf-sorry); background: var(--gf-sorry-back); }
+.gf-sorry .gf-headline { color: var(--gf-sorry); }
+.gf-headline { font-size: 1.5rem; font-weight: 700; line-height: 1.2; }
+.gf-guess { font-weight: 600; }
 .gf-reason { overflow-wrap: anywhere; }
-.gf-bars { width: 100%; border: 0 !important; border-collapse: collapse; margin: 1rem 0 .5rem;
-  font-variant-numeric: tabular-nums; }
+@media (max-width: 640px) { .gf-headline { font-size: 1.3rem; } }
+'''
+
+_BARS = '''
+.gf-bars {
+  width: 100%; border: 0 !important; border-collapse: collapse; margin: 1rem 0 .5rem;
+  font-variant-numeric: tabular-nums;
+}
 .gf-bars caption { text-align: left; font-weight: 650; padding-bottom: .3rem; color: var(--gf-ink); }
-.gf-bars tr, .gf-bars th, .gf-bars td { border: 0 !important; background: none !important; color: var(--gf-ink)
-  !important; }
+.gf-bars tr, .gf-bars th, .gf-bars td {
+  border: 0 !important; background: none !important; color: var(--gf-ink) !important;
+}
 .gf-bars th, .gf-bars td { padding: .2rem .35rem !important; text-align: right; white-space: nowrap; }
-.gf-bars th { font-weight: 500; text-align: left; } .gf-bars thead th { font-size: .88rem; color: var(--gf-soft)
-  !important; text-align: right; }
-.gf-bars thead th:first-child { text-align: left; } .gf-bars .gf-wide { width: 100%; }
-.gf-bar { height: .55rem; border-radius: .2rem; } .gf-bar + .gf-bar { height: .3rem; margin-top: 2px; }
-.gf-final { background: var(--gf-blue); } .gf-primary { background: var(--gf-pale); }
+.gf-bars th { font-weight: 500; text-align: left; }
+.gf-bars thead th { font-size: .88rem; color: var(--gf-soft) !important; text-align: right; }
+.gf-bars thead th:first-child { text-align: left; }
+.gf-bars .gf-wide { width: 100%; }
+.gf-bar { height: .55rem; border-radius: .2rem; }
+.gf-bar + .gf-bar { height: .3rem; margin-top: 2px; }
+.gf-final { background: var(--gf-blue); }
+.gf-primary { background: var(--gf-pale); }
 .gf-key { display: inline-block; width: .7rem; height: .7rem; border-radius: .15rem; margin-right: .3rem; }
-.gf-facts { margin: .8rem 0; border-top: 1px solid var(--gf-line); }
-.gf-facts div { display: grid; grid-template-columns: minmax(8rem, 11.5rem) 1fr; gap: 0 1rem; padding: .35rem 0;
-  border-bottom: 1px solid var(--gf-line); }
-.gf-facts dt { color: var(--gf-soft); } .gf-facts dd { margin: 0; } .gf-facts dd { display: flex; align-items:
-  center; gap: .6rem; }
-.gf-track { flex: 0 1 7rem; background: var(--gf-line); border-radius: .2rem; } .gf-track .gf-bar { display: block;
-  }
-.gf-heats { display: grid; grid-template-columns: repeat(3, minmax(0, 9rem)); gap: .7rem; } .gf-heats figure {
-  margin: 0; }
-.gf-heat { position: relative; aspect-ratio: 1; } .gf-heat img { position: absolute; inset: 0; width: 100%; height:
-  100%; margin: 0 !important;
-  border-radius: .4rem; object-fit: fill; } .gf-heats figcaption { font-size: .9rem; } .gf-heats figcaption span {
-  color: var(--gf-soft); margin-left: .4rem; }
-.gf-near { display: flex; flex-wrap: wrap; gap: .4rem; padding: 0; margin: 0; list-style: none; }
-.gf-near li { border: 1px solid var(--gf-line); border-radius: .4rem; padding: .25rem .6rem; margin: 0; } .gf-near
-  span { color: var(--gf-soft); margin-left: .5rem; }
-@media (max-width: 900px) { .gf-answer { grid-template-columns: minmax(0, 1fr); } }
-@media (max-width: 640px) { .gradio-container .app { padding: .6rem !important; } .gf-facts div {
-  grid-template-columns: 1fr; } .gf-headline { font-size: 1.3rem; } .gf-bars .gf-wide { min-width: 4rem; } }
+@media (max-width: 640px) { .gf-bars .gf-wide { min-width: 4rem; } }
 '''
 
 # %% ../nbs/53_app.ipynb #9bffafb1
-def _style():
-    "The stylesheet; one rule for each face that may be chosen."
-    chosen = ''.join(f'''
+_FACTS = '''
+.gf-facts { margin: .8rem 0; border-top: 1px solid var(--gf-line); }
+.gf-facts div {
+  display: grid; grid-template-columns: minmax(8rem, 11.5rem) 1fr; gap: 0 1rem; padding: .35rem 0;
+  border-bottom: 1px solid var(--gf-line);
+}
+.gf-facts dt { color: var(--gf-soft); }
+.gf-facts dd { margin: 0; display: flex; align-items: center; gap: .6rem; }
+.gf-track { flex: 0 1 7rem; background: var(--gf-line); border-radius: .2rem; }
+.gf-track .gf-bar { display: block; }
+.gf-heats { display: grid; grid-template-columns: repeat(3, minmax(0, 9rem)); gap: .7rem; }
+.gf-heats figure { margin: 0; }
+.gf-heats figcaption { font-size: .9rem; }
+.gf-heats figcaption span { display: inline-block; color: var(--gf-soft); margin-left: .4rem; }
+@media (max-width: 640px) { .gf-heats figcaption span { display: block; margin: 0; } }
+.gf-heat { position: relative; aspect-ratio: 1; }
+.gf-heat img {
+  position: absolute; inset: 0; width: 100%; height: 100%; margin: 0 !important; border-radius: .4rem; object-fit: fill;
+}
+.gf-near { display: flex; flex-wrap: wrap; gap: .4rem; padding: 0; margin: 0; list-style: none; }
+.gf-near li { border: 1px solid var(--gf-line); border-radius: .4rem; padding: .25rem .6rem; margin: 0; }
+.gf-near span { color: var(--gf-soft); margin-left: .5rem; }
+@media (max-width: 640px) { .gf-facts div { grid-template-columns: 1fr; } }
+'''
+
+_CHOSEN = '''
 #gf-{i}:checked ~ .gf-card-{i} {{ display: block; }}
 #gf-{i}:checked ~ .gf-photo .gf-mark-{i} polygon {{ stroke: #ffd23f; stroke-width: 4px; opacity: 1; }}
-#gf-{i}:checked ~ .gf-photo .gf-mark-{i} circle {{ fill: #7df0ff; stroke: #00303a; stroke-width: .6px;
-  vector-effect: non-scaling-stroke; }}
+#gf-{i}:checked ~ .gf-photo .gf-mark-{i} circle {{
+  fill: #7df0ff; stroke: #00303a; stroke-width: .6px; vector-effect: non-scaling-stroke; }}
 #gf-{i}:checked ~ .gf-photo .gf-spot-{i} span {{ background: #ffd23f; }}
 #gf-{i}:checked ~ .gf-pick [for=gf-{i}] {{ border-color: var(--gf-blue); box-shadow: inset 0 0 0 1px var(--gf-blue); }}
 #gf-{i}:focus-visible ~ .gf-pick [for=gf-{i}], #gf-{i}:focus-visible ~ .gf-photo {{
   outline: 3px solid var(--gf-blue); outline-offset: 2px; }}
-''' for i in range(MAX_FACES))
-    return _LOOK + _CARD_LOOK + chosen
+'''
+
+def _style():
+    "The stylesheet."
+    chosen = ''.join(_CHOSEN.format(i=i) for i in range(MAX_FACES))
+    return _COLOURS + _WORDS + _PHOTO + _SAID + _BARS + _FACTS + chosen
 
 # %% ../nbs/53_app.ipynb #25808bc1
 _ABOUT = '''<div class="gf-text">
-<p>The model answers one question: <b>which expression would a crowd of people name for this face?</b> It does not
-  know what the person feels.</p>
-<dl><dt>Final and primary</dt><dd>The primary bars are the first reading of the face. The final ones come after a
-  correction by the face's nearness to learned
-examples (anchors) and by a second look at the face (attention); each is weighed by how sure it is. The answer is
-  the longest final bar.</dd>
-<dt>Confidence</dt><dd>The percentage beside the answer is its final probability. The two confidences below it run
-  from 0 (all expressions equally probable)
-to 1 (only one possible): C = 1 − H(p)/log N. The surer reading has more weight.</dd>
-<dt>Unsure</dt><dd>{{ unsure }}</dd>
-<dt>Boxes and points</dt><dd>The box is where a face was found, the 68 points are where the model sees brows, eyes,
-  nose, mouth and jaw. If they sit badly, do not trust the answer.</dd>
-<dt>Where the model looked</dt><dd>Attention at three scales, from small parts to the whole face. It shows where
-  information was taken from, not why the answer came out.</dd>
-<dt>Nearest anchors</dt><dd>Each expression has several learned anchors. The list names those whose distance from
-  this face is least. Where the first two are about equally near and belong to different expressions, the face is
-  ambiguous.</dd></dl>
-<h2>How good it is</h2><p>{{ figures }}</p>
-<p>Grey, frontal faces are what it knows. Faces from the side, in poor light, partly covered, very small, of
-  children or old people may be read worse. How the figures
-differ by age, sex or origin has not been measured for the shipped weights.</p>
+<p>The model answers one question: <b>which expression would a crowd of people name for this face?</b>
+  It does not know what the person feels.</p>
+<dl>
+<dt>Final and primary</dt>
+<dd>The primary bars are the first reading of the face. The final ones come after a correction by the face's nearness
+  to learned examples (anchors) and by a second look at the face (attention); each is weighed by how sure it is.
+  The answer is the longest final bar.</dd>
+<dt>Confidence</dt>
+<dd>The percentage beside the answer is its final probability. The two confidences below it run from 0 (all expressions
+  equally probable) to 1 (only one possible): C = 1 − H(p)/log N. The surer reading has more weight.</dd>
+<dt>Unsure</dt>
+<dd>{{ unsure }}</dd>
+<dt>Boxes and points</dt>
+<dd>The box is where a face was found, the 68 points are where the model sees brows, eyes, nose, mouth and jaw.
+  If they sit badly, do not trust the answer.</dd>
+<dt>Where the model looked</dt>
+<dd>Attention at three scales, from small parts to the whole face. It shows where information was taken from,
+  not why the answer came out.</dd>
+<dt>Nearest anchors</dt>
+<dd>Each expression has several learned anchors. The list names those whose distance from this face is least.
+  Where the first two are about equally near and belong to different expressions, the face is ambiguous.</dd>
+</dl>
+<h2>How good it is</h2>
+<p>{{ figures }}</p>
+<p>Grey, frontal faces are what it knows. Faces from the side, in poor light, partly covered, very small, of children
+  or old people may be read worse. How the figures differ by age, sex or origin has not been measured for the shipped
+  weights.</p>
 <h2>What it must not be used for</h2>
-<ul><li>Not to judge people: not for hiring, policing, border control, grading, insurance, diagnosis or lie
-  detection.</li>
-<li>Not to watch people at work, at school or in public places, and not without their consent. In the European
-  Union, inferring emotions at work and in schools is prohibited with few exceptions (Regulation 2024/1689, article
-  5).</li>
-<li>Not as a fact about what somebody feels. People smile when they are sad; an expression is not an
-  emotion.</li></ul>
-<h2>Where the photograph goes</h2><p>Nowhere. This page is served by a program on your own computer ({{ limits }});
-  it asks nothing of the internet. A copy of what you upload lies in a private
-temporary folder while the program runs, for about half an hour, and goes when it stops.</p></div>'''
+<ul>
+<li>Not to judge people: not for hiring, policing, border control, grading, insurance, diagnosis or lie detection.</li>
+<li>Not to watch people at work, at school or in public places, and not without their consent. In the European Union,
+  inferring emotions at work and in schools is prohibited with few exceptions (Regulation 2024/1689, article 5).</li>
+<li>Not as a fact about what somebody feels. People smile when they are sad; an expression is not an emotion.</li>
+</ul>
+<h2>Where the photograph goes</h2>
+<p>Nowhere. This page is served by a program on your own computer ({{ limits }}); it asks nothing of the internet.
+  A copy of what you upload lies in a private temporary folder while the program runs, for about half an hour,
+  and goes when it stops.</p></div>'''
 
 # %% ../nbs/53_app.ipynb #4a7ab146
 def about_html(
@@ -530,12 +610,14 @@ def _private_folder():
     return folder
 
 # %% ../nbs/53_app.ipynb #1b84340a
-_WELCOME = '''<div class="gf"><div class="gf-said"><p class="gf-guess">The answer appears here.</p>
-<p class="gf-reason">Drop a photograph on the left, take one with the camera, or try an example. It stays on this
-  computer.</p></div></div>'''
-_HEAD = '''<div class="gf-text"><h1>Which expression do these faces show?</h1>
-<p class="gf-soft">What a crowd of people would name it, and how sure the model is. Not what anybody
-  feels.</p></div>'''
+_WELCOME = '''<div class="gf"><div class="gf-said">
+<p class="gf-guess">The answer appears here.</p>
+<p class="gf-reason">Drop a photograph, take one with the camera, or try an example. It stays on this computer.</p>
+</div></div>'''
+_HEAD = '''<div class="gf-text">
+<h1>Which expression do these faces show?</h1>
+<p class="gf-soft">What a crowd of people would name it, and how sure the model is. Not what anybody feels.</p>
+</div>'''
 
 def make_app(
     predictor:Predictor|None=None,  # None: one with the shipped weights
@@ -563,7 +645,7 @@ def _fill_first_tab(gr, predictor):
         photo = gr.Image(label='Photograph', sources=['upload', 'webcam', 'clipboard'], type='filepath', height=320,
                          image_mode=None, placeholder='Drop a photograph here\nor click to choose one', **bare)
         names = dict(portrait='Try a portrait', group='Try a group')
-        with gr.Row(): tries = {kind: gr.Button(text, size='md') for kind, text in names.items()}
+        with gr.Row(): tries = {kind: gr.Button(text, size='md', min_width=110) for kind, text in names.items()}
     with gr.Column(scale=8, min_width=300): answer = gr.HTML(_WELCOME)
     quiet = dict(api_name=False, show_progress='minimal')
     def read(upload):
