@@ -75,10 +75,10 @@ _AT_ONCE = 1024  # pictures
 
 def _contents(df):
     "Bytes and paths of the rows' pictures, some rows at a time; None for the one that is not used."
-    if 'path' in df: cells = iter(df['path'].tolist())
-    else: cells = iter([None if c is pd.NA else c for c in df['image']]) if 'image' in df else stored_pictures(df, _AT_ONCE)
+    here = next((c for c in ('path', 'image') if c in df), None)
+    cells = iter(c if c is not pd.NA else None for c in df[here]) if here else stored_pictures(df, _AT_ONCE)
     while part := list(islice(cells, _AT_ONCE)):
-        yield ([None]*len(part), part) if 'path' in df else (part, [None]*len(part))
+        yield ([None]*len(part), part) if here == 'path' else (part, [None]*len(part))
 
 # %% ../nbs/37_check.ipynb #d5e20b77
 def _look_at_all(df, decode, progress=None):
