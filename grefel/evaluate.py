@@ -215,7 +215,9 @@ def _about_classes(m):
 def _honesty(m):
     "Whether confidences can be taken at their word: a word, its mood, and what the verdict says."
     ece, low = m[_fair(m, 'ece')], m.get(_fair(m, 'ece') + '_low', m[_fair(m, 'ece')])
-    if ece <= max(m['ece_floor_95'], 0.02): return 'yes', 'good', 'confidences can be taken at their word'
+    if ece <= max(m['ece_floor_95'], 0.02):
+        if m['ece_floor_95'] <= 0.05: return 'yes', 'good', 'confidences can be taken at their word'
+        return 'too few faces to tell', 'fair', 'too few faces to tell whether confidences are honest'
     if low <= 0.02: return 'roughly', 'fair', 'confidences are roughly honest'
     return f'off by {100*ece:.0f} points', 'bad', f'confidences are off by {100*ece:.0f} points on average'
 
