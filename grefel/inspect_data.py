@@ -18,7 +18,7 @@ from .core import EXPRESSIONS, GrefelError, weights_file, write_file
 from .data import RULES, VOTES, apply_rule, read_table
 from .images import crop_box, load_image
 from .model import load_model
-from .page import page_face, page_section, page_table, render_page
+from .page import page_answer, page_face, page_section, page_table, render_page
 
 # %% ../nbs/36_inspect.ipynb #97dfbe54
 def _column(df, name):
@@ -333,15 +333,14 @@ def _health_tables(h):
 
 def _health_page(h, problems, read, names, split, labels):
     "Everything that was found, as a page."
-    exact, near = h['copies']['exact'], h['copies']['near']
-    said = (f"{exact['groups']:,} groups of identical pictures hold {exact['files']:,} files; with near copies there "
-            f"are {near['groups']:,} groups of {near['files']:,}.", h['about_labels'])
     sheets = [_gallery(k, problems, read, names, split, labels) for k in KINDS
               if h['problems'][k] and k not in ('no_landmarks', 'unreadable', 'faulty')]
-    return render_page(f"Health of {h['source']}", f"{h['rows']:,} rows, read as {h['layout']}", _health_cards(h), said,
-                       [page_section('Counts', tables=_health_tables(h)),
-                        page_section('Contact sheet', galleries=sheets)],
-                       [('Every suspicion is a row of', 'problems.csv'), ('All counts are in', 'health.json')])
+    return render_page(f"Health of {h['source']}", f"{h['rows']:,} rows, read as {h['layout']}", _health_cards(h),
+                       sections=[page_section('Counts', tables=_health_tables(h)),
+                                 page_section('Contact sheet', galleries=sheets),
+                                 page_section('Suspects', tables=_suspect_tables(problems, names, split, labels))],
+                       links=[('Every suspicion is a row of', 'problems.csv'), ('All counts are in', 'health.json')],
+                       answers=_health_answers(h))
 
 def _problems_csv(problems, df, split, labels):
     "Suspicions as CSV, the most urgent kinds first."
@@ -356,6 +355,54 @@ def _problems_csv(problems, df, split, labels):
         writer.writerow([p['kind'], names[i], split[i], label, p.get('suggestion', ''), f"{p['score']:.4f}", p['words'],
                          Path(str(files[i] or '')).name, row])
     return text.getvalue()
+
+# %% ../nbs/36_inspect.ipynb #09159db9
+def _classes_answer(h):
+    "Whether every class is there, under the rule at hand."
+    rows = [r for r in h['counts'] if r['rule'] in (h['rule'], 'label')]
+    counts = [(r[c], c, r['split']) for r in rows for c in EXPRESSIONS]
+    kept = ', '.join(f"{r['kept']:,} of {r['rows']:,} in {r['split']}" for r in rows)
+    none = sorted({c for n, c, _ in counts if not n})
+    least = min((c for c in counts if c[0]), default=(0, 'nothing', 'no split'))
+    told = f"The {rows[0]['rule']} rule keeps {kept}." if rows[0]['rule'] != 'label' else f'Labelled are {kept}.'
+    few = least[0] < 50
+    told += f" Rarest is {least[1]}, with {least[0]:,} in {least[2]}" + (': too few to measure it well.' if few else '.')
+    word = (f'{len(none)} lacking', 'bad') if none else ('yes, some rarely', 'fair') if few else ('yes', 'good')
+    return page_answer('Is every class there?', told, *word)
+
+def _health_answers(h):
+    "What one would ask of any data set."
+    n, exact, near = h['problems'], h['copies']['exact'], h['copies']['near']
+    share = lambda k: f"{n[k]:,} of {h['rows']:,} ({n[k]/h['rows']:.1%})"
+    leaks, judged, odd = n['leak'] + n['near_leak'], h['model'] is not None, n['no_face'] + n['unreadable']
+    return [_classes_answer(h),
+        page_answer('Do the splits leak?', f"{n['leak']:,} pictures have an identical twin in an earlier split, "
+                    f"{n['near_leak']:,} more nearly one. A model that has learned the one has an easy time with the other: "
+                    f"leave it out of training.", f'{leaks:,} pictures' if leaks else 'no', 'bad' if leaks else 'good'),
+        page_answer('Are there copies?', f"{exact['groups']:,} groups of identical pictures hold {exact['files']:,} "
+                    f"files; with near copies there are {near['groups']:,} groups of {near['files']:,}.",
+                    f"{exact['groups']:,} groups" if exact['groups'] else 'none', 'fair' if near['groups'] else 'good'),
+        page_answer('Can the labels be believed?', h['about_labels'] + f" Ambiguous are {share('ambiguous')}.",
+                    f"{n['mislabelled']:,} are doubtful" if judged else 'not judged', 'fair'),
+        page_answer('Are these all faces?', f"Perhaps no face: {share('no_face')}. Not readable: {share('unreadable')}. "
+                    f"Faulty rows: {share('faulty')}.", *(('nearly all', 'fair') if odd else ('yes', 'good'))),
+        _landmarks_answer(h, share('no_landmarks'))]
+
+def _landmarks_answer(h, share):
+    "Whether landmarks are complete."
+    ask, lacking = 'Are the landmarks complete?', h['problems']['no_landmarks']
+    if not h['landmarks']: return page_answer(ask, 'There is no column of landmarks.')
+    return page_answer(ask, f'Missing: {share}.', *((f'all but {lacking:,}', 'fair') if lacking else ('yes', 'good')))
+
+def _suspect_tables(problems, names, split, labels, most=100):
+    "The most suspicious pictures of each kind that is a matter of judgement, folded."
+    label = lambda i: EXPRESSIONS[labels[i]] if labels[i] >= 0 else '–'
+    for kind in ('unreadable', 'faulty', 'mislabelled', 'ambiguous', 'no_face', 'no_landmarks'):
+        rows = [[names[p['i']], split[p['i']], label(p['i']), p.get('suggestion', '–'), f"{p['score']:.3f}", p['words']]
+                for p in problems if p['kind'] == kind]
+        more = f', the first {most}' if len(rows) > most else ''
+        if rows: yield page_table(f"{KINDS[kind].capitalize()}: {len(rows):,}{more}",
+                                  ['picture', 'split', 'label', 'suggestion', 'score', 'why'], rows[:most], True, True)
 
 # %% ../nbs/36_inspect.ipynb #d88e13e9
 def _limited(df, limit, seed):
