@@ -378,7 +378,7 @@ def _health_answers(h):
     return [_classes_answer(h),
         page_answer('Do the splits leak?', f"{n['leak']:,} pictures have an identical twin in an earlier split, "
                     f"{n['near_leak']:,} more nearly one. A model that has learned the one has an easy time with the other: "
-                    f"leave it out of training.", f'{leaks:,} pictures' if leaks else 'no', 'bad' if leaks else 'good'),
+                    f"leave its twin out of training.", f'{leaks:,} pictures' if leaks else 'no', 'bad' if leaks else 'good'),
         page_answer('Are there copies?', f"{exact['groups']:,} groups of identical pictures hold {exact['files']:,} "
                     f"files; with near copies there are {near['groups']:,} groups of {near['files']:,}.",
                     f"{exact['groups']:,} groups" if exact['groups'] else 'none', 'fair' if near['groups'] else 'good'),

@@ -59,7 +59,7 @@ caption { text-align: left; padding: .7rem .8rem .3rem; font-size: .92rem; }
 th, td { padding: .38rem .8rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
 th[scope=row], td.text { text-align: left; font-weight: 500; }
 th[scope=row] { white-space: normal; min-width: 8rem; } thead th { border-top: 0; font-size: .88rem; }
-thead th:first-child { text-align: left; } td.text { white-space: normal; overflow-wrap: anywhere; }
+thead th:first-child, th.text { text-align: left; } td.text { white-space: normal; overflow-wrap: anywhere; }
 summary { cursor: pointer; padding: .7rem 0; color: var(--blue); }
 a { color: var(--blue); } nav a { margin-right: 1rem; }
 @media print { body { background: #fff; } .plots figure, .cards li { break-inside: avoid; } }
@@ -146,7 +146,7 @@ _PAGE = '''<!DOCTYPE html>
 {% endfor %}{% for t in s.tables %}{% if t.folded %}<details><summary>{{ t.caption }}</summary>
 {% endif %}<div class="scroll" tabindex="0" role="region" aria-label="{{ t.caption }}"><table>
 <caption>{{ t.caption }}</caption>
-<thead><tr>{% for h in t.head %}<th scope="col">{{ h }}</th>{% endfor %}</tr></thead>
+<thead><tr>{% for h in t.head %}<th scope="col"{% if t.text %} class="text"{% endif %}>{{ h }}</th>{% endfor %}</tr></thead>
 <tbody>{% for row in t.rows %}<tr><th scope="row">{{ row[0] }}</th>
 {%- for cell in row[1:] %}<td{% if t.text %} class="text"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% if t.folded %}</details>{% endif %}
