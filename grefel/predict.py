@@ -84,9 +84,11 @@ def _notes(config, metadata):
         risk = [tuple(float(v) for v in row) for row in metadata.get('risk') or ()]
         sane = np.isfinite([temperature, *mean.flat, *std.flat]).all() and temperature > 0 and (std > 0).all()
         fits = type(side) is int and LEAST <= side <= 4096 and all(len(row) == 3 for row in risk)
-        if not (sane and fits): raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise GrefelError('the weights file says strange things: temperature, risk, face_size, mean or std') from None
+        classes = [c for c in config['classes'] if isinstance(c, str)]
+        if not (sane and fits and len(set(classes)) == len(config['classes'])): raise ValueError
+    except (KeyError, TypeError, ValueError, OverflowError):
+        what = 'classes, temperature, risk, face_size, mean or std'
+        raise GrefelError(f'the weights file says strange things: {what}') from None
     return dict(temperature=temperature, face_size=side, mean=mean, std=std, rows=risk)
 
 def threshold_for(
@@ -208,8 +210,8 @@ class Predictor:
         self.engine = (_Onnx if backend == 'onnx' else _Torch)(weights, device, threads)
         self.config, self.metadata, self.device = self.engine.config, self.engine.metadata, device
         self.smallest, self.tilts, self.bs = smallest, tuple(tilts), bs
-        self.classes, self.size = tuple(self.config['classes']), self.config['img_size']
         notes = _notes(self.config, self.metadata)
+        self.classes, self.size = tuple(self.config['classes']), self.config['img_size']
         self.grey, self.face_size = bool(self.metadata.get('grey', True)), notes['face_size']
         self.temperature, self.mean, self.std = (notes[k] for k in ('temperature', 'mean', 'std'))
         self.risk, self.threshold = threshold_for(notes['rows'], risk)
