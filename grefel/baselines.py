@@ -145,7 +145,9 @@ def poster(
     **kw,              # arguments that differ, see `GReFELModel`
 ) -> GReFELModel:
     "POSTER++'s fusion (arXiv 2301.12149) on the trunk of `grefel_nano`: no W_q, no anchors, no correction."
-    return GReFELModel(**(SIZES['grefel_nano'] | dict(sources=(), query_proj=False, name='poster') | kw))
+    plain = dict(token_norm=False, shortcut=False, layer_scale=.1)
+    differs = dict(sources=(), query_proj=False, name='poster') | plain
+    return GReFELModel(**(SIZES['grefel_nano'] | differs | kw))
 
 # %% ../nbs/17_baselines.ipynb #9c015642
 def drop_one(

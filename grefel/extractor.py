@@ -12,7 +12,8 @@ from torch import nn
 import torch.nn.functional as F
 from einops import rearrange
 from .window import WindowCrossBlock
-from .backbone import (LandmarkHead, PosterV2, TransformerBlock, geometry_pyramid, image_pyramid, load_poster_v2)
+from .backbone import (LandmarkHead, PosterV2, TransformerBlock, conv_norm, geometry_pyramid, image_pyramid,
+                             load_poster_v2)
 
 # %% ../nbs/13_extractor.ipynb #5ef10b68
 class Tokens(nn.Module):
@@ -22,10 +23,12 @@ class Tokens(nn.Module):
         grids,                 # grid side of each scale
         embed_dim:int=512,     # D
         token_grid:int=7,      # at most this many tokens a side at each scale
+        norm:bool=False,       # batch normalisation of each scale's tokens
     ):
         super().__init__()
         self.sides = [min(g, token_grid) for g in grids]
-        self.proj = nn.ModuleList(nn.Conv2d(c, embed_dim, 1) for c in channels)
+        project = conv_norm if norm else nn.Conv2d
+        self.proj = nn.ModuleList(project(c, embed_dim, 1) for c in channels)
         self.place = nn.ParameterList(nn.Parameter(0.02*torch.randn(s*s, embed_dim)) for s in self.sides)
         self.scale = nn.Parameter(0.02*torch.randn(len(self.sides), embed_dim))
 
@@ -55,11 +58,11 @@ class Fusion(nn.Module):
         self.gate = nn.Sequential(nn.Linear(embed_dim, embed_dim//4), nn.ReLU(),
                                   nn.Linear(embed_dim//4, embed_dim), nn.Sigmoid())
 
-    def forward(self, tokens):                                          # (B, T, D)
+    def forward(self, tokens, extra=None):                              # (B, T, D), (B, D) or None
         x = torch.cat([self.cls + tokens.mean(1, keepdim=True), tokens], 1)   # (B, 1 + T, D)
         for block in self.blocks: x = block(x)
-        x = self.norm(x)
-        cls, tokens = x[:, 0], x[:, 1:]                                 # (B, D), (B, T, D)
+        cls = x[:, 0] if extra is None else x[:, 0] + extra                   # (B, D)
+        cls, tokens = self.norm(cls), self.norm(x[:, 1:])                     # (B, D), (B, T, D)
         return cls*self.gate(cls), tokens
 
 # %% ../nbs/13_extractor.ipynb #6af73598
@@ -83,6 +86,9 @@ class MultiScaleFeatureExtractor(nn.Module):
         drop_path_rate:float=0.,      # drop path of the last layer
         query_proj:bool=True,         # W_q in the window attention
         landmark_grad:bool=False,     # True: the class gradient also moves predicted landmarks
+        token_norm:bool=False,        # batch normalisation of each scale's tokens
+        shortcut:bool=False,          # add the average of the deepest map to the embedding
+        layer_scale:float=0.1,        # start value of the window blocks' factors, see `WindowCrossBlock`
     ):
         super().__init__()
         self.landmark_grad = landmark_grad
@@ -92,8 +98,10 @@ class MultiScaleFeatureExtractor(nn.Module):
         self.landmark_head = LandmarkHead(channels, grids)
         self.geometry = geometry_pyramid(geometry, channels, grids, pretrained)
         self.cross = nn.ModuleList(WindowCrossBlock(c, g, _heads(c, num_heads), mlp_ratio=window_mlp_ratio,
-                                                    query_proj=query_proj) for c, g in zip(channels, grids))
-        self.tokens = Tokens(channels, grids, embed_dim, token_grid)
+                                                    query_proj=query_proj, layer_scale=layer_scale)
+                                   for c, g in zip(channels, grids))
+        self.tokens = Tokens(channels, grids, embed_dim, token_grid, token_norm)
+        self.shortcut = nn.Linear(channels[-1], embed_dim) if shortcut else None
         self.fusion = Fusion(embed_dim, depth, num_heads, mlp_ratio, drop_rate, drop_path_rate)
 
     def forward_features(self, images, landmarks=None, need_attention=False):
@@ -102,7 +110,8 @@ class MultiScaleFeatureExtractor(nn.Module):
         used = choose_landmarks(landmarks, found if self.landmark_grad else found.detach())   # (B, 68, 2)
         asks = self._asks(images, used) or maps                                     # [(B, C_s, h_s, h_s)]
         crossed = [block(m, g, need_attention) for block, m, g in zip(self.cross, maps, asks)]
-        embedding, tokens = self.fusion(self.tokens([m for m, _ in crossed]))       # (B, D), (B, T, D)
+        extra = None if self.shortcut is None else self.shortcut(maps[-1].mean((2, 3)))       # (B, D)
+        embedding, tokens = self.fusion(self.tokens([m for m, _ in crossed]), extra)          # (B, D), (B, T, D)
         out = dict(embedding=embedding, tokens=tokens, landmarks=found, landmarks_used=used)
         if not need_attention: return out
         return out | dict(attention=[attention_map(w, g) for (_, w), g in zip(crossed, self.pyramid.grids)])

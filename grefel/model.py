@@ -78,9 +78,11 @@ def _plain(value):
 # %% ../nbs/16_model.ipynb #2014ae53
 SIZES = dict(
     grefel_nano  = dict(img_size=48, embed_dim=96, num_heads=4, depth=1, pyramid='conv', widths=(48, 80, 112, 112),
-                        depths=(2, 2, 1, 0), token_grid=3, mlp_ratio=2., window_mlp_ratio=1., drop_rate=0.1),
+                        depths=(2, 2, 1, 0), token_grid=3, mlp_ratio=2., window_mlp_ratio=1., drop_rate=0.1,
+                        token_norm=True, shortcut=True, layer_scale=1.),
     grefel_small = dict(img_size=64, embed_dim=256, num_heads=8, depth=2, pyramid='conv', widths=(64, 128, 256, 256),
-                        depths=(2, 2, 2, 0), token_grid=4, mlp_ratio=2., window_mlp_ratio=1., drop_rate=0.1),
+                        depths=(2, 2, 2, 0), token_grid=4, mlp_ratio=2., window_mlp_ratio=1., drop_rate=0.1,
+                        token_norm=True, shortcut=True, layer_scale=1.),
     grefel_base  = dict(img_size=224, embed_dim=512, num_heads=8, depth=6, pyramid='patch', patch_sizes=(28, 14, 7),
                         token_grid=7, drop_path_rate=0.1),
     grefel_paper = dict(img_size=224, embed_dim=768, num_heads=8, depth=2, pyramid='poster_v2', anchor_dim=128),

@@ -123,13 +123,14 @@ class WindowCrossBlock(nn.Module):
         mlp_ratio:float=2.,      # hidden width of the feed-forward network, in `dim`s
         drop_path:float=0.,      # drop path rate of both branches
         query_proj:bool=True,    # False: no W_q (POSTER++'s code)
+        layer_scale:float=0.1,   # start value of both branches' factors
     ):
         super().__init__()
         self.window = window or window_for(grid)
         self.norm_geometry, self.norm_image, self.norm_mlp = (nn.LayerNorm(dim) for _ in range(3))
         self.attn = WindowCrossAttention(dim, self.window, num_heads, query_proj)
         self.mlp = mlp(dim, mlp_ratio)
-        self.scale_attn, self.scale_mlp = LayerScale(dim), LayerScale(dim)
+        self.scale_attn, self.scale_mlp = LayerScale(dim, layer_scale), LayerScale(dim, layer_scale)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, image, geometry, need_weights=False):            # (B, C, H, W) both
