@@ -285,22 +285,23 @@ def make_files(folder):
     return files
 
 
-def complaints(pictures=None, most=240):
-    "Run all tests, in `most` seconds at the longest; yield what is wrong, one line each."
+def complaints(pictures=None, most=180):
+    "Run all tests, each in `most` seconds at the longest; yield what is wrong, one line each."
     with tempfile.TemporaryDirectory(prefix='grefel-browser-', ignore_cleanup_errors=True) as folder:
         files = make_files(folder)
         with served(folder) as (address, said), opened(folder) as page:
-            watch = threading.Timer(most, lambda: [os.kill(pid, signal.SIGKILL) for pid in left_behind(Path(folder)/'profile')])
-            watch.daemon = True
-            watch.start()
             v = Visitor(page, address)
             for test in TESTS:
                 start = time.time()
-                try: yield from (f'{test.__name__}: {c}' for c in test(v, files))
+                watch = threading.Timer(most, lambda: [os.kill(pid, signal.SIGKILL) for pid in left_behind(Path(folder)/'profile')])
+                watch.daemon = True
+                watch.start()
+                try:
+                    yield from (f'{test.__name__}: {c}' for c in test(v, files))
+                    if pictures: v.picture(Path(pictures)/f'{test.__name__}.png'); print(f'{test.__name__}: {time.time() - start:.1f} s')
                 except Exception as e: yield f'{test.__name__}: {type(e).__name__}: {" ".join(str(e).split())[:200]}'
-                if pictures: v.picture(Path(pictures)/f'{test.__name__}.png'); print(f'{test.__name__}: {time.time() - start:.1f} s')
+                finally: watch.cancel()
             yield from (f'stays_home: {c}' for c in stays_home(v, said))
-            watch.cancel()
         if left_behind(Path(folder)/'profile'): yield 'a process of the browser is left'
 
 
