@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NANO', 'EQUAL_WIDTHS', 'VGG13_STAGES', 'RIVALS', 'Rival', 'count_parameters', 'count_macs', 'ms_per_face', 'Plain',
            'VGG13', 'ResNet18', 'poster', 'drop_one', 'LocalAttention', 'HeadDropBlock', 'MAD', 'neighbours',
-           'NeighbourLabels', 'contrast', 'LANet']
+           'NeighbourLabels', 'contrast', 'LANet', 'EAC']
 
 # %% ../nbs/17_baselines.ipynb #26887562
 import time
@@ -308,6 +308,33 @@ class LANet(Plain):
         u, v = (F.normalize(project(f).float(), dim=-1) for project, f in zip(self.project, spaces))
         return dict(kl=self.lambda_kl*kl, contrast=self.lambda_el*(contrast(u, v, same) + contrast(v, u, same)))
 
+# %% ../nbs/17_baselines.ipynb #1ff79498
+class EAC(Plain):
+    "Erasing attention consistency (Zhang et al. 2022, arXiv 2207.10299) on the trunk of `plain`."
+    extra_parts = ('consistency',)
+    def __init__(self,
+        lambda_c:float=5.,    # λ, weight of the consistency
+        name:str='eac', **plain):
+        super().__init__(name=name, **plain)
+        self.lambda_c = lambda_c
+        self.config |= dict(lambda_c=lambda_c)
+
+    def maps(self, images):                                               # (B, 3, S, S)
+        "The last feature map, and where it speaks for each class."
+        features = self.pyramid(images)[-1]                               # (B, D, h, w)
+        return features, torch.einsum('nd,bdij->bnij', self.head[-1].weight, features)   # (B, N, h, w)
+
+    def forward(self, images, landmarks=None):                            # landmarks are not used
+        features, maps = self.maps(images)
+        embedding = features.mean((2, 3))                                 # (B, D)
+        out = self.answer(self.head(embedding), embedding=embedding)
+        return out | dict(maps=(maps, self.maps(images.flip(-1))[1])) if self.training else out
+
+    def extra_loss(self, out, targets):
+        "EAC's own term, weighted; the targets play no part."
+        maps, mirrored = (m.float() for m in out['maps'])
+        return dict(consistency=self.lambda_c*(maps - mirrored.flip(-1)).square().mean())
+
 # %% ../nbs/17_baselines.ipynb #b0906648
-RIVALS = dict(plain=Plain, vgg13=VGG13, resnet18=ResNet18, poster=poster, mad=MAD, lanet=LANet)
+RIVALS = dict(plain=Plain, vgg13=VGG13, resnet18=ResNet18, poster=poster, mad=MAD, lanet=LANet, eac=EAC)
 ARCHITECTURES.update(RIVALS)
