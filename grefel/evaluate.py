@@ -56,7 +56,8 @@ OTHER_KEYS = dict(
     'p_confidence': 'the same for confidence less accuracy',
     'found_accuracy': 'whether p_accuracy is below 5%, divided by the number of tests',
     'found_confidence': 'whether p_confidence is',
-    'risk': 'what each threshold stored with the model does on these faces', 'risk.risk': 'share of mistakes that it allows', 'threshold': 'least confidence of an answer; 2: none is safe',
+    'risk': 'what each threshold stored with the model does on these faces',
+    'risk.risk': 'share of mistakes that it allows', 'threshold': 'least confidence of an answer; 2: none is safe',
     'coverage': 'share of faces answered', 'wrong': 'share of mistakes among these answers; null: there are none'}
 
 # %% ../nbs/50_evaluate.ipynb #061507c0

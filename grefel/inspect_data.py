@@ -366,7 +366,7 @@ def _classes_answer(h):
     least = min((c for c in counts if c[0]), default=(0, 'nothing', 'no split'))
     told = f"The {rows[0]['rule']} rule keeps {kept}." if rows[0]['rule'] != 'label' else f'Labelled are {kept}.'
     few = least[0] < 50
-    told += f" Rarest is {least[1]}, with {least[0]:,} in {least[2]}" + (': too few to measure it well.' if few else '.')
+    told += f" Rarest is {least[1]}, with {least[0]:,} in {least[2]}{': too few to measure it well' if few else ''}."
     word = (f'{len(none)} lacking', 'bad') if none else ('yes, some rarely', 'fair') if few else ('yes', 'good')
     return page_answer('Is every class there?', told, *word)
 
@@ -377,15 +377,16 @@ def _health_answers(h):
     leaks, judged, odd = n['leak'] + n['near_leak'], h['model'] is not None, n['no_face'] + n['unreadable']
     return [_classes_answer(h),
         page_answer('Do the splits leak?', f"{n['leak']:,} pictures have an identical twin in an earlier split, "
-                    f"{n['near_leak']:,} more nearly one. A model that has learned the one has an easy time with the other: "
-                    f"leave its twin out of training.", f'{leaks:,} pictures' if leaks else 'no', 'bad' if leaks else 'good'),
+                    f"{n['near_leak']:,} more nearly one. A model that has learned the one has an easy time with the "
+                    f"other: leave its twin out of training.",
+                    *((f'{leaks:,} pictures', 'bad') if leaks else ('no', 'good'))),
         page_answer('Are there copies?', f"{exact['groups']:,} groups of identical pictures hold {exact['files']:,} "
                     f"files; with near copies there are {near['groups']:,} groups of {near['files']:,}.",
                     f"{exact['groups']:,} groups" if exact['groups'] else 'none', 'fair' if near['groups'] else 'good'),
         page_answer('Can the labels be believed?', h['about_labels'] + f" Ambiguous are {share('ambiguous')}.",
                     f"{n['mislabelled']:,} are doubtful" if judged else 'not judged', 'fair'),
-        page_answer('Are these all faces?', f"Perhaps no face: {share('no_face')}. Not readable: {share('unreadable')}. "
-                    f"Faulty rows: {share('faulty')}.", *(('nearly all', 'fair') if odd else ('yes', 'good'))),
+        page_answer('Are these all faces?', f"Perhaps no face: {share('no_face')}. Not readable: {share('unreadable')}"
+                    f". Faulty rows: {share('faulty')}.", *(('nearly all', 'fair') if odd else ('yes', 'good'))),
         _landmarks_answer(h, share('no_landmarks'))]
 
 def _landmarks_answer(h, share):

@@ -146,7 +146,8 @@ _PAGE = '''<!DOCTYPE html>
 {% endfor %}{% for t in s.tables %}{% if t.folded %}<details><summary>{{ t.caption }}</summary>
 {% endif %}<div class="scroll" tabindex="0" role="region" aria-label="{{ t.caption }}"><table>
 <caption>{{ t.caption }}</caption>
-<thead><tr>{% for h in t.head %}<th scope="col"{% if t.text %} class="text"{% endif %}>{{ h }}</th>{% endfor %}</tr></thead>
+<thead><tr>{% for h in t.head %}<th scope="col"{% if t.text %} class="text"{% endif %}>{{ h }}</th>
+{%- endfor %}</tr></thead>
 <tbody>{% for row in t.rows %}<tr><th scope="row">{{ row[0] }}</th>
 {%- for cell in row[1:] %}<td{% if t.text %} class="text"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% if t.folded %}</details>{% endif %}
