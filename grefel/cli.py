@@ -45,6 +45,8 @@ def _train_arguments(p):
                    help='keep training images that have an identical twin in valid or test')
     p.add_argument('--bf16', action='store_true', default=argparse.SUPPRESS,
                    help='compute in bfloat16: faster where the processor has it')
+    p.add_argument('--stream', action='store_true', default=argparse.SUPPRESS,
+                   help='read shards (see grefel data convert) while training, for what does not fit into memory')
     p.add_argument('--config', metavar='FILE', help="start from a run's config.json; options given here win")
     p.add_argument('--out', required=True, metavar='DIR',
                    help="the run's folder; the same command continues a run that was stopped")
@@ -107,6 +109,7 @@ def _convert_arguments(p):
     p.add_argument('--split', help='only train, valid or test (default: all)')
     p.add_argument('--img-size', type=int, metavar='N',
                    help='make pictures square, N pixels a side (default: as they are)')
+    p.add_argument('--landmarks', metavar='FILE', help='put the landmarks of grefel landmarks in')
     p.add_argument('--strict', action='store_true', help='fail at the first row that cannot be used')
 
 # %% ../nbs/60_cli.ipynb #ac417c75
@@ -162,7 +165,7 @@ def _experiment_arguments(p):
 def train_command(args):
     "`grefel train`"
     from grefel.train import read_recipe, train
-    given = {k: v for k, v in vars(args).items() if k in (*_TRAIN, 'drop_duplicates', 'bf16')}
+    given = {k: v for k, v in vars(args).items() if k in (*_TRAIN, 'drop_duplicates', 'bf16', 'stream')}
     recipe = read_recipe(args.config, **given)
     with _stdout_to_stderr(args.json):
         learn = train(recipe, args.out, args.device, args.data_home, bar=not (args.quiet or args.json))
@@ -269,7 +272,8 @@ def list_command(args):
 def check_command(args):
     "`grefel data check`"
     from grefel.check import check_data
-    found = check_data(args.data, args.split, args.data_home, args.decode, args.strict)
+    with _Progress('check', args.json) as progress:
+        found = check_data(args.data, args.split, args.data_home, args.decode, args.strict, progress)
     print(json.dumps(found.as_dict()) if args.json else found.text)
 
 # %% ../nbs/60_cli.ipynb #88eafe77
@@ -290,8 +294,8 @@ def convert_command(args):
     "`grefel data convert`"
     from grefel.convert import convert
     with _Progress('convert', args.json) as progress:
-        found = convert(args.data, args.out, args.split, args.img_size, strict=args.strict, data_home=args.data_home,
-                        progress=progress)
+        found = convert(args.data, args.out, args.split, args.img_size, strict=args.strict,
+                        landmarks=args.landmarks, data_home=args.data_home, progress=progress)
     if args.json: return print(json.dumps(found, default=str))
     print(f"{found['stored']:,} of {found['rows']:,} rows are in {args.out} ({found['bytes']/2**20:.1f} MiB)")
     if found['bad']: print(f"{found['bad']:,} could not be used; {found['report']} says why")
@@ -429,7 +433,8 @@ def main(
     except GrefelError as e: return _fail(e)
     except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 0
     except KeyboardInterrupt:
-        return _fail('stopped' + ('; the same command continues it' if args.command in _RESUMABLE else ''))
+        goes_on = args.command in _RESUMABLE and getattr(args, 'out', True)      # predict: only with a table
+        return _fail('stopped' + '; the same command continues it'*bool(goes_on))
     except OSError as e: return _fail(f'{e.filename or args.command}: {e.strerror}')
 
 _RESUMABLE = ('train', 'predict', 'landmarks', 'experiment', 'data')

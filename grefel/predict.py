@@ -28,7 +28,7 @@ class Face:
     emotion:str                      # the class with the highest final probability
     confidence:float                 # that probability, calibrated, 0 to 1
     probabilities:dict               # class → final probability
-    primary:dict                     # class → probability before the correction
+    primary:dict                     # class → probability before the correction, not calibrated
     anchor:dict|None                 # class → probability by the nearness of anchors; None if the model has none
     attentive:dict|None              # class → probability by the attentive correction; None likewise
     primary_confidence:float|None    # C(p), 0 to 1
@@ -424,12 +424,15 @@ def analyze_reliability_balancing(self:GReFELEvaluator,
 ) -> dict:               # 'change_rate', counts 'changed', 'helped', 'hurt', 'neutral' and more, see `change_report`
     "How many answers the correction changed, and how many of those for the better."
     from grefel.metrics import change_report
+    classes = None
     if not isinstance(data, dict):
-        from grefel.evaluate import predict_data
-        data = _faces_of(self.predictor.model, data, split)
-        data = predict_data(self.predictor.model, data) | dict(labels=data.labels.numpy())
+        from grefel.answers import in_model_order, predict_data, stored_temperature, tempered
+        model = self.predictor.model
+        faces, classes = _faces_of(model, data, split), list(model.classes)
+        found = tempered(predict_data(model, faces, temperature=1), stored_temperature(model))   # both, as the report does
+        data = found | dict(labels=in_model_order(faces, classes)[0])
     labels = data['labels'] if labels is None else labels
-    return change_report(data['primary_probs'], data['final_probs'], labels)
+    return change_report(data['primary_probs'], data['final_probs'], labels, classes)
 
 # %% ../nbs/51_predict.ipynb #88a049db
 def _separation(confidence, right):

@@ -29,13 +29,14 @@ from .losses import GReFELLoss
 from .data import FaceData, load_faces
 from .noise import noisy_faces
 from .augment import batches, erase_mask, make_transform
+from .shards import ShardDataset, StreamBatches
 
 # %% ../nbs/40_train.ipynb #5a648c2f
 class FaceLoader(DataLoader):
     "A fastai DataLoader over faces in memory: (images, landmarks given, targets, landmarks known)."
     n_inp = 2
     def __init__(self,
-        dataset:FaceData,       # the faces
+        dataset:FaceData,       # the faces; or a `ShardDataset`, whose batch size, order and seed are its own
         transform,              # from `make_transform`
         bs:int=128,             # faces a batch
         shuffle:bool=False,     # new order and new augmentation every epoch; drops the last, smaller batch
@@ -44,8 +45,9 @@ class FaceLoader(DataLoader):
         device='cpu',           # where batches are made
         **ignored):
         dataset = _resident(dataset, device)
-        self.batches = batches(dataset, transform, bs=bs, shuffle=shuffle, seed=seed, device=device,
-                               drop_last=shuffle and len(dataset) > bs)
+        if isinstance(dataset, ShardDataset): self.batches = StreamBatches(dataset, transform, device)
+        else: self.batches = batches(dataset, transform, bs=bs, shuffle=shuffle, seed=seed, device=device,
+                                     drop_last=shuffle and len(dataset) > bs)
         self.transform, self.hide, self.seed = transform, hide, seed
         super().__init__(dataset=dataset, bs=bs, device=device, num_workers=0, indexed=False)
         self.shuffle = shuffle
@@ -70,6 +72,7 @@ class FaceLoader(DataLoader):
 
 def _resident(faces, device):
     "The same faces with the tensors that batches are cut from on the device; nothing is copied if they are there."
+    if isinstance(faces, ShardDataset): return faces
     return replace(faces, **{k: getattr(faces, k).to(device) for k in ('images', 'landmarks', 'targets')})
 
 # %% ../nbs/40_train.ipynb #8128c014
@@ -360,6 +363,7 @@ class Recipe:
     loss:dict = field(default_factory=dict)   # differences from the defaults, see `GReFELLoss`
     limit:int|None = None            # use only this many faces of each split (for trying out)
     landmarks:str|None = None        # a file of `grefel landmarks` that takes the place of the data's own
+    stream:bool = False              # read shards (or one Parquet file) while training, instead of loading all
     valid_share:float = 0.           # of the training faces, for validation where the data set names none
     noise:str|None = None            # training labels made wrong on purpose: 'symmetric' or 'confusion'
     noise_share:float = 0.           # how many of them
@@ -472,7 +476,7 @@ def train(
     model = _model(recipe).to(device)
     dls = face_dls(train_set, valid_set, model, recipe.bs, recipe.augment, recipe.hide_landmarks, recipe.seed, device)
     keep = KeepRun(out, **known, trained_with=f'grefel {__version__}',
-                   grey=train_set.images.shape[1] == 1, face_size=train_set.images.shape[-1])
+                   grey=train_set.grey, face_size=train_set.face_size)
     learn = grefel_learner(dls, model, _loss(recipe, train_set).to(device), recipe.ema or None, recipe.wd,
                            recipe.flip_test, [keep, *_ingredients(recipe), Continue(state), *cbs], path=out)
     if recipe.compile: model.compile()
@@ -497,7 +501,7 @@ def _model(recipe):
 
 def _loss(recipe, faces):
     "The loss of a recipe."
-    share = faces.targets.mean(0).clamp_min(1e-4)                                                   # (N,)
+    share = faces.share.clamp_min(1e-4)                                                             # (N,)
     own = dict(prior=share**recipe.balanced) if recipe.balanced else {}
     own |= dict(class_weights=(share**-recipe.class_weights).tolist()) if recipe.class_weights else {}
     return GReFELLoss(**own | recipe.loss)
@@ -510,6 +514,7 @@ def _ingredients(recipe):
 # %% ../nbs/40_train.ipynb #ed2c9585
 def _load(recipe, split, data_home):
     "One split as the recipe says."
+    if recipe.stream: return _stream(recipe, split)
     kw = dict(rule=recipe.rule, targets=recipe.targets, num_classes=recipe.num_classes, data_home=data_home,
               landmarks=recipe.landmarks, **(dict(valid_share=recipe.valid_share) if recipe.valid_share else {}))
     faces = load_faces(recipe.data, split=split, drop_duplicates=recipe.drop_duplicates and split == 'train', **kw)
@@ -519,16 +524,24 @@ def _load(recipe, split, data_home):
     spoil = recipe.noise and split == 'train'
     return noisy_faces(faces, recipe.noise, recipe.noise_share, recipe.noise_seed) if spoil else faces
 
+def _stream(recipe, split):
+    "One split, read from shards while training runs; it holds all of the split, and only landmarks that it was made with."
+    if recipe.landmarks or recipe.limit or recipe.valid_share:
+        raise GrefelError('stream: takes the data as they are, without landmarks, limit or valid_share')
+    train = split == 'train'
+    return ShardDataset(recipe.data, split, recipe.bs*(1 if train else 2), train, recipe.seed, drop_last=train,
+                        img_size=recipe.img_size, rule=recipe.rule, targets=recipe.targets,
+                        num_classes=recipe.num_classes, drop_duplicates=recipe.drop_duplicates and train)
+
 def _facts(faces):
     "What is worth keeping about the faces a run used."
     told = 'layout', 'rule', 'targets', 'rows', 'twins', 'dropped_duplicates', 'noise'
     notes = {k: faces.notes.get(k) for k in told}
     per_class = torch.bincount(faces.labels, minlength=len(faces.classes)).tolist()
-    return dict(n=len(faces), split=faces.split, per_class=per_class, **notes)
+    return dict(n=len(faces.labels), split=faces.split, per_class=per_class, **notes)
 
 def _before(recipe):
     "The recipes, oldest first, that the weights a run starts from came from; None where it starts from nothing."
     if not recipe.start: return None
     known = read_weights(weights_file(recipe.start))[2]
     return [*(known.get('before') or []), known.get('recipe')]
-

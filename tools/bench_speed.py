@@ -302,6 +302,12 @@ def measure_cold(quick):
 STAGES = dict(model=measure_models, photo=measure_photo, folder=measure_folder, cold=measure_cold)
 
 
+def busy(seconds=2):
+    "How many processors are at work while this process waits: what else runs here."
+    import psutil
+    return round(psutil.cpu_percent(seconds)/100*os.cpu_count(), 2)
+
+
 def read_rows(path):
     "The rows of an earlier run, or none."
     if not path.exists(): return []
@@ -331,7 +337,7 @@ def main():
     out, where = args.out or (Path(tempfile.gettempdir())/'B01_quick.csv' if args.quick else usual), machine()
     warnings.simplefilter('ignore')
     for stage in args.stages or STAGES:
-        load = round(os.getloadavg()[0], 2)
+        load = busy()
         if load > 0.5: print(f'{stage}: the machine is busy (load {load}); these times will be too long', file=sys.stderr)
         rows = []
         for row in STAGES[stage](args.quick):

@@ -486,12 +486,15 @@ def data_commands():
     if made.returncode: yield last_line(made); return
     for args in (['data', 'check', 'mine'], ['data', 'convert', 'mine', 'mine.parquet'],
                  ['landmarks', 'mine.parquet', '--out', 'landmarks.parquet'],
+                 ['train', '--data', 'mine.parquet', '--targets', 'hard', '--landmarks', 'landmarks.parquet', '--epochs', '1',
+                  '--bs', '16', '--out', 'run', '--quiet'],
+                 ['evaluate', '--weights', 'run', '--data', 'mine.parquet', '--split', 'valid', '--out', 'own'],
                  ['evaluate', '--data', 'mine.parquet', '--split', 'valid', '--landmarks', 'landmarks.parquet', '--out', 'eval'],
                  ['inspect', 'mine.parquet', '--no-model', '--out', 'health'],
                  ['export', '--size', 'nano', '--out', 'nano.onnx'],
                  ['predict', 'mine', '--weights', 'nano.onnx', '--out', 'answers.csv', '--annotate', 'drawn']):
         yield from complaints(f'grefel {" ".join(args)}', grefel(*args, cwd=here), 0)
-    wanted = ('mine.parquet', 'landmarks.parquet', 'eval/report.html', 'health/health.html', 'nano.onnx', 'answers.csv')
+    wanted = ('mine.parquet', 'landmarks.parquet', 'own/report.html', 'eval/report.html', 'health/health.html', 'nano.onnx', 'answers.csv')
     yield from (f'{name} was not written' for name in wanted if not (here/name).exists())
 
 
