@@ -47,6 +47,8 @@ def _train_arguments(p):
                    help='compute in bfloat16: faster where the processor has it')
     p.add_argument('--stream', action='store_true', default=argparse.SUPPRESS,
                    help='read shards (see grefel data convert) while training, for what does not fit into memory')
+    p.add_argument('--pretrained', metavar='DIR',
+                   help="for paper and poster_v2: the folder of the backbones' published files (wants a lower --lr)")
     p.add_argument('--config', metavar='FILE', help="start from a run's config.json; options given here win")
     p.add_argument('--out', required=True, metavar='DIR',
                    help="the run's folder; the same command continues a run that was stopped")
@@ -167,6 +169,7 @@ def train_command(args):
     from grefel.train import read_recipe, train
     given = {k: v for k, v in vars(args).items() if k in (*_TRAIN, 'drop_duplicates', 'bf16', 'stream')}
     recipe = read_recipe(args.config, **given)
+    if args.pretrained: recipe.model['pretrained'] = args.pretrained
     with _stdout_to_stderr(args.json):
         learn = train(recipe, args.out, args.device, args.data_home, bar=not (args.quiet or args.json))
     best = max(learn.keep_run.rows, key=lambda r: r['accuracy'])

@@ -429,7 +429,8 @@ def analyze_reliability_balancing(self:GReFELEvaluator,
         from grefel.answers import in_model_order, predict_data, stored_temperature, tempered
         model = self.predictor.model
         faces, classes = _faces_of(model, data, split), list(model.classes)
-        found = tempered(predict_data(model, faces, temperature=1), stored_temperature(model))   # both, as the report does
+        # both distributions are calibrated alike, as in the report
+        found = tempered(predict_data(model, faces, temperature=1), stored_temperature(model))
         data = found | dict(labels=in_model_order(faces, classes)[0])
     labels = data['labels'] if labels is None else labels
     return change_report(data['primary_probs'], data['final_probs'], labels, classes)

@@ -525,7 +525,7 @@ def _load(recipe, split, data_home):
     return noisy_faces(faces, recipe.noise, recipe.noise_share, recipe.noise_seed) if spoil else faces
 
 def _stream(recipe, split):
-    "One split, read from shards while training runs; it holds all of the split, and only landmarks that it was made with."
+    "One split, read from shards while training runs: all of it, with the landmarks that it was made with."
     if recipe.landmarks or recipe.limit or recipe.valid_share:
         raise GrefelError('stream: takes the data as they are, without landmarks, limit or valid_share')
     train = split == 'train'
