@@ -16,6 +16,7 @@ import numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
 from . import core
 from .core import GrefelError, write_file
+from .baselines import count_macs, count_parameters
 from .data import load_faces
 from .evaluate import measure, predict_data
 from .model import load_model
@@ -60,18 +61,11 @@ def processor(
     return f'{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads'
 
 # %% ../nbs/58_experiments.ipynb #0329e9dd
-@torch.inference_mode()
 def model_cost(
     model,          # a model with `config['img_size']`
 ) -> dict:          # params, macs (of one face)
     "Parameters, and multiply–accumulates of one face."
-    from torch.utils.flop_counter import FlopCounterMode
-    size = model.config['img_size']
-    images = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
-    was_training, counter = model.training, FlopCounterMode(display=False)
-    with counter: model.eval()(images)
-    model.train(was_training)
-    return dict(params=sum(p.numel() for p in model.parameters()), macs=counter.get_total_flops()//2)
+    return dict(params=count_parameters(model), macs=count_macs(model))
 
 # %% ../nbs/58_experiments.ipynb #5941bf95
 def run_row(

@@ -9,6 +9,7 @@ __all__ = ['NOISES', 'symmetric', 'confusion', 'flip_labels', 'noisy_faces', 'fl
 from dataclasses import replace
 import numpy as np, pandas as pd, torch
 from .core import GrefelError
+from .synth import noise_matrix
 from .data import FaceData
 
 # %% ../nbs/35_noise.ipynb #4b732645
@@ -16,7 +17,7 @@ def symmetric(
     num_classes:int,   # N
 ) -> torch.Tensor:     # (N, N) chances, 0 on the diagonal, rows sum to 1
     "Every other class is as likely."
-    return (1 - torch.eye(num_classes))/(num_classes - 1)
+    return noise_matrix(1., num_classes)                                           # all labels flipped, none kept
 
 def confusion(
     faces:FaceData,    # with votes

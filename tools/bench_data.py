@@ -12,7 +12,6 @@ import importlib
 import io
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nbtools import ROOT
+from nbtools import ROOT, cpu_name
 
 STAGES = ('make', 'convert', 'imagefolder', 'datasets', 'datasets-stream', 'shards', 'shards-workers', 'training-step',
           'table-make', 'table', 'table-split', 'table-pandas')
@@ -241,11 +240,6 @@ def versions():
     return ' '.join(filter(None, map(of, names)))
 
 
-def processor():
-    try: return next(l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name'))
-    except (OSError, StopIteration): return platform.machine()
-
-
 def save(out, row):
     "Put a row into the results, in the order of the stages, in place of an older one of the same stage."
     rows = list(csv.DictReader(out.open(encoding='utf-8'))) if out.exists() else []
@@ -276,7 +270,7 @@ def main():
     if args.child: return child(args)
     begin = time.time()
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    about = dict(cores=os.cpu_count(), machine=processor(), versions=versions(), commit=commit)
+    about = dict(cores=os.cpu_count(), machine=cpu_name(), versions=versions(), commit=commit)
     for stage in args.stage:
         if stage.startswith('datasets') and 'datasets ' not in about['versions']:
             print(f'{stage}: skipped, needs pip install datasets')

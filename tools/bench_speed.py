@@ -20,7 +20,7 @@ import time
 import warnings
 from pathlib import Path
 
-from nbtools import ROOT
+from nbtools import ROOT, cpu_name
 
 FIELDS = ('stage', 'what', 'how', 'threads', 'unit', 'repeats', 'median', 'p10', 'p90', 'note', 'load', 'date', 'commit', 'cpu',
           'versions')
@@ -35,12 +35,10 @@ def command(*args):
 def machine():
     "What a measured row says of where and when it was measured."
     from importlib.metadata import version
-    cpu = next((line.split(':')[1].strip() for line in Path('/proc/cpuinfo').read_text().splitlines() if 'model name' in line),
-               platform.processor()) if Path('/proc/cpuinfo').exists() else platform.processor()
     changed = '+changes' if command('git', 'status', '--porcelain', '--untracked-files=no', 'grefel') else ''
     versions = ', '.join(f'{p} {version(p)}' for p in PACKAGES)
     return dict(date=datetime.date.today().isoformat(), commit=command('git', 'rev-parse', '--short', 'HEAD') + changed,
-                cpu=f'{cpu}, {os.cpu_count()} cores', versions=f'Python {platform.python_version()}, {versions}')
+                cpu=f'{cpu_name()}, {os.cpu_count()} cores', versions=f'Python {platform.python_version()}, {versions}')
 
 
 def spread(values, unit, digits=3):
@@ -92,7 +90,7 @@ def onnx_bytes(model, size):
 
 def own_models(quick):
     "(name, size in pixels, module, ONNX bytes) of grefel's sizes."
-    from grefel.export import describe, export_onnx, onnx_graph, quantise, _scale_faces
+    from grefel.export import describe, onnx_graph, quantise, _scale_faces
     from grefel.model import create_model, load_model
     for name in ('nano',) if quick else ('nano', 'small'):
         model = load_model(name) if name == 'nano' else create_model(name).eval()

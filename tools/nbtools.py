@@ -2,6 +2,7 @@
 import functools
 import json
 import os
+import platform
 import re
 import subprocess
 from pathlib import Path
@@ -18,6 +19,14 @@ def settle_environment():
     "Notebooks run offline, and from folders of their own: a relative GREFEL_DATA is made absolute."
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     if os.environ.get('GREFEL_DATA'): os.environ['GREFEL_DATA'] = str(Path(os.environ['GREFEL_DATA']).expanduser().resolve())
+
+
+def cpu_name():
+    "The processor in its maker's words, where the system tells (Linux), else its kind."
+    try: lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError: lines = []
+    named = (line.split(':')[1].strip() for line in lines if line.startswith('model name'))
+    return next(named, platform.processor() or platform.machine())
 
 
 def notebooks():
