@@ -45,7 +45,6 @@ class ResBlock(nn.Module):
         same = stride == 1 and in_chans == out_chans
         self.shortcut = nn.Identity() if same else nn.Sequential(pool, conv_norm(in_chans, out_chans, 1))
         self.drop_path = DropPath()            # no rate of its own; a recipe may set one
-        nn.init.zeros_(self.conv2[1].weight)   # a new block begins as its shortcut
 
     def forward(self, x):                              # (B, in_chans, h, w)
         out = self.conv2(F.relu(self.conv1(x)))        # (B, out_chans, h/stride, w/stride)

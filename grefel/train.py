@@ -10,6 +10,7 @@ __all__ = ['FaceLoader', 'face_dls', 'both_ways', 'FlipTest', 'TrainLoss', 'Keep
 # %% ../nbs/40_train.ipynb #8d377235
 import io, json, platform, time
 from contextlib import nullcontext
+from functools import partial
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 import torch
@@ -318,7 +319,7 @@ def grefel_learner(
     "A fastai learner for a GReFEL model."
     criterion, averaging = TrainLoss(loss or GReFELLoss(), model), [EMA(ema)] if ema else []
     own = [ProbMetric('accuracy', _right), *map(LossPart, _parts(criterion))]
-    return FaceLearner(dls, model.to(memory_format=torch.channels_last), criterion, opt_func=Adam, wd=wd,
+    return FaceLearner(dls, model.to(memory_format=torch.channels_last), criterion, opt_func=partial(Adam, eps=1e-8), wd=wd,
                        cbs=[KeepOutputs(flip_test), *averaging, *cbs], metrics=[*own, *metrics], path=Path(path), **kw)
 
 @torch.no_grad()
@@ -338,8 +339,8 @@ class Recipe:
     data:str = 'ferplus'             # source, see `grefel.data.load_faces`
     size:str = 'nano'                # model size, see `grefel.model.SIZES`, or a rival of `grefel.baselines`
     epochs:int = 12                  # passes over the training faces
-    bs:int = 128                     # faces a batch
-    lr:float = 3e-3                  # peak of the one-cycle schedule
+    bs:int = 64                      # faces a batch
+    lr:float = 1.5e-3                # peak of the one-cycle schedule
     wd:float = 0.05                  # decoupled weight decay
     seed:int = 0                     # of weights, order, augmentation, dropout
     rule:str = 'majority'            # which images count, and their class
