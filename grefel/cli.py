@@ -160,6 +160,7 @@ def _experiment_arguments(p):
     p.add_argument('--rows', nargs='+', metavar='NAME', help='only these rows')
     p.add_argument('--seeds', nargs='+', type=int, metavar='N', help="these seeds instead of the file's")
     p.add_argument('--jobs', type=int, default=1, help='runs at a time (default: 1)')
+    p.add_argument('--long', action='store_true', help="the file's long budget, for a graphics card")
     p.add_argument('--runs', metavar='DIR', help='where the runs go (default: runs/NAME)')
     p.add_argument('--out', metavar='FILE', help='the CSV (default: beside the description)')
 
@@ -359,7 +360,7 @@ def experiment_command(args):
     from grefel.experiments import run_table, summary
     say = lambda line: print(line, file=sys.stderr, flush=True)
     results = run_table(args.spec, args.out, args.runs, args.seeds, args.rows, args.device, args.data_home, args.jobs,
-                        say)
+                        args.long, say)
     if args.json: print(summary(results).to_json(orient='index'))
     else: print(summary(results)[['seeds', 'accuracy', 'accuracy_sd', 'ece', 'minutes']].round(4).to_string())
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FaceLoader', 'face_dls', 'both_ways', 'FlipTest', 'TrainLoss', 'KeepOutputs', 'FaceMean', 'ProbMetric', 'LossPart',
            'EMA', 'BFloat16', 'Mix', 'set_drop_path', 'SAM', 'FaceLearner', 'grefel_learner', 'Recipe', 'read_recipe',
-           'KeepRun', 'Continue', 'train']
+           'KeepRun', 'Continue', 'train', 'training_faces']
 
 # %% ../nbs/40_train.ipynb #8d377235
 import io, json, platform, time
@@ -319,7 +319,8 @@ def grefel_learner(
     "A fastai learner for a GReFEL model."
     criterion, averaging = TrainLoss(loss or GReFELLoss(), model), [EMA(ema)] if ema else []
     own = [ProbMetric('accuracy', _right), *map(LossPart, _parts(criterion))]
-    return FaceLearner(dls, model.to(memory_format=torch.channels_last), criterion, opt_func=partial(Adam, eps=1e-8), wd=wd,
+    adam, model = partial(Adam, eps=1e-8), model.to(memory_format=torch.channels_last)
+    return FaceLearner(dls, model, criterion, opt_func=adam, wd=wd,
                        cbs=[KeepOutputs(flip_test), *averaging, *cbs], metrics=[*own, *metrics], path=Path(path), **kw)
 
 @torch.no_grad()
@@ -466,7 +467,7 @@ def train(
 ) -> FaceLearner:               # after the last epoch; the best epoch's weights are in `out`
     "Train by a recipe; the same command continues a run that was stopped."
     out = Path(out)
-    train_set, valid_set = (_load(recipe, split, data_home) for split in ('train', 'valid'))
+    train_set, valid_set = (training_faces(recipe, split, data_home) for split in ('train', 'valid'))
     state = _read_state(out/'last.pt', recipe)
     machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
     known = dict(recipe=asdict(recipe), before=_before(recipe),
@@ -513,8 +514,12 @@ def _ingredients(recipe):
             *([Mix(recipe.mixup, recipe.cutmix)] if recipe.mixup or recipe.cutmix else [])]
 
 # %% ../nbs/40_train.ipynb #ed2c9585
-def _load(recipe, split, data_home):
-    "One split as the recipe says."
+def training_faces(
+    recipe:Recipe,      # what is trained
+    split:str='train',  # or 'valid'
+    data_home=None,     # where data sets lie; None: $GREFEL_DATA
+) -> FaceData:          # a `ShardDataset` for a recipe that streams
+    "One split as a recipe says, its wrong labels included."
     if recipe.stream: return _stream(recipe, split)
     kw = dict(rule=recipe.rule, targets=recipe.targets, num_classes=recipe.num_classes, data_home=data_home,
               landmarks=recipe.landmarks, **(dict(valid_share=recipe.valid_share) if recipe.valid_share else {}))
