@@ -113,11 +113,20 @@ class _Torch:
 
     def __call__(self, x, explain=False):
         import torch
+        from grefel.answers import AT_ONCE, filled, workers
+        step = AT_ONCE if torch.device(self.device).type == 'cpu' else len(x)
         more = dict(need_attention=True) if explain and self.shows else {}
-        with torch.inference_mode():
-            out = self.model(torch.from_numpy(x).to(self.device), **more)
-        arrays = {k: v.float().cpu().numpy() for k, v in out.items() if torch.is_tensor(v)}
-        return arrays | {f'attention_{i}': v.float().cpu().numpy() for i, v in enumerate(out.get('attention') or ())}
+        @torch.inference_mode()
+        def answer(rows):
+            out = self.model(filled(rows, step).to(self.device), **more)
+            out |= {f'attention_{i}': v for i, v in enumerate(out.pop('attention', None) or ())}
+            return {k: v[:len(rows)].float().cpu().numpy() for k, v in out.items() if torch.is_tensor(v)}
+        with workers(self.device) as work: return _joined(work(answer, torch.from_numpy(x).split(step)))
+
+def _joined(answers):
+    "The answers to batches → the answer to all of them."
+    answers = list(answers)
+    return {k: np.concatenate([a[k] for a in answers]) for k in answers[0]}
 
 def _onnx_file(weights):
     "The ONNX file meant by `weights`: a path, a run's folder, or the name of shipped weights."
@@ -149,7 +158,7 @@ class _Onnx:
 
     def __call__(self, x, explain=False):
         names = self.shown if explain else self.plain
-        return dict(zip(names, self.session.run(names, {'images': x})))
+        return _joined(dict(zip(names, self.session.run(names, {'images': row[None]}))) for row in x)
 
 # %% ../nbs/51_predict.ipynb #0f6324bc
 CROPS = ('auto', 'detect', 'whole')
