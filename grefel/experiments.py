@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIGURES', 'FLIPS', 'COLUMNS', 'read_spec', 'commit', 'processor', 'model_cost', 'run_row', 'run_table',
-           'read_results', 'summary', 'paired_difference', 'plot_rows']
+           'read_results', 'summary', 'paired_difference', 'plot_rows', 'told', 'results_table', 'differences',
+           'recall_table']
 
 # %% ../nbs/58_experiments.ipynb #91b28a08
 import csv, io, json, math, platform, subprocess, sys, time
@@ -256,3 +257,56 @@ def plot_rows(
     ax.set_xlabel(label or figure.replace('_', ' '))
     ax.grid(axis='x', alpha=0.25); ax.spines[['top', 'right', 'left']].set_visible(False); ax.tick_params('y', length=0)
     return fig
+
+# %% ../nbs/58_experiments.ipynb #5e1ab002
+def told(
+    runs:pd.DataFrame,     # from `read_results`
+) -> pd.Series:            # in words
+    "What was run: how much, on what, by which code, and what it cost."
+    some = lambda values: ', '.join(sorted({str(v) for v in values}))
+    per = runs.groupby('row').seed.nunique()
+    recipes = [asdict(read_recipe(**r)) for r in runs.recipe]
+    faces = some(f"the first {r['limit']:,}" if r['limit'] else 'all' for r in recipes)
+    return pd.Series({'runs': len(runs), 'seeds a row': some(per), 'epochs': some(r['epochs'] for r in recipes),
+                      'training faces': faces, 'validation faces': some(f'{n:,}' for n in runs.n),
+                      'code': some(runs.commit), 'machine': some(runs.machine), 'training time': f'{runs.seconds.sum()/3600:.1f} h'}, name='')
+
+_FORMS = dict(accuracy='{:.1%}', balanced_accuracy='{:.1%}', primary_accuracy='{:.1%}')
+
+def _spread(mean, sd, form):
+    return form.format(mean) + (f' ± {form.format(sd).strip("%")}' if np.isfinite(sd) else '')
+
+def results_table(
+    runs:pd.DataFrame,                                           # from `read_results`
+    figures=('accuracy', 'balanced_accuracy', 'macro_f1', 'ece'),  # columns of it
+    costs:bool=True,                                             # parameters and operations as well
+    by:str|None='accuracy',                                      # best first by this figure; None: in the file's order
+) -> pd.DataFrame:                                               # one line a row, in words
+    "Means over seeds, with standard deviations where there are several."
+    s = summary(runs, figures)
+    s = s if by is None else s.sort_values(by, ascending=False)
+    out = pd.DataFrame(dict(seeds=s.seeds))
+    for name in figures:
+        form = _FORMS.get(name, '{:.3f}')
+        out[name.replace('_', ' ')] = [_spread(m, sd, form) for m, sd in zip(s[name], s[f'{name}_sd'])]
+    if not costs: return out
+    return out.assign(parameters=[f'{v/1e6:.2f} M' for v in s.params], operations=[f'{v/1e6:.0f} MMAC' for v in s.macs])
+
+def differences(
+    runs:pd.DataFrame,          # from `read_results`
+    against:str,                # the row that the others are compared with
+    figure:str='accuracy',      # any column of numbers
+    unit:float=100.,            # 100: in points
+) -> pd.DataFrame:              # mean, low, high, pairs for each other row
+    "Each row's difference from one, seed by seed."
+    rows = [r for r in dict.fromkeys(runs.row) if r != against]
+    d = pd.DataFrame([paired_difference(runs, r, against, figure) for r in rows], index=rows)
+    return (unit*d[['mean', 'low', 'high']]).round(2 if unit == 100 else 4).assign(pairs=d.pairs)
+
+def recall_table(
+    runs:pd.DataFrame,          # from `read_results`
+    classes,                    # N names
+) -> pd.DataFrame:              # one line a row, one column a class
+    "Recall of each class, mean over seeds; of a class without faces NaN."
+    rows = {row: np.mean(np.array(list(g.recalls), float), 0) for row, g in runs.groupby('row', sort=False)}
+    return pd.DataFrame(rows, index=list(classes)).T

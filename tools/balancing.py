@@ -4,7 +4,6 @@ Writes E05_balancing_faces.csv (FER+ validation: label, votes, the four distribu
 nearest anchor, and the embedding's place on its two main axes) and E05_balancing_anchors.csv (each anchor's place there,
 how many faces it is the nearest of, and its distances to other anchors). No picture is written. FER+ must lie in
 $GREFEL_DATA."""
-Pictures are not written. FER+ must lie in $GREFEL_DATA."""
 import sys
 
 import numpy as np
@@ -50,7 +49,8 @@ def anchors_table(model, anchors, near, places):
     used = np.bincount(near.reshape(len(near), -1).argmin(1), minlength=n*k)
     return pd.DataFrame({'class': np.repeat(model.classes, k), 'k': np.tile(np.arange(k), n), 'used': used,
                          'nearest_kin': np.where(kin, between, np.inf).min(1).round(3),
-                         'nearest_other': np.where(kin, np.inf, between).min(1).round(3)} | dict(zip('xy', places.round(3).T)))
+                         'nearest_other': np.where(kin, np.inf, between).min(1).round(3)}
+                        | dict(zip('xy', places.round(3).T)))
 
 
 def main(weights=None):
