@@ -92,12 +92,12 @@ def run_row(
     found = measure(predict_data(model, faces, device=device), faces.labels.numpy(), faces.classes,
                     _votes(faces, model), bootstrap=0)
     seconds = float(history['seconds'].sum())
-    seen = json.loads((folder/'config.json').read_text())['data']['train']['n']
+    seen = json.loads((folder/'config.json').read_text())['data']['train']
     result = dict(recipe=asdict(recipe), n=len(faces), **{k: found.get(k) for k in FIGURES},
                   **_flips(recipe, model, device, data_home),
-                  recalls=[round(c['recall'], 4) for c in found['per_class']],
+                  recalls=[round(c['recall'], 4) for c in found['per_class']], shots=seen['per_class'],
                   best_epoch=int(history['accuracy'].idxmax()), last_accuracy=float(history['accuracy'].iloc[-1]),
-                  **model_cost(model), seconds=round(seconds, 1), images_per_s=round(seen*len(history)/seconds, 1),
+                  **model_cost(model), seconds=round(seconds, 1), images_per_s=round(seen['n']*len(history)/seconds, 1),
                   commit=commit(), machine=processor(device), torch=torch.__version__,
                   date=datetime.now(timezone.utc).strftime('%Y-%m-%d'))
     write_file(done, json.dumps(result, indent=1) + '\n')
@@ -143,8 +143,10 @@ def _run_apart(recipe, folder, device, data_home):
     return dict(error=(done.stderr.strip().splitlines() or ['it said nothing'])[-1][:300])
 
 # %% ../nbs/58_experiments.ipynb #891b7bdf
-COLUMNS = ('row', 'seed', 'n', *FIGURES, *FLIPS, 'recalls', 'best_epoch', 'last_accuracy', 'params', 'macs', 'seconds',
+COLUMNS = ('row', 'seed', 'n', *FIGURES, *FLIPS, 'recalls', 'shots', 'best_epoch', 'last_accuracy', 'params', 'macs', 'seconds',
            'images_per_s', 'commit', 'machine', 'torch', 'date', 'recipe')
+
+_LISTS = ('recipe', 'recalls', 'shots')   # stored as JSON
 
 def _write_results(lines, path):
     "All lines as a CSV; lists and dictionaries as JSON, numbers to six digits."
@@ -161,7 +163,7 @@ def _kept(path, spec):
     "{(row, seed): line} of a CSV, as far as its recipes are still those of the description."
     if not Path(path).exists(): return {}
     lines = pd.read_csv(path, keep_default_na=False).to_dict('records')
-    for line in lines: line |= {k: json.loads(line[k]) for k in ('recipe', 'recalls') if line.get(k)}
+    for line in lines: line |= {k: json.loads(line[k]) for k in _LISTS if line.get(k)}
     def same(row, seed, recipe): return row in spec['recipes'] and read_recipe(**recipe) == _seeded(spec, row, seed)
     return {(line['row'], line['seed']): line for line in lines if same(line['row'], line['seed'], line['recipe'])}
 
@@ -203,11 +205,12 @@ def run_table(
 
 def read_results(
     path,                 # a CSV that `run_table` wrote
-) -> pd.DataFrame:        # one line a run; `recipe` and `recalls` as Python objects
+) -> pd.DataFrame:        # one line a run; `recipe`, `recalls` and `shots` as Python objects
     "The runs behind a table."
     if not Path(path).exists(): raise GrefelError(f'{path}: no such results file')
     found = pd.read_csv(path)
-    for name in ('recipe', 'recalls'): found[name] = found[name].map(json.loads)
+    for name in found.columns.intersection(_LISTS):
+        found[name] = found[name].map(json.loads, na_action='ignore')
     return found
 
 # %% ../nbs/58_experiments.ipynb #6408a15c

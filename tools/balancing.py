@@ -1,7 +1,7 @@
 """What balancing does to each validation face, for the page nbs/experiments/E05_balancing: tools/balancing.py [WEIGHTS].
 
-Writes E05_balancing_faces.csv (FER+ validation: label, votes, the four distributions in thousandths, confidences, the
-nearest anchor, and the embedding's place on its two main axes) and E05_balancing_anchors.csv (each anchor's place there,
+Writes E05_balancing_faces.csv (FER+ validation: label, votes, the four distributions, confidences, the nearest
+anchor, and the embedding's place on its two main axes; three digits) and E05_balancing_anchors.csv (each anchor's place there,
 how many faces it is the nearest of, and its distances to other anchors). No picture is written. FER+ must lie in
 $GREFEL_DATA."""
 import sys
@@ -24,8 +24,8 @@ SOURCES = dict(primary='primary_probs', anchor='anchor_probs', attention='attent
 
 
 def columns(kind, values, classes):
-    "One column a class, in thousandths."
-    return {f'{kind}_{c}': v for c, v in zip(classes, (1000*values).round().astype(int).T)}
+    "One column a class."
+    return {f'{kind}_{c}': v for c, v in zip(classes, values.T)}
 
 
 def faces_table(model, faces, found, near, places):
@@ -35,9 +35,9 @@ def faces_table(model, faces, found, near, places):
     table |= columns('votes', votes/votes.sum(1, keepdims=True), model.classes)
     for kind, name in SOURCES.items(): table |= columns(kind, found[name], model.classes)
     flat = near.reshape(len(near), -1)
-    table |= {k: found[k].round(4) for k in ('primary_confidence', 'correction_confidence')}
-    table |= dict(anchor=flat.argmin(1), distance=flat.min(1).round(3))
-    return pd.DataFrame(table | dict(zip('xy', places.round(3).T)))
+    table |= {k: found[k] for k in ('primary_confidence', 'correction_confidence')}
+    table |= dict(anchor=flat.argmin(1), distance=flat.min(1))
+    return pd.DataFrame(table | dict(zip('xy', places.T)))
 
 
 def anchors_table(model, anchors, near, places):
@@ -48,9 +48,9 @@ def anchors_table(model, anchors, near, places):
     kin = np.repeat(np.arange(n), k)[:, None] == np.repeat(np.arange(n), k)
     used = np.bincount(near.reshape(len(near), -1).argmin(1), minlength=n*k)
     return pd.DataFrame({'class': np.repeat(model.classes, k), 'k': np.tile(np.arange(k), n), 'used': used,
-                         'nearest_kin': np.where(kin, between, np.inf).min(1).round(3),
-                         'nearest_other': np.where(kin, np.inf, between).min(1).round(3)}
-                        | dict(zip('xy', places.round(3).T)))
+                         'nearest_kin': np.where(kin, between, np.inf).min(1),
+                         'nearest_other': np.where(kin, np.inf, between).min(1)}
+                        | dict(zip('xy', places.T)))
 
 
 def main(weights=None):
@@ -63,7 +63,7 @@ def main(weights=None):
                   anchors=anchors_table(model, anchors, near, axes.transform(anchors.flatten(0, 1).numpy())))
     for name, table in tables.items():
         path = OUT/f'E05_balancing_{name}.csv'
-        write_file(path, table.to_csv(index=False, lineterminator='\n'))
+        write_file(path, table.to_csv(index=False, lineterminator='\n', float_format='%.3g'))
         print(f'{path.relative_to(ROOT)}: {len(table)} rows, {path.stat().st_size/1024:.0f} KiB')
 
 
