@@ -143,8 +143,8 @@ def _run_apart(recipe, folder, device, data_home):
     return dict(error=(done.stderr.strip().splitlines() or ['it said nothing'])[-1][:300])
 
 # %% ../nbs/58_experiments.ipynb #891b7bdf
-COLUMNS = ('row', 'seed', 'n', *FIGURES, *FLIPS, 'recalls', 'shots', 'best_epoch', 'last_accuracy', 'params', 'macs', 'seconds',
-           'images_per_s', 'commit', 'machine', 'torch', 'date', 'recipe')
+COLUMNS = ('row', 'seed', 'n', *FIGURES, *FLIPS, 'recalls', 'shots', 'best_epoch', 'last_accuracy',
+           'params', 'macs', 'seconds', 'images_per_s', 'commit', 'machine', 'torch', 'date', 'recipe')
 
 _LISTS = ('recipe', 'recalls', 'shots')   # stored as JSON
 
@@ -272,7 +272,8 @@ def told(
     faces = some(f"the first {r['limit']:,}" if r['limit'] else 'all' for r in recipes)
     return pd.Series({'runs': len(runs), 'seeds a row': some(per), 'epochs': some(r['epochs'] for r in recipes),
                       'training faces': faces, 'validation faces': some(f'{n:,}' for n in runs.n),
-                      'code': some(runs.commit), 'machine': some(runs.machine), 'training time': f'{runs.seconds.sum()/3600:.1f} h'}, name='')
+                      'code': some(runs.commit), 'machine': some(runs.machine),
+                      'training time': f'{runs.seconds.sum()/3600:.1f} h'}, name='')
 
 _FORMS = dict(accuracy='{:.1%}', balanced_accuracy='{:.1%}', primary_accuracy='{:.1%}')
 
