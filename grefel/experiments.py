@@ -48,7 +48,7 @@ def read_spec(
 
 # %% ../nbs/58_experiments.ipynb #b38ec98e
 FIGURES = ('accuracy', 'balanced_accuracy', 'macro_f1', 'ece', 'nll', 'aurc', 'kl_votes', 'primary_accuracy',
-           'primary_ece', 'changed', 'helped', 'hurt')
+           'primary_ece', 'changed', 'helped', 'hurt', 'anchors_used')
 FLIPS = ('flips_auroc', 'flips_precision', 'cleanlab_auroc', 'cleanlab_precision')   # of runs with label noise
 
 def commit() -> str:    # 12 hexadecimal digits, with a + where files differ from it; '' outside of a repository
@@ -89,8 +89,9 @@ def run_row(
     train(recipe, folder, device, data_home, bar=bar)
     history = pd.read_csv(folder/'history.csv')
     model, faces = load_model(folder, device), _validation(recipe, data_home)
-    found = measure(predict_data(model, faces, device=device), faces.labels.numpy(), faces.classes,
-                    _votes(faces, model), bootstrap=0)
+    answers = predict_data(model, faces, device=device)
+    found = measure(answers, faces.labels.numpy(), faces.classes, _votes(faces, model), bootstrap=0)
+    found['anchors_used'] = _anchors_used(model, answers)
     seconds = float(history['seconds'].sum())
     seen = json.loads((folder/'config.json').read_text())['data']['train']
     result = dict(recipe=asdict(recipe), n=len(faces), **{k: found.get(k) for k in FIGURES},
@@ -108,6 +109,13 @@ def _validation(recipe, data_home):
     faces = load_faces(recipe.data, split='valid', rule=recipe.rule, targets=recipe.targets,
                        num_classes=recipe.num_classes, data_home=data_home)
     return faces.subset(range(min(recipe.limit, len(faces)))) if recipe.limit else faces
+
+def _anchors_used(model, answers):
+    "Of a class's anchors, how many are the nearest of some face; the mean over classes, None for a model without."
+    part = getattr(getattr(model, 'balancing', None), 'anchors', None)
+    if part is None: return None
+    distances = part(torch.from_numpy(answers['embedding']).to(part.anchors))[1]           # (n, N, K)
+    return len(distances.flatten(1).argmin(1).unique())/distances.shape[1]
 
 def _flips(recipe, model, device, data_home, most=6144):
     "How well the doubts of a model find the labels that its recipe made wrong, among the first training faces."

@@ -43,21 +43,25 @@ def adjust(
 
 # %% ../nbs/20_losses.ipynb #6f3cd45a
 def _pairs(anchors):
-    "Squared distances of all pairs of anchors, scaled by D: (N·K choose 2,)."
-    a = anchors.float().flatten(0, -2)                        # (N·K, D)
-    i, j = torch.triu_indices(len(a), len(a), 1, device=a.device)
-    return (a[i] - a[j]).square().mean(-1)
+    "Of all pairs of anchors the squared distance, scaled by D, and whether they are kin: (N·K choose 2,) both."
+    n, k, _ = anchors.shape
+    a = anchors.float().flatten(0, 1)                         # (N·K, D)
+    i, j = torch.triu_indices(n*k, n*k, 1, device=a.device)
+    return (a[i] - a[j]).square().mean(-1), i//k == j//k
 
-def anchor_loss_unbounded(anchors): return -_pairs(anchors).mean()   # the published form
+def anchor_loss_unbounded(anchors): return -_pairs(anchors)[0].mean()   # the published form
 
 # %% ../nbs/20_losses.ipynb #47eb209d
 def anchor_loss(
     anchors,            # (N, K, D)
     margin:float=0.5,   # m, in units of √D
+    kin_margin=None,    # the margin between anchors of one class; None: m as well
 ):                      # scalar ≥ 0
     "Push anchors apart until they are a margin away from each other (bounded form of GReFEL's anchor loss)."
-    distance = (_pairs(anchors) + 1e-12).sqrt()               # finite gradient where two anchors coincide
-    return (margin - distance).clamp_min(0).square().mean()
+    squared, kin = _pairs(anchors)
+    distance = (squared + 1e-12).sqrt()                       # finite gradient where two anchors coincide
+    m = torch.where(kin, margin if kin_margin is None else kin_margin, margin)
+    return (m - distance).clamp_min(0).square().mean()
 
 # %% ../nbs/20_losses.ipynb #1ea832c9
 def center_loss(
@@ -99,11 +103,12 @@ class GReFELLoss(nn.Module):
         class_weights=None,        # (N,) or None
         prior=None,                # (N,) shares of the classes to the power τ, for logit adjustment; or None
         margin:float=0.5,          # of the anchor loss, in √D
+        kin_margin=None,           # the margin between anchors of one class; None: as between all
         bounded:bool=True,         # False: the published anchor loss
     ):
         super().__init__()
         self.cls, self.source, self.anchor, self.center, self.landmark = cls, source, anchor, center, landmark
-        self.label_smoothing, self.margin, self.bounded = label_smoothing, margin, bounded
+        self.label_smoothing, self.margin, self.kin_margin, self.bounded = label_smoothing, margin, kin_margin, bounded
         for name, value in dict(class_weights=class_weights, prior=prior).items():
             self.register_buffer(name, None if value is None else torch.as_tensor(value).float())
 
@@ -119,7 +124,8 @@ class GReFELLoss(nn.Module):
         sources = [k for k in ('primary_probs', 'anchor_probs', 'attention_probs') if k in out]
         if len(sources) > 1: parts['source'] = sum(nll(k) for k in sources)
         if anchors is not None:
-            parts['anchor'] = anchor_loss(anchors, self.margin) if self.bounded else anchor_loss_unbounded(anchors)
+            bounded = lambda: anchor_loss(anchors, self.margin, self.kin_margin)
+            parts['anchor'] = bounded() if self.bounded else anchor_loss_unbounded(anchors)
             parts['center'] = center_loss(out['distances'], targets, out['primary_confidence'], anchors.shape[-1])
         if 'landmarks' in out: parts['landmark'] = landmark_loss(out['landmarks'], landmarks)
         return parts | dict(total=sum(getattr(self, name)*value for name, value in parts.items()))

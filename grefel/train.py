@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FaceLoader', 'face_dls', 'both_ways', 'FlipTest', 'TrainLoss', 'KeepOutputs', 'FaceMean', 'ProbMetric', 'LossPart',
-           'EMA', 'BFloat16', 'Mix', 'set_drop_path', 'SAM', 'FaceLearner', 'grefel_learner', 'Recipe', 'read_recipe',
-           'KeepRun', 'Continue', 'train', 'training_faces']
+           'EMA', 'BFloat16', 'Mix', 'set_drop_path', 'SAM', 'PlaceAnchors', 'FaceLearner', 'grefel_learner', 'Recipe',
+           'read_recipe', 'KeepRun', 'Continue', 'train', 'training_faces']
 
 # %% ../nbs/40_train.ipynb #8d377235
 import io, json, platform, time
@@ -23,6 +23,7 @@ from . import __version__
 from .core import GrefelError, set_seed, weights_file, write_file
 from .geometry import PATHS, mirror_landmarks
 from .window import DropPath
+from .anchors import init_anchors
 from .reliability import confidence
 from . import baselines                        # the rivals are models by name as well
 from .model import GReFELModel, check_state, create_model, read_weights, save_model
@@ -30,6 +31,7 @@ from .losses import GReFELLoss
 from .data import FaceData, load_faces
 from .noise import noisy_faces
 from .augment import batches, erase_mask, make_transform
+from .answers import predict_data
 from .shards import ShardDataset, StreamBatches
 
 # %% ../nbs/40_train.ipynb #5a648c2f
@@ -285,6 +287,28 @@ class SAM(Callback):
         loss.backward()
         with torch.no_grad(): torch._foreach_sub_(params, moves)
 
+# %% ../nbs/40_train.ipynb #a2c40002
+class PlaceAnchors(Callback):
+    "Before an epoch, put each class's anchors at the k-means centres of its training faces' embeddings."
+    order = 62                            # the raw weights are back, the epoch's seed is not set yet
+    def __init__(self,
+        at:int=1,        # before this epoch; 0 for a run that starts from trained weights
+        most:int=6144,   # training faces that are looked at
+    ): self.at, self.most = at, most
+
+    def before_train(self):
+        if self.epoch == self.at: self.place()
+
+    def place(self):
+        own, faces = getattr(getattr(self.model, 'balancing', None), 'anchors', None), self.dls.train.dataset
+        if own is None: raise GrefelError(f"{self.model.config['name']}: has no anchors to place")
+        if isinstance(faces, ShardDataset): raise GrefelError('place_anchors: needs faces in memory, not a stream')
+        faces = faces.subset(range(min(self.most, len(faces))))
+        found = predict_data(self.model, faces, device=self.dls.device, temperature=1)['embedding']
+        init_anchors(own, torch.from_numpy(found), faces.labels)
+        ema = getattr(self.learn, 'ema', None)
+        if ema: ema.average.module.balancing.anchors.load_state_dict(own.state_dict())
+
 # %% ../nbs/40_train.ipynb #0e15ac31
 class FaceLearner(Learner):
     "fastai's Learner for GReFEL models."
@@ -370,6 +394,7 @@ class Recipe:
     noise:str|None = None            # training labels made wrong on purpose: 'symmetric' or 'confusion'
     noise_share:float = 0.           # how many of them
     noise_seed:int = 0               # which ones
+    place_anchors:int|None = None    # before this epoch, put anchors where their class's embeddings are; None: never
     start:str|None = None            # weights to go on from, as `load_model` takes them; None: random ones
 
 # %% ../nbs/40_train.ipynb #864d2b8f
@@ -511,7 +536,8 @@ def _loss(recipe, faces):
 def _ingredients(recipe):
     "The callbacks of a recipe."
     return [*([BFloat16()] if recipe.bf16 else []), *([SAM(recipe.sam)] if recipe.sam else []),
-            *([Mix(recipe.mixup, recipe.cutmix)] if recipe.mixup or recipe.cutmix else [])]
+            *([Mix(recipe.mixup, recipe.cutmix)] if recipe.mixup or recipe.cutmix else []),
+            *([] if recipe.place_anchors is None else [PlaceAnchors(recipe.place_anchors)])]
 
 # %% ../nbs/40_train.ipynb #ed2c9585
 def training_faces(
