@@ -331,7 +331,8 @@ class EAC(Plain):
         return out | dict(maps=(maps, self.maps(images.flip(-1))[1])) if self.training else out
 
     def extra_loss(self, out, targets):
-        "EAC's own term, weighted; the targets play no part."
+        "EAC's own term, weighted; the targets play no part. In evaluation one view is looked at, and nothing compared."
+        if 'maps' not in out: return dict(consistency=out['final_probs'].new_zeros(()))
         maps, mirrored = (m.float() for m in out['maps'])
         return dict(consistency=self.lambda_c*(maps - mirrored.flip(-1)).square().mean())
 
