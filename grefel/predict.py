@@ -113,7 +113,7 @@ class _Torch:
 
     def __call__(self, x, explain=False):
         import torch
-        from grefel.answers import AT_ONCE, filled, workers
+        from grefel.model import AT_ONCE, filled, workers
         step = AT_ONCE if torch.device(self.device).type == 'cpu' else len(x)
         more = dict(need_attention=True) if explain and self.shows else {}
         @torch.inference_mode()
