@@ -10,15 +10,15 @@ __all__ = ['FIGURES', 'FLIPS', 'COLUMNS', 'read_spec', 'commit', 'processor', 'm
 # %% ../nbs/58_experiments.ipynb #91b28a08
 import csv, io, json, math, platform, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from matplotlib.figure import Figure
 from . import core
 from .core import GrefelError, write_file
+from .anchors import anchors_of
 from .baselines import count_macs, count_parameters
-from .data import load_faces
 from .evaluate import measure, predict_data
 from .model import load_model
 from .noise import cleanlab_doubt, doubt, found_flips
@@ -88,7 +88,7 @@ def run_row(
     if recipe.noise: cleanlab_doubt(np.eye(2), np.arange(2))               # is it there? asked before the work
     train(recipe, folder, device, data_home, bar=bar)
     history = pd.read_csv(folder/'history.csv')
-    model, faces = load_model(folder, device), _validation(recipe, data_home)
+    model, faces = load_model(folder, device), training_faces(replace(recipe, stream=False), 'valid', data_home)
     answers = predict_data(model, faces, device=device)
     found = measure(answers, faces.labels.numpy(), faces.classes, _votes(faces, model), bootstrap=0)
     found['anchors_used'] = _anchors_used(model, answers)
@@ -104,16 +104,9 @@ def run_row(
     write_file(done, json.dumps(result, indent=1) + '\n')
     return result
 
-def _validation(recipe, data_home):
-    "The faces that a recipe's runs are measured on."
-    faces = load_faces(recipe.data, split='valid', rule=recipe.rule, targets=recipe.targets,
-                       num_classes=recipe.num_classes, data_home=data_home)
-    return faces.subset(range(min(recipe.limit, len(faces)))) if recipe.limit else faces
-
 def _anchors_used(model, answers):
     "Of a class's anchors, how many are the nearest of some face; the mean over classes, None for a model without."
-    part = getattr(getattr(model, 'balancing', None), 'anchors', None)
-    if part is None: return None
+    if (part := anchors_of(model)) is None: return None
     distances = part(torch.from_numpy(answers['embedding']).to(part.anchors))[1]           # (n, N, K)
     return len(distances.flatten(1).argmin(1).unique())/distances.shape[1]
 
@@ -276,9 +269,9 @@ def told(
     "What was run: how much, on what, by which code, and what it cost."
     some = lambda values: ', '.join(sorted({str(v) for v in values}))
     per = runs.groupby('row').seed.nunique()
-    recipes = [asdict(read_recipe(**r)) for r in runs.recipe]
-    faces = some(f"the first {r['limit']:,}" if r['limit'] else 'all' for r in recipes)
-    return pd.Series({'runs': len(runs), 'seeds a row': some(per), 'epochs': some(r['epochs'] for r in recipes),
+    recipes = [read_recipe(**r) for r in runs.recipe]
+    faces = some(f'the first {r.limit:,}' if r.limit else 'all' for r in recipes)
+    return pd.Series({'runs': len(runs), 'seeds a row': some(per), 'epochs': some(r.epochs for r in recipes),
                       'training faces': faces, 'validation faces': some(f'{n:,}' for n in runs.n),
                       'code': some(runs.commit), 'machine': some(runs.machine),
                       'training time': f'{runs.seconds.sum()/3600:.1f} h'}, name='')

@@ -23,7 +23,7 @@ from . import __version__
 from .core import GrefelError, set_seed, weights_file, write_file
 from .geometry import PATHS, mirror_landmarks
 from .window import DropPath
-from .anchors import init_anchors
+from .anchors import anchors_of, init_anchors
 from .reliability import confidence
 from . import baselines                        # the rivals are models by name as well
 from .model import GReFELModel, check_state, create_model, read_weights, save_model
@@ -139,7 +139,8 @@ class TrainLoss:
     "A `GReFELLoss` and a model's own terms, if any, in the form that fastai calls; keeps the last dict of parts."
     def __init__(self, loss:GReFELLoss, model): self.loss, self.model, self.out, self.parts = loss, model, None, {}
     def __call__(self, probs, targets, landmarks):
-        parts = self.loss(self.out, targets, landmarks, _anchors(self.model))
+        part = anchors_of(self.model)
+        parts = self.loss(self.out, targets, landmarks, None if part is None else part.anchors)
         extra = self.model.extra_loss(self.out, targets) if hasattr(self.model, 'extra_loss') else {}
         self.parts = parts | extra | dict(total=sum(extra.values(), parts['total']))
         return self.parts['total']
@@ -156,10 +157,6 @@ class KeepOutputs(Callback):
         out = self.pred if self.training or not self.flip else both_ways(self.model, *self.xb, self.pred)
         self.loss_func.out, self.learn.pred = out, out['final_probs'].float()
 
-def _anchors(model):
-    "A model's anchors (N, K, D), None for a model without."
-    part = getattr(getattr(model, 'balancing', None), 'anchors', None)
-    return None if part is None else part.anchors
 
 # %% ../nbs/40_train.ipynb #5c5a0bea
 class FaceMean(Metric):
@@ -300,14 +297,14 @@ class PlaceAnchors(Callback):
         if self.epoch == self.at: self.place()
 
     def place(self):
-        own, faces = getattr(getattr(self.model, 'balancing', None), 'anchors', None), self.dls.train.dataset
+        own, faces = anchors_of(self.model), self.dls.train.dataset
         if own is None: raise GrefelError(f"{self.model.config['name']}: has no anchors to place")
         if isinstance(faces, ShardDataset): raise GrefelError('place_anchors: needs faces in memory, not a stream')
         faces = faces.subset(range(min(self.most, len(faces))))
         found = predict_data(self.model, faces, device=self.dls.device, temperature=1)['embedding']
         init_anchors(own, torch.from_numpy(found), faces.labels)
         ema = getattr(self.learn, 'ema', None)
-        if ema: ema.average.module.balancing.anchors.load_state_dict(own.state_dict())
+        if ema: anchors_of(ema.average.module).load_state_dict(own.state_dict())
 
 # %% ../nbs/40_train.ipynb #0e15ac31
 class FaceLearner(Learner):
