@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FaceLoader', 'face_dls', 'both_ways', 'FlipTest', 'TrainLoss', 'KeepOutputs', 'FaceMean', 'ProbMetric', 'LossPart',
-           'EMA', 'BFloat16', 'Mix', 'set_drop_path', 'SAM', 'PlaceAnchors', 'FaceLearner', 'grefel_learner', 'Recipe',
-           'read_recipe', 'KeepRun', 'Continue', 'train', 'training_faces']
+           'EMA', 'BFloat16', 'Mix', 'set_drop_path', 'SAM', 'PlaceAnchors', 'Distil', 'twins_loss', 'WarmUp',
+           'FaceLearner', 'grefel_learner', 'Recipe', 'read_recipe', 'KeepRun', 'Continue', 'train', 'training_faces']
 
 # %% ../nbs/40_train.ipynb #8d377235
 import io, json, platform, time
@@ -26,7 +26,7 @@ from .window import DropPath
 from .anchors import anchors_of, init_anchors
 from .reliability import confidence
 from . import baselines                        # the rivals are models by name as well
-from .model import GReFELModel, check_state, create_model, read_weights, save_model
+from .model import GReFELModel, check_state, create_model, load_model, read_weights, save_model
 from .losses import GReFELLoss
 from .data import FaceData, load_faces
 from .noise import noisy_faces
@@ -223,6 +223,11 @@ class BFloat16(Callback):
     def _leave(self):
         if self.cast is not None: self.cast.__exit__(None, None, None); self.cast = None
 
+def _casting(learn):
+    "The learner's half precision, where it has one: callbacks before and after the forward pass are outside of it."
+    half = getattr(learn, 'b_float16', None)
+    return half.casting() if half else nullcontext()
+
 # %% ../nbs/40_train.ipynb #64c58b68
 class Mix(Callback):
     "While training, blend each face with another (mixup) or paste a piece of it (cutmix); half of each if both are on."
@@ -277,8 +282,7 @@ class SAM(Callback):
         moves = torch._foreach_mul([p.grad for p in params], self.rho/(norm + 1e-12))
         with torch.no_grad(): torch._foreach_add_(params, moves)
         self.opt.zero_grad()
-        half = getattr(self.learn, 'b_float16', None)
-        with half.casting() if half else nullcontext():
+        with _casting(self.learn):
             self.loss_func.out = self.model(*self.xb)
             loss = self.loss_func(self.loss_func.out['final_probs'].float(), *self.yb)
         loss.backward()
@@ -305,6 +309,69 @@ class PlaceAnchors(Callback):
         init_anchors(own, torch.from_numpy(found), faces.labels)
         ema = getattr(self.learn, 'ema', None)
         if ema: anchors_of(ema.average.module).load_state_dict(own.state_dict())
+
+# %% ../nbs/40_train.ipynb #d1571002
+class Distil(Callback):
+    "While training, blend each face's target with what a trained model says about the same picture."
+    order = 4                          # before faces are mixed
+    def __init__(self,
+        teacher,           # answers with a dict; stays as it is
+        share:float=0.5,   # how much of the target is the teacher's, 0…1
+    ): self.master, self.share = teacher.eval().requires_grad_(False), share
+
+    def before_fit(self):
+        for what in ('img_size', 'mean', 'std', 'classes'):
+            theirs, own = ((m.config | dict(classes=list(m.classes)))[what] for m in (self.master, self.model))
+            if theirs != own: raise GrefelError(f'teacher: its {what} is {theirs}, the model\'s is {own}')
+        self.master.to(self.dls.device)
+
+    @torch.no_grad()
+    def before_batch(self):
+        if not self.training: return
+        with _casting(self.learn): said = self.master(self.xb[0])['final_probs'].float()          # (B, N)
+        targets, known = self.yb
+        self.learn.yb = torch.lerp(targets, said, self.share), known
+
+# %% ../nbs/40_train.ipynb #d1571005
+def twins_loss(
+    a,                    # (B, W) descriptions of faces …
+    b,                    # (B, W) … and of other pictures of the same faces
+    redundancy:float=.005,  # λ, weight of correlations between different numbers
+):                        # scalar, 0 or more
+    "Barlow Twins (Zbontar et al. 2021, eq. 1): the same numbers agree, different ones are unrelated."
+    a, b = ((z - z.mean(0))/(z.std(0, correction=0) + 1e-5) for z in (a, b))
+    c = a.T @ b/len(a)                                                    # (W, W)
+    same = c.diagonal()
+    return (1 - same).square().sum() + redundancy*(c.square().sum() - same.square().sum())
+
+class WarmUp(Callback):
+    "Before the first epoch, let the network learn from pictures alone, without labels."
+    order = 40                          # before weights are averaged
+    def __init__(self,
+        epochs:int=1,     # passes over the training faces
+        bs:int=256,       # faces a batch, each seen twice
+        lr:float=1e-3,    # peak of a one-cycle schedule
+        width:int=512,    # numbers that are compared
+    ): self.epochs, self.bs, self.lr, self.width, self.losses = epochs, bs, lr, width, []
+
+    def before_fit(self):
+        if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'skip_to_epoch'): return  # a search; a run going on
+        loader, model = self.dls.train, self.model.train()
+        if isinstance(loader.dataset, ShardDataset): raise GrefelError('warm_up: needs faces in memory, not a stream')
+        pairs = batches(loader.dataset, loader.transform, min(self.bs, len(loader.dataset)), True, loader.seed,
+                        self.dls.device, drop_last=True)
+        with torch.no_grad(): size = model(loader.one_batch()[0])['embedding'].shape[-1]
+        head = torch.nn.Sequential(torch.nn.Linear(size, self.width), torch.nn.BatchNorm1d(self.width),
+                                   torch.nn.ReLU(), torch.nn.Linear(self.width, self.width)).to(self.dls.device)
+        opt = torch.optim.AdamW([*model.parameters(), *head.parameters()], self.lr, weight_decay=.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(opt, self.lr, total_steps=self.epochs*len(pairs))
+        for images, _, _, index in (batch for _ in range(self.epochs) for batch in pairs):
+            with _casting(self.learn):
+                seen = [model(x)['embedding'].float() for x in (images, pairs.batch(index)[0])]
+            loss = twins_loss(*map(head, seen))
+            opt.zero_grad(); loss.backward(); opt.step(); schedule.step()
+            self.losses.append(loss.item())
+        model.zero_grad()
 
 # %% ../nbs/40_train.ipynb #0e15ac31
 class FaceLearner(Learner):
@@ -369,7 +436,7 @@ class Recipe:
     targets:str = 'votes'            # what is learned: 'votes' (the crowd's distribution) or 'hard'
     num_classes:int = 8              # 7 leaves out contempt
     drop_duplicates:bool = True      # remove training images that have a twin in valid or test
-    augment:str = 'light'            # see `grefel.augment.AUGMENTATIONS`
+    augment:str|dict = 'light'       # see `grefel.augment.AUGMENTATIONS`
     hide_landmarks:float = 0.5       # share of training faces whose given landmarks the model does not see
     ema:float = 0.999                # decay of averaged weights; 0: none
     bf16:bool = False                # bfloat16 arithmetic
@@ -379,6 +446,9 @@ class Recipe:
     drop_path:float = 0.             # share of items for which the last residual branch is skipped
     balanced:float = 0.              # τ of logit adjustment for unequal classes; 0: none, 1: full
     class_weights:float = 0.         # γ: each class counts (its share)^−γ in the loss; 0: all alike
+    teacher:str|None = None          # weights of a teacher, as `load_model` takes them; None: none
+    teacher_share:float = 0.5        # how much of a target is the teacher's
+    warm_up:int = 0                  # passes over the training faces without labels, before the first epoch
     sam:float = 0.                   # radius of sharpness-aware minimisation; 0: none
     flip_test:bool = False           # measure on each face and its mirror image
     compile:bool = False             # let PyTorch compile the model: a slow start, then faster on a graphics card
@@ -419,10 +489,11 @@ class KeepRun(Callback):
         out:Path,              # the run's folder
         monitor:str='accuracy',  # validation metric that decides which epoch is best (higher is better)
         **metadata,            # travels with the weights
-    ): self.out, self.monitor, self.metadata, self.rows, self.start = Path(out), monitor, metadata, [], 0
+    ):
+        self.out, self.monitor, self.metadata, self.rows, self.start = Path(out), monitor, metadata, [], 0
+        self.since = time.perf_counter()              # what comes before the first epoch is part of the cost
 
     def before_train(self):
-        self.t0 = time.perf_counter()
         self.dls.train.batches.epoch = self.epoch
         seed = self.metadata.get('recipe', {}).get('seed', 0)
         set_seed(seed*1009 + self.epoch)                       # dropout of this epoch, also after a stop
@@ -430,7 +501,8 @@ class KeepRun(Callback):
     def after_epoch(self):
         if self.epoch < self.start: return
         row = dict(zip(self.recorder.metric_names[:-1], [self.epoch, *self.recorder.log[1:]]))
-        row['seconds'] = round(time.perf_counter() - self.t0, 1)
+        now = time.perf_counter()
+        row['seconds'], self.since = round(now - self.since, 1), now
         best = max((r[self.monitor] for r in self.rows), default=float('-inf'))
         self.rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
         lines = [','.join(row), *(','.join(str(v) for v in r.values()) for r in self.rows)]
@@ -492,7 +564,7 @@ def train(
     train_set, valid_set = (training_faces(recipe, split, data_home) for split in ('train', 'valid'))
     state = _read_state(out/'last.pt', recipe)
     machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
-    known = dict(recipe=asdict(recipe), before=_before(recipe),
+    known = dict(recipe=asdict(recipe), before=_history(recipe.start), taught_by=_history(recipe.teacher),
                  data=dict(train=_facts(train_set), valid=_facts(valid_set)))
     about = dict(**known, grefel=__version__, torch=torch.__version__, machine=machine)
     write_file(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
@@ -534,6 +606,8 @@ def _ingredients(recipe):
     "The callbacks of a recipe."
     return [*([BFloat16()] if recipe.bf16 else []), *([SAM(recipe.sam)] if recipe.sam else []),
             *([Mix(recipe.mixup, recipe.cutmix)] if recipe.mixup or recipe.cutmix else []),
+            *([Distil(load_model(recipe.teacher), recipe.teacher_share)] if recipe.teacher else []),
+            *([WarmUp(recipe.warm_up)] if recipe.warm_up else []),
             *([] if recipe.place_anchors is None else [PlaceAnchors(recipe.place_anchors)])]
 
 # %% ../nbs/40_train.ipynb #ed2c9585
@@ -569,8 +643,8 @@ def _facts(faces):
     per_class = torch.bincount(faces.labels, minlength=len(faces.classes)).tolist()
     return dict(n=len(faces.labels), split=faces.split, per_class=per_class, **notes)
 
-def _before(recipe):
-    "The recipes, oldest first, that the weights a run starts from came from; None where it starts from nothing."
-    if not recipe.start: return None
-    known = read_weights(weights_file(recipe.start))[2]
+def _history(weights):
+    "The recipes, oldest first, that made the weights a run starts from or learns from; None where there are none."
+    if not weights: return None
+    known = read_weights(weights_file(weights))[2]
     return [*(known.get('before') or []), known.get('recipe')]
