@@ -276,7 +276,7 @@ def told(
                       'code': some(runs.commit), 'machine': some(runs.machine),
                       'training time': f'{runs.seconds.sum()/3600:.1f} h'}, name='')
 
-_FORMS = dict(accuracy='{:.1%}', balanced_accuracy='{:.1%}', primary_accuracy='{:.1%}')
+_FORMS = dict(accuracy='{:.1%}', balanced_accuracy='{:.1%}', primary_accuracy='{:.1%}', minutes='{:.1f}')
 
 def _spread(mean, sd, form):
     return form.format(mean) + (f' ± {form.format(sd).strip("%")}' if np.isfinite(sd) else '')

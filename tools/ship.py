@@ -2,8 +2,8 @@
 
 The best epoch's weights are stored as float16, calibrated and measured as stored on the validation images, and written with
 these figures in their header to grefel/assets/ferplus_SIZE.safetensors, beside the same model as ONNX (ferplus_SIZE.onnx),
-a card in words (ferplus_SIZE.md) and the run's history (ferplus_SIZE.csv). tools/ship.py --onnx SIZE writes the ONNX file of
-shipped weights anew."""
+a card in words (ferplus_SIZE.md) and the run's history (ferplus_SIZE.csv; where a run went on from another, that of the last).
+tools/ship.py --onnx SIZE writes the ONNX file of shipped weights anew."""
 import json
 import shutil
 import sys
@@ -30,8 +30,8 @@ CARD = '''# FER+ weights, `{name}`
 | classes, in order | {classes} |
 | trained on | FER+ train ({n_train:,} images of FER2013, majority rule, {twins} training images with a twin in validation or test removed), nothing else: no outside faces, no pretrained weights |
 | labels | the crowd's vote distribution |
-| recipe | {epochs} epochs, batches of {bs}, AdamW with one-cycle to {lr}, weight decay {wd}, augmentation `{augment}`, weights averaged (decay {ema}), {precision}, seed {seed} (one run) |
-| chosen on | FER+ validation: the best epoch ({epoch} of 0–{last}) by accuracy; the test split was not used |
+| recipe | {course}; weight decay {wd}, augmentation `{augment}`, weights averaged (decay {ema}), {precision}, seed {seed} (one run) |
+| chosen on | FER+ validation: the best epoch ({epoch} of 0–{last}{stage}) by accuracy; the test split was not used |
 | accuracy on validation | **{accuracy:.2%}** (95% interval {accuracy_low:.2%} to {accuracy_high:.2%}, {n:,} images, landmarks from the model's own head) |
 | balanced accuracy, macro-F1 | {balanced_accuracy:.2%}, {macro_f1:.3f} |
 | calibration | temperature {temperature:.2f}; with it ECE {crossfit_ece:.3f} and negative log-likelihood {crossfit_nll:.3f}, each face judged with a temperature fitted on others; without it {raw_ece:.3f} and {raw_nll:.3f} |
@@ -55,6 +55,14 @@ They say which expression a crowd would name for a face. They do not tell what a
 people: not for hiring, policing, border control, grading, diagnosis or surveillance. FER2013 is not balanced by age, sex or
 origin, and how the figures differ between such groups has not been measured.
 '''
+
+
+def course(recipes):
+    "The stages of training in words, oldest first: a run may go on from an earlier one's weights."
+    def stage(r):
+        placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
+        return f"{r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}{placed}"
+    return ', then from the best of these '.join(map(stage, recipes))
 
 
 def per_class(metrics):
@@ -96,9 +104,11 @@ def main(run):
     made = ship_onnx(name.removeprefix('grefel_'))
     train = about['data']['train']
     rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
-    words = dict(name=name, parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
+    words = dict(name=name, course=course([*(about.get('before') or []), recipe]),
+                 parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
                  classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'], epoch=about['epoch'],
-                 last=recipe['epochs'] - 1, precision='bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic',
+                 last=recipe['epochs'] - 1, stage=' of the last stage' if about.get('before') else '',
+                 precision='bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic',
                  temperature=notes['temperature'], difference=made['difference'], per_class=per_class(metrics), rare=rare)
     out.with_suffix('.md').write_text(CARD.format(**recipe | figures | raw | words), encoding='utf-8')
     shutil.copy(Path(run)/'history.csv', out.with_suffix('.csv'))
