@@ -301,14 +301,19 @@ class PlaceAnchors(Callback):
         if self.epoch == self.at: self.place()
 
     def place(self):
-        own, faces = anchors_of(self.model), self.dls.train.dataset
+        own = anchors_of(self.model)
         if own is None: raise GrefelError(f"{self.model.config['name']}: has no anchors to place")
-        if isinstance(faces, ShardDataset): raise GrefelError('place_anchors: needs faces in memory, not a stream')
+        faces = _in_memory(self.dls.train.dataset, 'place_anchors')
         faces = faces.subset(range(min(self.most, len(faces))))
         found = predict_data(self.model, faces, device=self.dls.device, temperature=1)['embedding']
         init_anchors(own, torch.from_numpy(found), faces.labels)
         ema = getattr(self.learn, 'ema', None)
         if ema: anchors_of(ema.average.module).load_state_dict(own.state_dict())
+
+def _in_memory(faces, what):
+    "The faces, for an ingredient that has to see all of them; `GrefelError` where they are streamed."
+    if isinstance(faces, ShardDataset): raise GrefelError(f'{what}: needs faces in memory, not a stream')
+    return faces
 
 # %% ../nbs/40_train.ipynb #d1571002
 class Distil(Callback):
@@ -357,9 +362,9 @@ class WarmUp(Callback):
     def before_fit(self):
         if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'skip_to_epoch'): return  # a search; a run going on
         loader, model = self.dls.train, self.model.train()
-        if isinstance(loader.dataset, ShardDataset): raise GrefelError('warm_up: needs faces in memory, not a stream')
-        pairs = batches(loader.dataset, loader.transform, min(self.bs, len(loader.dataset)), True, loader.seed,
-                        self.dls.device, drop_last=True)
+        faces = _in_memory(loader.dataset, 'warm_up')
+        pairs = batches(faces, loader.transform, min(self.bs, len(faces)), True, loader.seed, self.dls.device,
+                        drop_last=True)
         with torch.no_grad(): size = model(loader.one_batch()[0])['embedding'].shape[-1]
         head = torch.nn.Sequential(torch.nn.Linear(size, self.width), torch.nn.BatchNorm1d(self.width),
                                    torch.nn.ReLU(), torch.nn.Linear(self.width, self.width)).to(self.dls.device)
