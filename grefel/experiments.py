@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIGURES', 'FLIPS', 'COLUMNS', 'read_spec', 'commit', 'processor', 'model_cost', 'run_row', 'run_table',
            'read_results', 'summary', 'paired_difference', 'plot_rows', 'told', 'results_table', 'differences',
-           'recall_table']
+           'spreads', 'recall_table']
 
 # %% ../nbs/58_experiments.ipynb #91b28a08
 import csv, io, json, math, platform, subprocess, sys, time
@@ -22,7 +22,7 @@ from .baselines import count_macs, count_parameters
 from .evaluate import measure, predict_data
 from .model import load_model
 from .noise import cleanlab_doubt, doubt, found_flips
-from .train import FlipTest, Recipe, read_recipe, train, training_faces
+from .train import Recipe, read_recipe, train, training_faces
 
 # %% ../nbs/58_experiments.ipynb #e5572717
 def _merged(base, change):
@@ -89,7 +89,7 @@ def run_row(
     train(recipe, folder, device, data_home, bar=bar)
     history = pd.read_csv(folder/'history.csv')
     model, faces = load_model(folder, device), training_faces(replace(recipe, stream=False), 'valid', data_home)
-    answers = predict_data(FlipTest(model) if recipe.flip_test else model, faces, device=device)
+    answers = predict_data(model, faces, device=device, flip_test=recipe.flip_test)
     found = measure(answers, faces.labels.numpy(), faces.classes, _votes(faces, model), bootstrap=0)
     found['anchors_used'] = _anchors_used(model, answers)
     seconds = float(history['seconds'].sum())
@@ -297,6 +297,7 @@ def results_table(
     if not costs: return out
     return out.assign(parameters=[f'{v/1e6:.2f} M' for v in s.params], operations=[f'{v/1e6:.0f} MMAC' for v in s.macs])
 
+# %% ../nbs/58_experiments.ipynb #5e1ab012
 def differences(
     runs:pd.DataFrame,          # from `read_results`
     against:str,                # the row that the others are compared with
@@ -307,6 +308,15 @@ def differences(
     rows = [r for r in dict.fromkeys(runs.row) if r != against]
     d = pd.DataFrame([paired_difference(runs, r, against, figure) for r in rows], index=rows)
     return (unit*d[['mean', 'low', 'high']]).round(2 if unit == 100 else 4).assign(pairs=d.pairs)
+
+def spreads(
+    runs:pd.DataFrame,          # from `read_results`
+    base:str,                   # the row that the others are compared with; has several seeds
+    figure:str='accuracy',      # any column of numbers
+) -> pd.Series:                 # by row; within two, one seed says nothing
+    "How far each row's mean lies from one row's, in standard deviations of that row over its seeds."
+    per, own = runs.groupby('row', sort=False)[figure].mean(), runs.loc[runs.row == base, figure]
+    return (per - own.mean())/own.std(ddof=1)
 
 def recall_table(
     runs:pd.DataFrame,          # from `read_results`

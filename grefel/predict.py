@@ -210,6 +210,7 @@ class Predictor:
         bs:int=64,                # faces read at once
         risk:float=0.1,           # share of wrong answers that can be borne where an answer is called reliable
         threads:int|None=None,    # that the model may use; None: as many as it likes
+        flip_test:bool|None=None, # look at mirror images as well; None: as the model was calibrated
     ):
         self.crop, self.align = _one_of('crop', crop, CROPS), _one_of('align', align, ALIGNS)
         self.detector = _one_of('detector', detector, DETECTORS)
@@ -219,6 +220,7 @@ class Predictor:
         self.engine = (_Onnx if backend == 'onnx' else _Torch)(weights, device, threads)
         self.config, self.metadata, self.device = self.engine.config, self.engine.metadata, device
         self.smallest, self.tilts, self.bs = smallest, tuple(tilts), bs
+        self.flip_test = bool(self.metadata.get('flip_test') if flip_test is None else flip_test)
         notes = _notes(self.config, self.metadata)
         self.classes, self.size = tuple(self.config['classes']), self.config['img_size']
         self.grey, self.face_size = bool(self.metadata.get('grey', True)), notes['face_size']
@@ -332,12 +334,27 @@ def _explained(self:Predictor, crop, out, i, n=5):
     nearest = zip(*np.unravel_index(np.argsort(d, axis=None)[:n], d.shape))
     return shown | dict(nearest=[(self.classes[c], int(k), float(d[c, k])) for c, k in nearest])
 
+def _sureness(probs):
+    "C(p) of rows (B, N), as `grefel.reliability.confidence`, without PyTorch."
+    p = np.clip(probs, 1e-12, None)
+    return np.clip(1 + (p*np.log(p)).sum(-1)/np.log(p.shape[-1]), 0, 1)
+
+@patch
+def _ask(self:Predictor, x, explain=False):
+    "The model's answer; with `flip_test` opinions are means over picture and mirror image."
+    out = self.engine(x, explain)
+    if not self.flip_test: return out
+    twin = self.engine(np.ascontiguousarray(x[..., ::-1]))
+    out = dict(out) | {k: (v + twin[k])/2 for k, v in out.items() if k.endswith('_probs')}
+    sure = [k for k in ('primary', 'correction') if f'{k}_probs' in out]
+    return out | {f'{k}_confidence': _sureness(out[f'{k}_probs']) for k in sure}
+
 @patch
 def _answer(self:Predictor, crops, explain):
     "A face for each crop, `bs` of them at a time."
     for start in range(0, len(crops), self.bs):
         batch = crops[start:start + self.bs]
-        out = self.engine(self.prepare([c.picture for c in batch]), explain)
+        out = self._ask(self.prepare([c.picture for c in batch]), explain)
         out = dict(out, final_probs=temper(out['final_probs'], self.temperature))                    # (B, N)
         for i, crop in enumerate(batch): yield self._face(crop, out, i, explain)
 
@@ -423,6 +440,7 @@ def evaluate(self:GReFELEvaluator,
 ) -> dict:               # figures by name
     "Score the model on labelled faces."
     from grefel.evaluate import evaluate
+    kw = dict(flip_test=self.predictor.flip_test) | kw
     return evaluate(self.predictor.model, _faces_of(self.predictor.model, data, split), out=out, **kw)
 
 @patch
@@ -436,10 +454,10 @@ def analyze_reliability_balancing(self:GReFELEvaluator,
     classes = None
     if not isinstance(data, dict):
         from grefel.answers import in_model_order, predict_data, stored_temperature, tempered
-        model = self.predictor.model
+        model, twice = self.predictor.model, self.predictor.flip_test
         faces, classes = _faces_of(model, data, split), list(model.classes)
         # both distributions are calibrated alike, as in the report
-        found = tempered(predict_data(model, faces, temperature=1), stored_temperature(model))
+        found = tempered(predict_data(model, faces, temperature=1, flip_test=twice), stored_temperature(model))
         data = found | dict(labels=in_model_order(faces, classes)[0])
     labels = data['labels'] if labels is None else labels
     return change_report(data['primary_probs'], data['final_probs'], labels, classes)

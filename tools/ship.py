@@ -16,6 +16,7 @@ from grefel.data import load_faces
 from grefel.evaluate import evaluate
 from grefel.export import export_onnx
 from grefel.model import load_model, save_model
+from grefel.train import stages
 
 from nbtools import ROOT
 
@@ -61,7 +62,8 @@ def course(recipes):
     "The stages of training in words, oldest first: a run may go on from an earlier one's weights."
     def stage(r):
         placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
-        return f"{r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}{placed}"
+        shown = f", given landmarks shown for {1 - r['hide_landmarks']:.0%} of the faces"
+        return f"{r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}{shown}{placed}"
     return ', then from the best of these '.join(map(stage, recipes))
 
 
@@ -104,7 +106,7 @@ def main(run):
     made = ship_onnx(name.removeprefix('grefel_'))
     train = about['data']['train']
     rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
-    words = dict(name=name, course=course([*(about.get('before') or []), recipe]),
+    words = dict(name=name, course=course(stages(about)),
                  parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
                  classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'], epoch=about['epoch'],
                  last=recipe['epochs'] - 1, stage=' of the last stage' if about.get('before') else '',
