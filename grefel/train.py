@@ -84,7 +84,7 @@ def face_dls(
     model:GReFELModel,               # its config says size and normalisation
     bs:int=128,                      # faces a batch
     augment:str|dict='light',        # of training faces, see `grefel.augment.AUGMENTATIONS`
-    hide_landmarks:float=0.5,        # share of training faces whose given landmarks are hidden from the model
+    hide_landmarks:float=1.,         # share of training faces whose given landmarks are hidden from the model
     seed:int=0,                      # of order and augmentation
     device='cpu',                    # where batches are made
 ) -> DataLoaders:
@@ -419,7 +419,7 @@ class Recipe:
     num_classes:int = 8              # 7 leaves out contempt
     drop_duplicates:bool = True      # remove training images that have a twin in valid or test
     augment:str|dict = 'light'       # see `grefel.augment.AUGMENTATIONS`
-    hide_landmarks:float = 0.5       # share of training faces whose given landmarks the model does not see
+    hide_landmarks:float = 1.        # share of training faces whose given landmarks the model does not see
     ema:float = 0.999                # decay of averaged weights; 0: none
     bf16:bool = False                # bfloat16 arithmetic
     img_size:int|None = None         # side of the model's input in pixels; None: the size's own

@@ -1,7 +1,7 @@
 """What balancing does to each validation face, for the page nbs/experiments/E05_balancing: tools/balancing.py [WEIGHTS].
 
-Writes E05_balancing_faces.csv (FER+ validation: label, votes, the four distributions, confidences, the nearest
-anchor, and the embedding's place on its two main axes; three digits) and E05_balancing_anchors.csv (each anchor's place there,
+Writes E05_balancing_faces.csv (FER+ validation: label, votes, the four distributions, the primary and the correction of the
+mirror image, confidences, the nearest anchor, and the embedding's place on its two main axes; three digits) and E05_balancing_anchors.csv (each anchor's place there,
 how many faces it is the nearest of, and its distances to other anchors). No picture is written. FER+ must lie in
 $GREFEL_DATA."""
 import sys
@@ -21,6 +21,7 @@ from nbtools import ROOT
 
 OUT = ROOT/'nbs'/'experiments'
 SOURCES = dict(primary='primary_probs', anchor='anchor_probs', attention='attention_probs', final='final_probs')
+MIRRORED = dict(mirrorprimary='primary_probs', mirrorcorrection='correction_probs')     # of the mirror image
 
 
 def columns(kind, values, classes):
@@ -28,12 +29,13 @@ def columns(kind, values, classes):
     return {f'{kind}_{c}': v for c, v in zip(classes, values.T)}
 
 
-def faces_table(model, faces, found, near, places):
+def faces_table(model, faces, found, mirrored, near, places):
     "One row a face."
     votes = faces.votes[:, :len(model.classes)].numpy().astype(float)
     table = dict(name=faces.names, label=np.asarray(model.classes)[faces.labels])
     table |= columns('votes', votes/votes.sum(1, keepdims=True), model.classes)
     for kind, name in SOURCES.items(): table |= columns(kind, found[name], model.classes)
+    for kind, name in MIRRORED.items(): table |= columns(kind, mirrored[name], model.classes)
     flat = near.reshape(len(near), -1)
     table |= {k: found[k] for k in ('primary_confidence', 'correction_confidence')}
     table |= dict(anchor=flat.argmin(1), distance=flat.min(1))
@@ -55,11 +57,12 @@ def anchors_table(model, anchors, near, places):
 
 def main(weights=None):
     model, faces = load_model(weights), load_faces('ferplus', split='valid')
-    found = predict_data(model, faces, temperature=1)
+    found = predict_data(model, faces, temperature=1, flip_test=False)
+    mirrored = predict_data(model, dict(images=faces.images.flip(-1)), temperature=1, flip_test=False)
     anchors, e = model.balancing.anchors.anchors.detach(), torch.from_numpy(found['embedding'])
     near = anchor_distances(e, anchors).numpy()                                               # (n, N, K)
     axes = PCA(2, random_state=0).fit(found['embedding'])
-    tables = dict(faces=faces_table(model, faces, found, near, axes.transform(found['embedding'])),
+    tables = dict(faces=faces_table(model, faces, found, mirrored, near, axes.transform(found['embedding'])),
                   anchors=anchors_table(model, anchors, near, axes.transform(anchors.flatten(0, 1).numpy())))
     for name, table in tables.items():
         path = OUT/f'E05_balancing_{name}.csv'
