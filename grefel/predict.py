@@ -225,7 +225,8 @@ class Predictor:
         self.classes, self.size = tuple(self.config['classes']), self.config['img_size']
         self.grey, self.face_size = bool(self.metadata.get('grey', True)), notes['face_size']
         self.temperature, self.mean, self.std = (notes[k] for k in ('temperature', 'mean', 'std'))
-        self.risk, self.threshold = threshold_for(notes['rows'], risk)
+        measured = notes['rows'] if self.flip_test == bool(self.metadata.get('flip_test')) else ()
+        self.risk, self.threshold = threshold_for(measured, risk)
 
     @property
     def model(self): return getattr(self.engine, 'model', None)   # None where ONNX Runtime works
