@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FaceLoader', 'face_dls', 'TrainLoss', 'KeepOutputs', 'FaceMean', 'ProbMetric', 'LossPart', 'EMA', 'BFloat16', 'Mix',
            'set_drop_path', 'SAM', 'PlaceAnchors', 'Distil', 'twins_loss', 'WarmUp', 'FaceLearner', 'grefel_learner',
-           'Recipe', 'read_recipe', 'KeepRun', 'Continue', 'train', 'training_faces', 'stages']
+           'Recipe', 'read_recipe', 'KeepRun', 'Continue', 'train', 'training_faces', 'stages', 'average_weights']
 
 # %% ../nbs/40_train.ipynb #8d377235
 import io, json, platform, time
@@ -489,10 +489,14 @@ class KeepRun(Callback):
         self.rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
         lines = [','.join(row), *(','.join(str(v) for v in r.values()) for r in self.rows)]
         write_file(self.out/'history.csv', '\n'.join(lines) + '\n')
-        if self.rows[-1][self.monitor] > best:
-            save_model(self.model, self.out/'weights.safetensors', epoch=self.epoch,
-                       valid={self.monitor: row[self.monitor]}, **self.metadata)
+        if self.rows[-1][self.monitor] > best: self.save('weights.safetensors')
         self._save_state()
+
+    def save(self, name):
+        "The weights as they are now, with what is known about them."
+        now = self.rows[-1]
+        save_model(self.model, self.out/name, epoch=now['epoch'], valid={self.monitor: now[self.monitor]},
+                   **self.metadata)
 
     def _save_state(self):
         ema = getattr(self.learn, 'ema', None)
@@ -535,12 +539,12 @@ def _read_state(path, recipe):
 # %% ../nbs/40_train.ipynb #fbaeebef
 def train(
     recipe:Recipe,              # what to do
-    out,                        # the run's folder: weights.safetensors, config.json, history.csv
+    out,                        # the run's folder: weights, config.json, history.csv
     device='cpu',               # 'cpu', 'cuda', …
     data_home=None,             # where data sets lie; None: $GREFEL_DATA
     bar:bool=True,              # show progress
     cbs=(),                     # further callbacks
-) -> FaceLearner:               # after the last epoch; the best epoch's weights are in `out`
+) -> FaceLearner:               # after the last epoch; `out` has weights.safetensors, the best one's, and last.safetensors
     "Train by a recipe; the same command continues a run that was stopped."
     out = Path(out)
     train_set, valid_set = (training_faces(recipe, split, data_home) for split in ('train', 'valid'))
@@ -561,6 +565,7 @@ def train(
     first = 0 if state is None else state['epoch'] + 1
     with (nullcontext() if bar else learn.no_bar()), (nullcontext() if bar else learn.no_logging()):
         learn.fit_one_cycle(recipe.epochs, recipe.lr, start_epoch=first)
+    keep.save('last.safetensors')
     (out/'last.pt').unlink(missing_ok=True)
     return learn
 
@@ -634,3 +639,22 @@ def stages(
 def _history(weights):
     "The recipes that made the weights a run starts from or learns from; None where there are none."
     return stages(read_weights(weights_file(weights))[2]) if weights else None
+
+# %% ../nbs/40_train.ipynb #40a0e002
+_MEASURED = ('epoch', 'valid', 'temperature', 'risk', 'risk_from', 'calibration', 'flip_test', 'validation')
+
+def average_weights(
+    weights,      # two or more weights files, runs' folders or shipped sizes, of one architecture
+    out,          # the file of the mean
+) -> Path:        # the file
+    "The mean of several weights, with equal shares (Wortsman et al. 2022, uniform soup)."
+    models = [load_model(w) for w in weights]
+    if len(models) < 2: raise GrefelError('a mean is of two or more weights')
+    for w, m in zip(weights, models):
+        if m.config != models[-1].config: raise GrefelError(f'{w}: another architecture than {weights[-1]}')
+    states, model = [m.state_dict() for m in models], models[-1]
+    mean = {k: torch.stack([s[k].float() for s in states]).mean(0).to(v.dtype) for k, v in states[-1].items()}
+    model.load_state_dict(mean)
+    parts = [dict(stages=stages(m.metadata), epoch=m.metadata.get('epoch')) for m in models]
+    model.metadata = {k: v for k, v in model.metadata.items() if k not in _MEASURED}
+    return save_model(model, out, averaged=parts)

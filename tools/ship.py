@@ -1,6 +1,7 @@
 """Turn a finished run into weights that ship with the package: tools/ship.py RUN (needs FER+ in $GREFEL_DATA).
 
-The best epoch's weights are stored as float16, calibrated and measured as stored on the validation images, and written with
+RUN is a run's folder, or a file that `grefel.train.average_weights` made, with the last run's history.csv beside it.
+The weights (a run's best epoch) are stored as float16, calibrated and measured as stored on the validation images, and written with
 these figures in their header to grefel/assets/ferplus_SIZE.safetensors, beside the same model as ONNX (ferplus_SIZE.onnx),
 a card in words (ferplus_SIZE.md) and the run's history (ferplus_SIZE.csv; where a run went on from another, that of the last).
 tools/ship.py --onnx SIZE writes the ONNX file of shipped weights anew."""
@@ -32,14 +33,14 @@ CARD = '''# FER+ weights, `{name}`
 | trained on | FER+ train ({n_train:,} images of FER2013, majority rule, {twins} training images with a twin in validation or test removed), nothing else: no outside faces, no pretrained weights |
 | labels | the crowd's vote distribution |
 | recipe | {course}; weight decay {wd}, augmentation `{augment}`, weights averaged (decay {ema}), {precision}, seed {seed} (one run) |
-| chosen on | FER+ validation: the best epoch ({epoch} of 0–{last}{stage}) by accuracy; the test split was not used |
+| chosen on | FER+ validation: {chosen}; the test split was not used |
 | accuracy on validation | **{accuracy:.2%}** (95% interval {accuracy_low:.2%} to {accuracy_high:.2%}, {n:,} images, landmarks from the model's own head) |
 | balanced accuracy, macro-F1 | {balanced_accuracy:.2%}, {macro_f1:.3f} |
 | calibration | temperature {temperature:.2f}; with it ECE {crossfit_ece:.3f} and negative log-likelihood {crossfit_nll:.3f}, each face judged with a temperature fitted on others; without it {raw_ece:.3f} and {raw_nll:.3f} |
 | reliability balancing | primary head alone {primary_accuracy:.2%}, ECE {primary_ece:.3f}; balancing changed {changed} answers, {helped} for the better and {hurt} for the worse (p = {p_value:.2f}) |
 | stored as | float16; the figures above are of the stored weights; as ONNX too, whose outputs differ by at most {difference:.0e} |
 
-Since the epoch was chosen on the same images, expect about a point less on new ones. Contempt and disgust have few images
+Since {what} chosen on the same images, expect about a point less on new ones. Contempt and disgust have few images
 ({rare}), so their figures are uncertain.
 
 | class | images | recall | precision | F1 |
@@ -65,6 +66,15 @@ def course(recipes):
         shown = f", given landmarks shown for {1 - r['hide_landmarks']:.0%} of the faces"
         return f"{r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}{shown}{placed}"
     return ', then from the best of these '.join(map(stage, recipes))
+
+
+def chosen(about):
+    "What was chosen on validation, in words, for the table and for the sentence below it."
+    if 'averaged' not in about:
+        stage = ' of the last stage' if about.get('before') else ''
+        return f"the best epoch ({about['epoch']} of 0–{about['recipe']['epochs'] - 1}{stage}) by accuracy", 'the epoch was'
+    parts = ', '.join(f"epoch {p['epoch']} of stage {len(p['stages'])}" for p in about['averaged'])
+    return f'the best mean of weights on this way, by accuracy; it is of {parts}, in equal shares', 'the mean was'
 
 
 def per_class(metrics):
@@ -108,12 +118,13 @@ def main(run):
     rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
     words = dict(name=name, course=course(stages(about)),
                  parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
-                 classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'], epoch=about['epoch'],
-                 last=recipe['epochs'] - 1, stage=' of the last stage' if about.get('before') else '',
+                 classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'],
+                 **dict(zip(('chosen', 'what'), chosen(about))),
                  precision='bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic',
                  temperature=notes['temperature'], difference=made['difference'], per_class=per_class(metrics), rare=rare)
     out.with_suffix('.md').write_text(CARD.format(**recipe | figures | raw | words), encoding='utf-8')
-    shutil.copy(Path(run)/'history.csv', out.with_suffix('.csv'))
+    folder = Path(run) if Path(run).is_dir() else Path(run).parent
+    shutil.copy(folder/'history.csv', out.with_suffix('.csv'))
     print(json.dumps(figures, indent=1))
     print(f'{out.relative_to(ROOT)}: {out.stat().st_size/2**20:.2f} MiB')
 

@@ -1,0 +1,51 @@
+"""Every mean of some weights, measured on FER+ validation, for the page nbs/experiments/E08_soup: tools/soup.py NAME=WEIGHTS …
+
+Writes E08_soup.csv: one line for each of the weights and each mean of two or more of them (`grefel.train.average_weights`).
+FER+ must lie in $GREFEL_DATA. How the weights were made is in their own headers; the page says it in words."""
+import itertools
+import sys
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pandas as pd
+
+from grefel.answers import predict_data
+from grefel.core import GrefelError, write_file
+from grefel.data import load_faces
+from grefel.evaluate import measure
+from grefel.experiments import commit, processor
+from grefel.model import load_model
+from grefel.train import average_weights
+
+from nbtools import ROOT
+
+FIGURES = ('n', 'accuracy', 'primary_accuracy', 'balanced_accuracy', 'macro_f1', 'nll', 'aurc', 'kl_votes', 'changed', 'helped', 'hurt')
+
+
+def figures(weights, faces):
+    "What is measured of one file, without any temperature."
+    votes = faces.votes[:, :len(faces.classes)].numpy().astype(float)
+    found = measure(predict_data(load_model(weights), faces, temperature=1), faces.labels.numpy(), faces.classes, votes, bootstrap=0)
+    return {k: found[k] for k in FIGURES}
+
+
+def main(*named):
+    parts = dict(pair.split('=', 1) for pair in named)
+    faces, lines = load_faces('ferplus', split='valid'), []
+    about = dict(commit=commit(), machine=processor(), date=datetime.now(timezone.utc).strftime('%Y-%m-%d'))
+    with tempfile.TemporaryDirectory() as scratch:
+        for count in range(1, len(parts) + 1):
+            for some in itertools.combinations(parts, count):
+                file = Path(scratch)/'mean.safetensors'
+                weights = parts[some[0]] if count == 1 else average_weights([parts[p] for p in some], file)
+                lines.append(dict(weights=' + '.join(some), members=count) | figures(weights, faces) | about)
+                print(lines[-1]['weights'], f"{lines[-1]['accuracy']:.4f}", flush=True)
+    path = ROOT/'nbs'/'experiments'/'E08_soup.csv'
+    write_file(path, pd.DataFrame(lines).to_csv(index=False, lineterminator='\n', float_format='%.6g'))
+    print(f'{path.relative_to(ROOT)}: {len(lines)} lines')
+
+
+if __name__ == '__main__':
+    try: main(*sys.argv[1:])
+    except (GrefelError, ValueError) as e: sys.exit(f'soup: {e}')
