@@ -63,7 +63,7 @@ def course(recipes):
     "The stages of training in words, oldest first: a run may go on from an earlier one's weights."
     def stage(r):
         placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
-        shown = f", given landmarks shown for {1 - r['hide_landmarks']:.0%} of the faces"
+        shown = f", known landmarks shown for {1 - r['hide_landmarks']:.0%} of the faces" if r['hide_landmarks'] < 1 else ''
         return f"{r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}{shown}{placed}"
     return ', then from the best of these '.join(map(stage, recipes))
 
