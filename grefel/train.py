@@ -544,7 +544,7 @@ def train(
     data_home=None,             # where data sets lie; None: $GREFEL_DATA
     bar:bool=True,              # show progress
     cbs=(),                     # further callbacks
-) -> FaceLearner:               # after the last epoch; `out` has weights.safetensors, the best one's, and last.safetensors
+) -> FaceLearner:               # after the last epoch; `out` has the best epoch's weights and last.safetensors
     "Train by a recipe; the same command continues a run that was stopped."
     out = Path(out)
     train_set, valid_set = (training_faces(recipe, split, data_home) for split in ('train', 'valid'))
