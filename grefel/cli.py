@@ -60,8 +60,8 @@ _WEIGHTS = "a weights file, a run's folder, or a shipped size (default: the ship
 def _flip_argument(p):
     "Looking twice."
     p.add_argument('--flip-test', action=argparse.BooleanOptionalAction, default=None,
-                   help='look at mirror images as well: twice the work, somewhat better answers; confidences mean what '
-                        'they say where the weights were calibrated so, which is the default')
+                   help='look at mirror images as well: twice the work, a better ranking of sure and unsure answers; '
+                        'confidences mean what they say where the weights were calibrated so, which is the default')
 
 def _evaluate_arguments(p):
     "What `grefel evaluate` takes."

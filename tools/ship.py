@@ -32,7 +32,7 @@ CARD = '''# FER+ weights, `{name}`
 | classes, in order | {classes} |
 | trained on | FER+ train ({n_train:,} images of FER2013, majority rule, {twins} training images with a twin in validation or test removed), nothing else: no outside faces, no pretrained weights |
 | labels | the crowd's vote distribution |
-| recipe | {course}; weight decay {wd}, augmentation `{augment}`, weights averaged (decay {ema}), {precision}, seed {seed} (one run) |
+| recipe | {course}; all: weight decay {wd}, augmentation `{augment}`, weights averaged (decay {ema}), {precision}, seed {seed} (one run) |
 | chosen on | FER+ validation: {chosen}; the test split was not used |
 | accuracy on validation | **{accuracy:.2%}** (95% interval {accuracy_low:.2%} to {accuracy_high:.2%}, {n:,} images, landmarks from the model's own head) |
 | balanced accuracy, macro-F1 | {balanced_accuracy:.2%}, {macro_f1:.3f} |
@@ -40,8 +40,8 @@ CARD = '''# FER+ weights, `{name}`
 | reliability balancing | primary head alone {primary_accuracy:.2%}, ECE {primary_ece:.3f}; balancing changed {changed} answers, {helped} for the better and {hurt} for the worse (p = {p_value:.2f}) |
 | stored as | float16; the figures above are of the stored weights; as ONNX too, whose outputs differ by at most {difference:.0e} |
 
-Since {what} chosen on the same images, expect about a point less on new ones. Contempt and disgust have few images
-({rare}), so their figures are uncertain.
+Since {what} chosen on the same images, expect somewhat less on new ones. Some classes have few images ({rare}): their figures are
+uncertain.
 
 | class | images | recall | precision | F1 |
 |---|---|---|---|---|
@@ -61,11 +61,13 @@ origin, and how the figures differ between such groups has not been measured.
 
 def course(recipes):
     "The stages of training in words, oldest first: a run may go on from an earlier one's weights."
-    def stage(r):
+    def stage(i, r):
+        start = f', started from the best epoch of stage {i}' if i else ''
         placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
-        shown = f", known landmarks shown for {1 - r['hide_landmarks']:.0%} of the faces" if r['hide_landmarks'] < 1 else ''
-        return f"{r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}{shown}{placed}"
-    return ', then from the best of these '.join(map(stage, recipes))
+        shown = f"shown for {1 - r['hide_landmarks']:.0%} of the faces" if r['hide_landmarks'] < 1 else 'never shown'
+        return (f"stage {i + 1}{start}: {r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}, "
+                f"known landmarks {shown}{placed}")
+    return '; '.join(stage(i, r) for i, r in enumerate(recipes))
 
 
 def chosen(about):
@@ -74,7 +76,7 @@ def chosen(about):
         stage = ' of the last stage' if about.get('before') else ''
         return f"the best epoch ({about['epoch']} of 0–{about['recipe']['epochs'] - 1}{stage}) by accuracy", 'the epoch was'
     parts = ', '.join(f"epoch {p['epoch']} of stage {len(p['stages'])}" for p in about['averaged'])
-    return f'the best mean of weights on this way, by accuracy; it is of {parts}, in equal shares', 'the mean was'
+    return f'the most accurate of several means of weights on this way (nbs/experiments/E08_soup); it is of {parts} (counted from 0), in equal shares', 'the mean was'
 
 
 def per_class(metrics):
