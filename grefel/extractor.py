@@ -6,12 +6,13 @@
 __all__ = ['Tokens', 'Fusion', 'MultiScaleFeatureExtractor', 'choose_landmarks', 'attention_map', 'PosterExtractor']
 
 # %% ../nbs/13_extractor.ipynb #5a3f95e3
+from functools import partial
 from pathlib import Path
 import torch
 from torch import nn
 import torch.nn.functional as F
 from einops import rearrange
-from .window import WindowCrossBlock
+from .window import ConcatBlock, WindowCrossBlock
 from .backbone import (LandmarkHead, PosterV2, TransformerBlock, conv_norm, geometry_pyramid, image_pyramid,
                              load_poster_v2)
 
@@ -89,6 +90,7 @@ class MultiScaleFeatureExtractor(nn.Module):
         token_norm:bool=False,        # batch normalisation of each scale's tokens
         shortcut:bool=False,          # add the average of the deepest map to the embedding
         layer_scale:float=0.1,        # start value of the window blocks' factors, see `WindowCrossBlock`
+        cross:str='attention',        # how geometry meets the image: 'attention' in windows, or 'concat', side by side
     ):
         super().__init__()
         self.landmark_grad = landmark_grad
@@ -97,8 +99,10 @@ class MultiScaleFeatureExtractor(nn.Module):
         channels, grids = self.pyramid.channels, self.pyramid.grids
         self.landmark_head = LandmarkHead(channels, grids)
         self.geometry = geometry_pyramid(geometry, channels, grids, pretrained)
-        self.cross = nn.ModuleList(WindowCrossBlock(c, g, _heads(c, num_heads), mlp_ratio=window_mlp_ratio,
-                                                    query_proj=query_proj, layer_scale=layer_scale)
+        if cross not in ('attention', 'concat'): raise ValueError(f"cross is 'attention' or 'concat', not {cross!r}")
+        windows = partial(WindowCrossBlock, mlp_ratio=window_mlp_ratio, query_proj=query_proj, layer_scale=layer_scale)
+        side_by_side = partial(ConcatBlock, mlp_ratio=window_mlp_ratio, layer_scale=layer_scale)
+        self.cross = nn.ModuleList(windows(c, g, _heads(c, num_heads)) if cross == 'attention' else side_by_side(c)
                                    for c, g in zip(channels, grids))
         self.tokens = Tokens(channels, grids, embed_dim, token_grid, token_norm)
         self.shortcut = nn.Linear(channels[-1], embed_dim) if shortcut else None
@@ -113,7 +117,7 @@ class MultiScaleFeatureExtractor(nn.Module):
         extra = None if self.shortcut is None else self.shortcut(maps[-1].mean((2, 3)))       # (B, D)
         embedding, tokens = self.fusion(self.tokens([m for m, _ in crossed]), extra)          # (B, D), (B, T, D)
         out = dict(embedding=embedding, tokens=tokens, landmarks=found, landmarks_used=used)
-        if not need_attention: return out
+        if not need_attention or crossed[0][1] is None: return out
         return out | dict(attention=[attention_map(w, g) for (_, w), g in zip(crossed, self.pyramid.grids)])
 
     def _asks(self, images, landmarks):

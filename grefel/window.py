@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['window_partition', 'window_reverse', 'window_for', 'relative_index', 'WindowCrossAttention', 'DropPath', 'LayerScale',
-           'mlp', 'WindowCrossBlock']
+           'mlp', 'WindowCrossBlock', 'ConcatBlock']
 
 # %% ../nbs/11_window.ipynb #26797449
 import torch
@@ -141,3 +141,22 @@ class WindowCrossBlock(nn.Module):
         x = x + self.drop_path(self.scale_attn(out))
         x = x + self.drop_path(self.scale_mlp(self.mlp(self.norm_mlp(x))))
         return x.permute(0, 3, 1, 2), weights                          # (B, C, H, W), (B·nW, heads, M, M) or None
+
+# %% ../nbs/11_window.ipynb #11c0ca02
+class ConcatBlock(nn.Module):
+    "Image and geometry side by side in each cell, in place of `WindowCrossBlock`'s attention."
+    def __init__(self,
+        dim:int,                 # C, channels of both maps
+        mlp_ratio:float=2.,      # hidden width of the feed-forward network, in `dim`s
+        layer_scale:float=0.1,   # start value of both branches' factors
+    ):
+        super().__init__()
+        self.norm_geometry, self.norm_image, self.norm_mlp = (nn.LayerNorm(dim) for _ in range(3))
+        self.join, self.mlp = nn.Linear(2*dim, dim), mlp(dim, mlp_ratio)
+        self.scale_join, self.scale_mlp = LayerScale(dim, layer_scale), LayerScale(dim, layer_scale)
+
+    def forward(self, image, geometry, need_weights=False):            # (B, C, H, W) both
+        x, g = (m.permute(0, 2, 3, 1) for m in (image, geometry))      # (B, H, W, C)
+        x = x + self.scale_join(self.join(torch.cat([self.norm_geometry(g), self.norm_image(x)], -1)))
+        x = x + self.scale_mlp(self.mlp(self.norm_mlp(x)))
+        return x.permute(0, 3, 1, 2), None                             # (B, C, H, W); there are no weights to show
