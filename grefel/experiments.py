@@ -313,7 +313,7 @@ def spreads(
     runs:pd.DataFrame,          # from `read_results`
     base:str,                   # the row that the others are compared with; has several seeds
     figure:str='accuracy',      # any column of numbers
-) -> pd.Series:                 # by row; within two, one seed says nothing
+) -> pd.Series:                 # by row; within three, one seed settles nothing
     "How far each row's mean lies from one row's, in standard deviations of that row over its seeds."
     per, own = runs.groupby('row', sort=False)[figure].mean(), runs.loc[runs.row == base, figure]
     return (per - own.mean())/own.std(ddof=1)

@@ -220,13 +220,13 @@ class Predictor:
         self.engine = (_Onnx if backend == 'onnx' else _Torch)(weights, device, threads)
         self.config, self.metadata, self.device = self.engine.config, self.engine.metadata, device
         self.smallest, self.tilts, self.bs = smallest, tuple(tilts), bs
-        self.flip_test = bool(self.metadata.get('flip_test') if flip_test is None else flip_test)
+        calibrated = bool(self.metadata.get('flip_test'))           # on means over faces and their mirror images?
+        self.flip_test = calibrated if flip_test is None else bool(flip_test)
         notes = _notes(self.config, self.metadata)
         self.classes, self.size = tuple(self.config['classes']), self.config['img_size']
         self.grey, self.face_size = bool(self.metadata.get('grey', True)), notes['face_size']
         self.temperature, self.mean, self.std = (notes[k] for k in ('temperature', 'mean', 'std'))
-        measured = notes['rows'] if self.flip_test == bool(self.metadata.get('flip_test')) else ()
-        self.risk, self.threshold = threshold_for(measured, risk)
+        self.risk, self.threshold = threshold_for(notes['rows'] if self.flip_test == calibrated else (), risk)
 
     @property
     def model(self): return getattr(self.engine, 'model', None)   # None where ONNX Runtime works

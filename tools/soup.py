@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from grefel.answers import predict_data
+from grefel.answers import in_model_order, predict_data
 from grefel.core import GrefelError, write_file
 from grefel.data import load_faces
 from grefel.evaluate import measure
@@ -25,8 +25,9 @@ FIGURES = ('n', 'accuracy', 'primary_accuracy', 'balanced_accuracy', 'macro_f1',
 
 def figures(weights, faces):
     "What is measured of one file, without any temperature."
-    votes = faces.votes[:, :len(faces.classes)].numpy().astype(float)
-    found = measure(predict_data(load_model(weights), faces, temperature=1), faces.labels.numpy(), faces.classes, votes, bootstrap=0)
+    model = load_model(weights)
+    labels, votes = in_model_order(faces, model.classes)
+    found = measure(predict_data(model, faces, temperature=1), labels, model.classes, votes, bootstrap=0)
     return {k: found[k] for k in FIGURES}
 
 
