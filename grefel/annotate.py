@@ -411,7 +411,7 @@ def _settings(predictor, every):
     made = json.dumps([config, predictor.metadata], sort_keys=True, default=str)
     return dict(model=hashlib.blake2b(made.encode(), digest_size=8).hexdigest(), every=every, crop=predictor.crop,
                 align=predictor.align, detector=predictor.detector, smallest=predictor.smallest, tilts=predictor.tilts,
-                risk=predictor.risk, flip_test=predictor.flip_test)
+                risk=predictor.risk, **predictor.how)
 
 def _promised(sources, every, max_frames):
     "How many items there will be; None where nobody knows."

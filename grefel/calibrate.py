@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEVER', 'apply_temperature', 'fit_temperature', 'same_images', 'make_folds', 'cross_fit', 'calibration_report',
-           'risk_thresholds', 'calibration_notes']
+           'risk_thresholds', 'less_unequal', 'training_counts', 'calibration_notes']
 
 # %% ../nbs/22_calibrate.ipynb #f32fefc1
 import hashlib
@@ -129,6 +129,30 @@ def risk_thresholds(
         threshold, coverage = (-levels[safe], taken[safe]/len(right)) if safe >= 0 else (NEVER, 0.)
         rows.append([float(risk), float(threshold), float(coverage)])
     return rows
+
+# %% ../nbs/22_calibrate.ipynb #efe5a639
+def less_unequal(
+    probs,              # (…, N) probabilities
+    counts,             # (N,) training faces of each class
+    balanced:float=1.,  # τ: 0 leaves all as it is, 1 makes classes equally frequent
+) -> np.ndarray:        # (…, N), of the same type
+    "Probabilities where classes are less unequal than those trained on (Menon et al. 2021, section 4.2)."
+    if not 0 <= balanced <= 1: raise GrefelError(f'balanced is {balanced}, not between 0 and 1')
+    if balanced == 0: return probs
+    probs, counts = np.asarray(probs), np.maximum(np.asarray(counts, float), 1)      # a class never seen: as if once
+    if counts.shape != probs.shape[-1:]: raise GrefelError(f'{len(counts)} counts for {probs.shape[-1]} classes')
+    p = probs*(counts/counts.max())**-balanced
+    return (p/p.sum(-1, keepdims=True)).astype(probs.dtype)
+
+def training_counts(
+    metadata,   # of a weights file
+) -> list:      # training faces of each class, in the model's order
+    "How often each class was trained on; `GrefelError` where the file does not say."
+    try: counts = [float(n) for n in metadata['data']['train']['per_class']]
+    except (KeyError, TypeError, ValueError): counts = []
+    if not counts or not np.isfinite(counts).all() or min(counts) < 0:
+        raise GrefelError('balanced: these weights do not say how often each class was trained on')
+    return counts
 
 # %% ../nbs/22_calibrate.ipynb #30780e5a
 def calibration_notes(

@@ -57,11 +57,14 @@ def _train_arguments(p):
 # %% ../nbs/60_cli.ipynb #add13169
 _WEIGHTS = "a weights file, a run's folder, or a shipped size (default: the shipped weights)"
 
-def _flip_argument(p):
-    "Looking twice."
+def _how_arguments(p):
+    "Looking twice, and favouring rare classes."
     p.add_argument('--flip-test', action=argparse.BooleanOptionalAction, default=None,
                    help='look at mirror images as well: twice the work, a better ranking of sure and unsure answers; '
                         'confidences mean what they say where the weights were calibrated so, which is the default')
+    p.add_argument('--balanced', type=float, metavar='T',
+                   help='favour rare classes, from 0 (not at all) to 1 (as if all were equally frequent); .2 finds more of '
+                        'them for little accuracy (default: as the weights were calibrated, else 0)')
 
 def _evaluate_arguments(p):
     "What `grefel evaluate` takes."
@@ -73,7 +76,7 @@ def _evaluate_arguments(p):
                    help="builtin (the model's own), given (the data's), or a file of grefel landmarks "
                         '(default: builtin)')
     p.add_argument('--limit', type=int, help='use only this many faces')
-    _flip_argument(p)
+    _how_arguments(p)
     p.add_argument('--out', required=True, metavar='DIR', help='where report.html, metrics.json and predictions.csv go')
 
 # %% ../nbs/60_cli.ipynb #b804ebfa
@@ -93,7 +96,7 @@ def _predict_arguments(p):
     p.add_argument('--risk', type=float, default=0.1, metavar='SHARE',
                    help='call an answer reliable where at most this share was wrong on validation (default: 0.1)')
     p.add_argument('--threads', type=int, metavar='N', help='that the model may use (default: as many as there are)')
-    _flip_argument(p)
+    _how_arguments(p)
     p.add_argument('--every', type=int, default=1, metavar='N', help='of a video or camera, answer every n-th frame')
     p.add_argument('--out', metavar='FILE',
                    help='write a table, .csv, .jsonl or .parquet; the same command goes on after a stop')
@@ -155,7 +158,7 @@ def _calibrate_arguments(p):
     "What `grefel calibrate` takes."
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
     p.add_argument('--data', default='ferplus', help=f'{_DATA}, with a valid split (default: ferplus)')
-    _flip_argument(p)
+    _how_arguments(p)
     p.add_argument('--out', required=True, metavar='FILE', help='the calibrated copy, a .safetensors file')
 
 def _demo_arguments(p):
@@ -188,6 +191,10 @@ def train_command(args):
                 f"Weights, history and recipe are in {args.out}")
 
 # %% ../nbs/60_cli.ipynb #65cbdda3
+def _how(args):
+    "The way of answering that was asked for."
+    return dict(flip_test=args.flip_test, balanced=args.balanced)
+
 def evaluate_command(args):
     "`grefel evaluate`"
     from pathlib import Path
@@ -203,7 +210,7 @@ def evaluate_command(args):
     if args.limit: faces = faces.subset(range(min(args.limit, len(faces))))
     history = next((h for h in (path.with_suffix('.csv'), path.with_name('history.csv')) if h.exists()), None)
     metrics = evaluate(model, faces, out=args.out, history=history, device=args.device, landmarks=landmarks,
-                       weights=path.name, bar=sys.stderr.isatty() and not args.json, flip_test=args.flip_test)
+                       weights=path.name, bar=sys.stderr.isatty() and not args.json, **_how(args))
     if args.json: print(json.dumps({k: v for k, v in metrics.items() if not isinstance(v, (list, dict))}))
     else: _say_metrics(metrics, Path(args.out))
 
@@ -225,7 +232,7 @@ def predict_command(args):
     if not args.paths and args.camera is None: raise GrefelError('name pictures, videos or folders, or a --camera')
     paths = args.paths if args.camera is None else [args.camera]
     predictor = Predictor(args.weights, args.device, args.backend, args.crop, args.align, args.detector, risk=args.risk,
-                          threads=args.threads, flip_test=args.flip_test)
+                          threads=args.threads, **_how(args))
     sources = find_sources(paths)
     if args.out or args.annotate or any(s.kind in ('video', 'camera') for s in sources):
         return _predict_table(args, paths, predictor)
@@ -341,7 +348,7 @@ def calibrate_command(args):
     "`grefel calibrate`"
     from grefel.answers import calibrate_weights
     found = calibrate_weights(args.weights, args.data, args.out, args.device, data_home=args.data_home,
-                              flip_test=args.flip_test)
+                              **_how(args))
     if args.json: return print(json.dumps(found))
     print(f"Temperature {found['temperature']:.3f}; answers are at most")
     for risk, threshold, coverage in found['risk']:

@@ -17,8 +17,8 @@ from .metrics import (_check_probs, change_report, class_calibration, classifica
 from .calibrate import NEVER, calibration_report, same_images
 from .groups import all_groups, group_columns
 from .page import page_answer, page_face, page_picture, page_section, page_table, render_page
-from .answers import (faces_in_words, from_data, in_model_order, looks_twice, predict_data, stored_temperature,
-                            tempered)
+from .answers import (faces_in_words, favours_rare, from_data, in_model_order, looks_twice, predict_data,
+                            stored_temperature, tempered)
 from .plots import (face_array, pick_faces, plot_change, plot_classwise, plot_confidence, plot_confusion,
                           plot_faces, plot_groups, plot_history, plot_reliability, plot_risk, plot_votes, read_history)
 
@@ -74,7 +74,8 @@ OTHER_KEYS |= dict(
     rule='how votes became labels', rows='rows of the split, before the rule',
     dropped_duplicates='rows left out as copies', bad_rows='rows that could not be used',
     landmarks="whose landmarks the model used: 'builtin' or 'given'",
-    flip_test='whether mirror images were looked at as well', device='where it ran', grefel='version',
+    flip_test='whether mirror images were looked at as well',
+    balanced='how much rare classes are favoured: 0 not at all, 1 as if all classes were equally frequent', device='where it ran', grefel='version',
     torch='version', seconds='for answers and figures')
 
 _ENDS = dict(_low='lower end of the 95% interval', _high='upper end of the 95% interval', _rate='as a share of all')
@@ -210,6 +211,7 @@ def _about_classes(m):
             f"{worst['class']} ({_percent(worst['recall'])} of {worst['n']:,}).") if best is not worst else ''
     few = [r['class'] for r in known if r['n'] < 50]
     told += f" There are fewer than 50 faces of {_listed(few)}: their figures are uncertain." if few else ''
+    told += f" Rare expressions were favoured (τ = {m['balanced']:g})." if m.get('balanced') else ''
     missed = _missed(m)
     return page_answer('Does it find every expression?', told.strip() or f"All faces show {best['class']}.",
                        f'not {_listed(missed)}' if missed else 'yes, most of each', 'bad' if missed else 'good')
@@ -428,7 +430,7 @@ def _key_table(m):
 def _made_table(m):
     "How the figures were made."
     made = ('model', 'parameters', 'weights', 'temperature', 'source', 'split', 'rule', 'rows', 'dropped_duplicates',
-            'bad_rows', 'n', 'landmarks', 'flip_test', 'device', 'seconds', 'grefel', 'torch')
+            'bad_rows', 'n', 'landmarks', 'flip_test', 'balanced', 'device', 'seconds', 'grefel', 'torch')
     form = {int: '{:,}', float: '{:.3f}'}
     return page_table('How these figures were made', ['what', 'value'], text=True,
                       rows=[[k.replace('_', ' '), form.get(type(m[k]), '{}').format(m[k])] for k in made if m.get(k)])
@@ -555,20 +557,21 @@ def evaluate(
     bar:bool=False,           # show progress
     groups=None,              # columns to report by; None: all that divide the faces into groups; () for none
     flip_test:bool|None=None, # look at mirror images as well; None: as the model was calibrated
+    balanced:float|None=None, # τ, how much rare classes are favoured, 0 to 1; None: as the model was calibrated
 ) -> dict:                    # the contents of metrics.json
     "Measure a model on labelled faces and write the report."
     classes, started = tuple(getattr(model, 'classes', None) or model.config['classes']), time.perf_counter()
     labels, votes = in_model_order(data, classes)
     columns = group_columns(from_data(data, 'extra', {}), groups)
     history = read_history(history) if isinstance(history, (str, os.PathLike)) else history
-    twice, t = looks_twice(model, flip_test), stored_temperature(model)
-    raw = predict_data(model, data, bs, device, landmarks, bar, temperature=1, flip_test=twice)
+    how, t = dict(flip_test=looks_twice(model, flip_test), balanced=favours_rare(model, balanced)), stored_temperature(model)
+    raw = predict_data(model, data, bs, device, landmarks, bar, temperature=1, **how)
     found = tempered(raw, t)
     risk = (getattr(model, 'metadata', None) or {}).get('risk', ())
     m = measure(found, labels, classes, votes, bootstrap, columns=columns, risk=risk)
     if from_data(data, 'split') == 'valid':
         m |= crossfit(raw['final_probs'], labels, votes, same_images(from_data(data, 'images')), bootstrap)
-    m |= _about(model, data, weights, landmarks, device) | dict(temperature=t, flip_test=twice)
+    m |= _about(model, data, weights, landmarks, device) | dict(temperature=t) | how
     m['seconds'] = round(time.perf_counter() - started, 2)
     if out is not None:
         page = report_html(m, data, found, labels, votes, history, title)

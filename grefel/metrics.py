@@ -9,7 +9,6 @@ __all__ = ['wilson_interval', 'per_class_table', 'confusion_counts', 'reliabilit
 
 # %% ../nbs/21_metrics.ipynb #e9f5ff6a
 import numpy as np
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from .core import EXPRESSIONS, GrefelError
 
 # %% ../nbs/21_metrics.ipynb #9e41ff1c
@@ -77,6 +76,7 @@ def per_class_table(
     classes=EXPRESSIONS,  # N names
 ) -> list:                # a dict a class: class, n, answered, precision, recall, recall_low, recall_high, f1
     "How well each class is recognised; undefined figures are None."
+    from sklearn.metrics import precision_recall_fscore_support
     probs, labels = _check(probs, labels)
     if len(classes) != probs.shape[1]: raise GrefelError(f'{len(classes)} class names for {probs.shape[1]} classes')
     answers, index = probs.argmax(1), range(len(classes))
@@ -94,6 +94,7 @@ def confusion_counts(
     labels,  # (n,) class indices
 ) -> np.ndarray:  # (N, N) int, rows are labels, columns answers
     "How often a face of each class was given each answer."
+    from sklearn.metrics import confusion_matrix
     probs, labels = _check(probs, labels)
     return confusion_matrix(labels, probs.argmax(1), labels=range(probs.shape[1]))
 
