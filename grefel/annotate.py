@@ -8,7 +8,7 @@ __all__ = ['VIDEO_ENDINGS', 'FORMATS', 'COLOURS', 'Source', 'find_sources', 'Ite
 
 # %% ../nbs/54_annotate.ipynb #3e6aa400
 import csv, glob, hashlib, io, json, os, tempfile, time
-from itertools import groupby
+from itertools import chain, count, groupby
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -53,7 +53,7 @@ def find_sources(
     skip=None,            # a folder to leave out: the one that drawings go to
 ) -> list:                # of `Source`, each file once, in the order given, folders sorted
     "Everything that is meant by `paths`."
-    found, names = {}, {}
+    found, names = {}, set()
     for path in [paths] if isinstance(paths, (str, int, os.PathLike)) else paths:
         if isinstance(path, int):
             found[f'camera {path}'] = Source(f'camera {path}', f'camera_{path}', 'camera')
@@ -63,8 +63,9 @@ def find_sources(
         for p, name in pairs:
             if str(p) in found: continue
             stem = str(name.with_suffix(''))
-            names[stem] = names.get(stem, 0) + 1
-            found[str(p)] = Source(str(p), stem if names[stem] == 1 else f'{stem}_{names[stem]}', _kind(p))
+            free = next(s for s in chain([stem], (f'{stem}_{i}' for i in count(2))) if s not in names)
+            names.add(free)
+            found[str(p)] = Source(str(p), free, _kind(p))
     return list(found.values())
 
 # %% ../nbs/54_annotate.ipynb #1d844343
@@ -173,15 +174,20 @@ def _schema(columns):
     kinds |= of(('frame', 'face', 'faces'), pa.int64()) | of(('face_found', 'reliable'), pa.bool_())
     return pa.schema([(c, kinds.get(c, pa.float64())) for c in columns])
 
+def _as_text(row):
+    "A row whose file name is no text, as names may be on Linux, in signs that Parquet can hold."
+    plain = lambda v: v.encode('utf-8', 'backslashreplace').decode() if isinstance(v, str) else v
+    return {k: plain(v) for k, v in row.items()}
+
 def _write_table(path, rows, columns):
     "All rows into a file of its format, one group at a time."
     if _format(path) == '.parquet':
         import pyarrow as pa, pyarrow.parquet as pq
         with pq.ParquetWriter(path, schema := _schema(columns)) as writer:
             for _, group in groupby(enumerate(rows), lambda pair: pair[0]//10_000):
-                writer.write_table(pa.Table.from_pylist([row for _, row in group], schema))
+                writer.write_table(pa.Table.from_pylist([_as_text(row) for _, row in group], schema))
         return
-    with open(path, 'w', newline='', encoding='utf-8') as file:
+    with open(path, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
         if _format(path) == '.jsonl': file.writelines(json.dumps(row) + '\n' for row in rows)
         else: (writer := csv.DictWriter(file, columns)).writeheader(); writer.writerows(rows)
 
@@ -199,7 +205,7 @@ def read_table(
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(10_000): yield from batch.to_pylist()
             return
-        with open(path, newline='', encoding='utf-8') as file:
+        with open(path, newline='', encoding='utf-8', errors='surrogateescape') as file:
             rows = csv.DictReader(file) if _format(path) == '.csv' else map(json.loads, file)
             for n, row in enumerate(rows, 1):
                 if not isinstance(row, dict): raise ValueError(f'line {n} is no object')
@@ -209,6 +215,10 @@ def read_table(
     except (ValueError, TypeError) as e: raise GrefelError(f'{path}: not a table of this library ({e})') from None
 
 # %% ../nbs/54_annotate.ipynb #f6387f5c
+def _in_vain(row):
+    "Whether a row is that of a file that could not be read: it may be there next time."
+    return row['error'] is not None and row['seconds'] is None
+
 class RowLog:
     "Rows on their way into a table; what an earlier run left is continued."
     def __init__(self,
@@ -225,14 +235,29 @@ class RowLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(self.path, 'a+b')
         except OSError as e: raise GrefelError(f'{self.path}: cannot be written ({e.strerror})') from None
-        self.done = self.in_table | self._in_log()
+        self.logged, self.entries = {}, 0    # key (file, frame) → number of its last entry in the log; how many entries
+        try:
+            self._lock()
+            self.done = self.in_table | self._in_log()
+        except BaseException: self.file.close(); raise
+
+    def __enter__(self): return self
+    def __exit__(self, *error): self.file.close()
+
+    def _lock(self):
+        "See that no other run writes into this log, where the system can tell."
+        try: import fcntl
+        except ImportError: return
+        try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: raise GrefelError(f'{self.path}: another run writes into it') from None
+        except OSError: pass                 # a file system without locks
 
     def _in_table(self):
-        "Keys (file, frame) of the items in the table of a run that ended."
+        "Keys (file, frame) of the items that the table of a run that ended has answers for."
         for row in read_table(self.out) if self.out.exists() else ():
             if row.keys() != set(self.columns) or row['made_with'] != self.mark:
                 raise GrefelError(f'{self.out}: has rows of other settings or weights; name another file')
-            yield row['file'], row['frame']
+            if not _in_vain(row): yield row['file'], row['frame']
 
     def _in_log(self):
         "The same for the log of a run that was stopped, which is cut behind its last whole line."
@@ -244,32 +269,44 @@ class RowLog:
             if entry is None: break
             if first and entry != self.first:
                 raise GrefelError(f'{self.path}: was begun with other settings or weights; use those, or remove it')
-            if not first: done.add(tuple(entry['key']))
+            if not first: self._note(entry, done)
             end, first = end + len(line), False
         self.file.truncate(end); self.file.seek(end)
         if first: self._write(self.first)
         return done
 
-    def _write(self, entry): self.file.write(json.dumps(entry).encode() + b'\n')
+# %% ../nbs/54_annotate.ipynb #3683018c
+@patch
+def _write(self:RowLog, entry): self.file.write(json.dumps(entry).encode() + b'\n')
 
-    def add(self, item, rows):
-        "Keep an item's rows, marked with what made them."
-        self._write(dict(key=[item.file, item.frame], rows=[row | dict(made_with=self.mark) for row in rows]))
+@patch
+def _note(self:RowLog, entry, done):
+    key = tuple(entry['key'])
+    self.logged[key], self.entries = self.entries, self.entries + 1
+    if not _in_vain(entry['rows'][0]): done.add(key)
 
-    def sync(self):
-        "See that everything is on the disk."
-        self.file.flush(); os.fsync(self.file.fileno())
+@patch
+def add(self:RowLog, item, rows):
+    "Keep an item's rows, marked with what made them."
+    entry = dict(key=[item.file, item.frame], rows=[row | dict(made_with=self.mark) for row in rows])
+    self._write(entry); self._note(entry, set())
+
+@patch
+def sync(self:RowLog):
+    "See that everything is on the disk."
+    self.file.flush(); os.fsync(self.file.fileno())
 
 # %% ../nbs/54_annotate.ipynb #31af97ca
 @patch
 def rows(self:RowLog):
-    "All rows so far, those of the table first."
-    if self.out.exists(): yield from read_table(self.out)
+    "All rows so far, those of the table first; of an item that was tried again, those of the last time."
+    for row in read_table(self.out) if self.out.exists() else ():
+        if (row['file'], row['frame']) not in self.logged: yield row
     self.sync()
     with open(self.path, 'rb') as file:
         next(file)
-        for entry in map(json.loads, file):
-            if tuple(entry['key']) not in self.in_table: yield from entry['rows']
+        for i, entry in enumerate(map(json.loads, file)):
+            if self.logged[tuple(entry['key'])] == i: yield from entry['rows']
 
 @patch
 def finish(self:RowLog):
@@ -346,7 +383,8 @@ def plot_timeline(
     for name, line in zip(classes, lines.T):
         if not np.isfinite(line).any() or np.nanmax(line) < 0.15: continue            # a class that never mattered
         ax.plot(seconds, line, lw=2, label=name, color=dict(COLOURS, happiness='#c9bd1a').get(name))
-    ax.set(xlabel='seconds', ylabel='probability', ylim=(0, 1.02), title=title)
+    ax.set(xlabel='seconds', ylabel='probability', ylim=(0, 1.02))
+    ax.set_title(title, parse_math=False)             # a file's name is no formula
     if ax.lines: ax.legend(frameon=False, ncols=4, loc='upper center', bbox_to_anchor=(0.5, -0.2))
     ax.spines[['top', 'right']].set_visible(False)
     return figure
@@ -430,8 +468,17 @@ def _draw_earlier(sources, log, folder, max_pixels):
     answered = [s for s in sources if s.kind == 'picture' and (s.file, None) in log.done]
     lacking = {s.file: path for s in answered if not (path := Path(folder)/f'{s.name}.jpg').exists()}
     for file, rows in groupby(log.rows() if lacking else (), lambda row: row['file']):
-        image = load_image(file, max_pixels) if file in lacking and not (rows := list(rows))[0]['error'] else None
-        if image: _draw_picture(image, rows, lacking[file])
+        if file not in lacking: continue
+        image = _picture(Source(file, '', 'picture'), max_pixels)                 # an error where it is gone by now
+        if isinstance(image, Image.Image): _draw_picture(image, list(rows), lacking[file])
+
+def _spare(sources, folder):
+    "`GrefelError` if a drawing would take the place of a source."
+    endings = dict(video=('.mp4', '.avi', '_timeline.png'), error=())
+    drawn = {Path(folder, s.name + e).resolve() for s in sources for e in endings.get(s.kind, ('.jpg',))}
+    for s in sources:
+        if Path(s.file).expanduser().resolve() in drawn:
+            raise GrefelError(f'{s.file}: a drawing in {folder} would replace it; name another folder for drawings')
 
 def _draw_videos(sources, log, folder, fresh, classes):
     "Draw the videos that have new rows, or no drawing yet; the files."
@@ -457,8 +504,9 @@ def annotate(
     if predictor is None: from grefel.predict import Predictor; predictor = Predictor()
     if every < 1 or chunk < 1: raise GrefelError('every and chunk are at least 1')
     sources = find_sources(paths, recursive, pictures)
-    with tempfile.TemporaryDirectory() as spare:
-        log = RowLog(out or Path(spare)/'rows.jsonl', table_columns(predictor.classes), _settings(predictor, every))
+    if pictures: _spare(sources, pictures)
+    columns, made = table_columns(predictor.classes), _settings(predictor, every)
+    with tempfile.TemporaryDirectory() as spare, RowLog(out or Path(spare)/'rows.jsonl', columns, made) as log:
         counts, fresh = dict(items=0, faces=0, errors=0, skipped=len(log.done)), set()
         stills = {s.file: f'{s.name}.jpg' for s in sources if s.kind != 'video'}   # a camera's is its last frame
         try:

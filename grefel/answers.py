@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from .augment import batches, make_transform
-from .calibrate import apply_temperature, calibration_notes, less_unequal, same_images, training_counts
+from .augment import batches, luma, make_transform
+from .calibrate import (apply_temperature, between_0_and_1, calibration_notes, less_unequal, same_images,
+                              training_shares)
 from .core import EXPRESSIONS, GrefelError, weights_file, write_file
 from .geometry import mirror_landmarks
 from .model import AT_ONCE, filled, load_model, read_weights, workers
@@ -46,10 +47,11 @@ def from_data(data, name, default=None):
 
 class _Faces:
     "Images with landmarks and targets in the form that `batches` wants."
-    def __init__(self, data):
+    def __init__(self, data, grey=False):
         images = from_data(data, 'images')
         if images is None: raise GrefelError(f'{type(data).__name__}: holds no images')
         self.images, n = torch.as_tensor(images), len(images)
+        if grey and n and self.images.shape[1] == 3: self.images = luma(self.images.float()).round().byte()
         if n == 0: raise GrefelError('no faces to evaluate')
         self.landmarks = torch.as_tensor(from_data(data, 'landmarks', torch.full((n, 68, 2), float('nan'))))
         self.targets = torch.as_tensor(from_data(data, 'targets', torch.zeros(n, 1)))
@@ -72,7 +74,8 @@ def favours_rare(
     balanced=None,        # τ, see `grefel.calibrate.less_unequal`; None: the file's, 0 if it names none
 ) -> float:               # τ
     "How far a model's answers are moved to a world with less unequal classes."
-    return float(((getattr(model, 'metadata', None) or {}).get('balanced') or 0) if balanced is None else balanced)
+    stored = (getattr(model, 'metadata', None) or {}).get('balanced') or 0
+    return between_0_and_1(stored if balanced is None else balanced, 'balanced')
 
 def tempered(
     found,                # from `predict_data`, untempered
@@ -100,10 +103,11 @@ def predict_data(
         raise GrefelError(f"landmarks are 'builtin' or 'given', not {landmarks!r}")
     c, found, was_training, twice = model.config, {}, model.training, looks_twice(model, flip_test)
     tau = favours_rare(model, balanced)
-    counts = training_counts(getattr(model, 'metadata', None)) if tau else None
+    about = getattr(model, 'metadata', None) or {}
+    shares = training_shares(about) if tau else None
     transform = make_transform('none', c['img_size'], c['mean'], c['std'], channels_last=True)   # quicker on CPUs
     step = AT_ONCE if torch.device(device).type == 'cpu' else bs
-    loader = batches(_Faces(data), transform, step, device=device)
+    loader = batches(_Faces(data, about.get('grey') is True), transform, step, device=device)
     @torch.inference_mode()
     def answer(batch):
         images, points = (filled(rows, step) for rows in batch[:2])
@@ -118,7 +122,7 @@ def predict_data(
     finally: model.train(was_training)
     found = {name: torch.cat(parts).numpy() for name, parts in found.items()}
     if 'final_probs' not in found: raise GrefelError(f'{type(model).__name__}: answers without final_probs')
-    if tau: found |= {k: less_unequal(v, counts, tau) for k, v in found.items() if k.endswith('_probs')}
+    if tau: found |= {k: less_unequal(v, shares, tau) for k, v in found.items() if k.endswith('_probs')}
     t = stored_temperature(model) if temperature is None else temperature
     return found | dict(final_probs=apply_temperature(found['final_probs'], t))
 
@@ -185,5 +189,7 @@ def calibrate_weights(
     probs = predict_data(model, data, device=device, landmarks=landmarks, temperature=1, **how)['final_probs']
     notes = calibration_notes(probs, labels, faces_in_words(data), votes, same_images(data.images), seed)
     notes |= how
-    if out is not None: add_metadata(weights, out, **notes)
+    as_before = how == dict(flip_test=looks_twice(model), balanced=favours_rare(model))
+    kept = {} if as_before else dict(validation=None)            # figures of another way of answering do not stay
+    if out is not None: add_metadata(weights, out, **notes | kept)
     return notes

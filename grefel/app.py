@@ -443,13 +443,13 @@ _ABOUT = '''<div class="gf-text">
 
 # %% ../nbs/53_app.ipynb #4a7ab146
 def about_html(
-    metadata:dict,      # of the weights, see `grefel.model.save_model`
-    risk:float=0.1,     # the share of wrong answers that `Face.reliable` stands for
-) -> str:               # HTML
+    metadata:dict,        # of the weights, see `grefel.model.save_model`
+    risk:float|None=0.1,  # the share of wrong answers that `Face.reliable` stands for; None: not measured
+) -> str:                 # HTML
     "The page that explains the numbers."
     from jinja2 import Environment
     unsure = 'The page says so when no face was found, '
-    if metadata.get('risk'):
+    if metadata.get('risk') and risk is not None:
         unsure += (f'or when the confidence lies below the level from which at most {percent(risk)} of the answers '
                    f'were wrong ({metadata.get("risk_from") or "on validation"}).')
     else: unsure += ('or when no expression is more probable than all the others together. For these weights it was '

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEVER', 'apply_temperature', 'fit_temperature', 'same_images', 'make_folds', 'cross_fit', 'calibration_report',
-           'risk_thresholds', 'less_unequal', 'training_counts', 'calibration_notes']
+           'risk_thresholds', 'between_0_and_1', 'less_unequal', 'training_shares', 'calibration_notes']
 
 # %% ../nbs/22_calibrate.ipynb #f32fefc1
 import hashlib
@@ -131,28 +131,40 @@ def risk_thresholds(
     return rows
 
 # %% ../nbs/22_calibrate.ipynb #efe5a639
+def between_0_and_1(
+    value,          # what a user gave
+    name:str,       # of the setting
+) -> float:         # the same
+    "A share that makes sense; `GrefelError` otherwise."
+    try: value = float(value)
+    except (TypeError, ValueError): value = np.nan
+    if not 0 <= value <= 1: raise GrefelError(f'{name} lies between 0 and 1, {value} does not')
+    return value
+
 def less_unequal(
     probs,              # (…, N) probabilities
-    counts,             # (N,) training faces of each class
+    shares,             # (N,) of the classes in training, on any scale
     balanced:float=1.,  # τ: 0 leaves all as it is, 1 makes classes equally frequent
 ) -> np.ndarray:        # (…, N), of the same type
     "Probabilities where classes are less unequal than those trained on (Menon et al. 2021, section 4.2)."
-    if not 0 <= balanced <= 1: raise GrefelError(f'balanced is {balanced}, not between 0 and 1')
-    if balanced == 0: return probs
-    probs, counts = np.asarray(probs), np.maximum(np.asarray(counts, float), 1)      # a class never seen: as if once
-    if counts.shape != probs.shape[-1:]: raise GrefelError(f'{len(counts)} counts for {probs.shape[-1]} classes')
-    p = probs*(counts/counts.max())**-balanced
+    if between_0_and_1(balanced, 'balanced') == 0: return probs
+    probs, shares = np.asarray(probs), np.asarray(shares, float)
+    if shares.shape != probs.shape[-1:]: raise GrefelError(f'{len(shares)} shares for {probs.shape[-1]} classes')
+    p = probs*np.maximum(shares/shares.sum(), 1e-4)**-balanced           # a class hardly ever seen does not take over
     return (p/p.sum(-1, keepdims=True)).astype(probs.dtype)
 
-def training_counts(
+def training_shares(
     metadata,   # of a weights file
-) -> list:      # training faces of each class, in the model's order
-    "How often each class was trained on; `GrefelError` where the file does not say."
-    try: counts = [float(n) for n in metadata['data']['train']['per_class']]
-    except (KeyError, TypeError, ValueError): counts = []
-    if not counts or not np.isfinite(counts).all() or min(counts) < 0:
+) -> list:      # each class's share of what was learned, in the model's order, on any scale
+    "How often each class was trained on; `GrefelError` where the file does not say, or a class was favoured already."
+    notes = metadata if isinstance(metadata, dict) else {}
+    if isinstance(recipe := notes.get('recipe'), dict) and (recipe.get('balanced') or recipe.get('class_weights')):
+        raise GrefelError('balanced: these weights were trained with rare classes favoured already')
+    try: train = notes['data']['train']; shares = [float(s) for s in train.get('share') or train['per_class']]
+    except (KeyError, TypeError, ValueError, AttributeError): shares = []
+    if not shares or not np.isfinite(shares).all() or min(shares) < 0 or not sum(shares):
         raise GrefelError('balanced: these weights do not say how often each class was trained on')
-    return counts
+    return shares
 
 # %% ../nbs/22_calibrate.ipynb #30780e5a
 def calibration_notes(

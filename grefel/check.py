@@ -16,8 +16,9 @@ import numpy as np, pandas as pd
 from PIL import Image
 from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, manifest
 from .core import data_home as _data_home
-from .data import SPLITS, read_table, row_faults, apply_rule, vectors
+from .data import SPLITS, read_table, row_faults, _values
 from .images import load_image
+from .labels import apply_rule, check_votes
 from .table import stored_pictures, _find_source
 
 # %% ../nbs/37_check.ipynb #b0563ea0
@@ -96,14 +97,12 @@ def _look_at_all(df, decode, progress=None):
     return looks, int(whole.sum()), keys
 
 # %% ../nbs/37_check.ipynb #1c5bdba4
-def _labels_counted(df):
+def _labels_counted(df, votes):
     "The label of each row: its own, or the majority's where there are votes; missing where the rule drops it."
     if 'label' in df and df['label'].notna().any(): return df['label'].astype(object)
-    good = np.isfinite(vectors(df['votes'], 10)[0]).all(1) if 'votes' in df else np.zeros(len(df), bool)
-    out = np.full(len(df), None, object)
-    votes = vectors(df['votes'], 10)[0][good] if good.any() else np.zeros((0, 10))
-    keep, _, labels = apply_rule(np.where(votes.sum(1, keepdims=True) > 0, votes, 1), targets='hard')
-    out[np.flatnonzero(good)[keep]] = [EXPRESSIONS[i] for i in labels[keep]]
+    out, good = np.full(len(df), None, object), np.flatnonzero(votes.sum(1))              # wrong votes are zeros
+    keep, _, labels = apply_rule(votes[good], targets='hard')
+    out[good[keep]] = [EXPRESSIONS[i] for i in labels[keep]]
     return pd.Series(out, df.index)
 
 def published_counts(
@@ -181,7 +180,8 @@ def check_data(
     start = time.perf_counter()
     if _find_source(source, data_home)[1] == 'parquet': options = dict(images=False) | options
     df = read_table(source, split, data_home, **options)
-    faults, (looks, decoded, keys) = row_faults(df), ([None]*len(df), 0, [])
+    votes, wrong = check_votes(_values(df, 'votes') if 'votes' in df else [])
+    faults, (looks, decoded, keys) = wrong | row_faults(df), ([None]*len(df), 0, [])
     if decode: looks, decoded, keys = _look_at_all(df, decode, progress)
     for i, look in enumerate(looks):
         if isinstance(look, str) and i not in faults: faults[i] = look
@@ -189,7 +189,7 @@ def check_data(
     told = [(where(i), what.removeprefix(f'{where(i)}: ')) for i, what in sorted(faults.items())]
     if strict and told: raise GrefelError(': '.join(told[0]))
     kinds, sides, size, unusual = _pictures(looks, where, df)
-    labels = _labels_counted(df).where(~np.isin(np.arange(len(df)), list(faults)))
+    labels = _labels_counted(df, votes).where(~np.isin(np.arange(len(df)), list(faults)))
     name, published = _published(df, labels)
     counts = _crosstab(labels, df['split'])
     return DataCheck(df.attrs['source'], df.attrs['layout'], name, counts, published, len(df), told,

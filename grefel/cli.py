@@ -63,8 +63,8 @@ def _how_arguments(p):
                    help='look at mirror images as well: twice the work, a better ranking of sure and unsure answers; '
                         'confidences mean what they say where the weights were calibrated so, which is the default')
     p.add_argument('--balanced', type=float, metavar='T',
-                   help='favour rare classes, from 0 (not at all) to 1 (as if all were equally frequent); .2 finds more of '
-                        'them for little accuracy (default: as the weights were calibrated, else 0)')
+                   help='favour rare classes, from 0 (not at all) to 1 (as if all were equally frequent); .2 finds '
+                        'more of them for little accuracy (default: as the weights were calibrated, else 0)')
 
 def _evaluate_arguments(p):
     "What `grefel evaluate` takes."
@@ -179,16 +179,19 @@ def _experiment_arguments(p):
 # %% ../nbs/60_cli.ipynb #85c471bb
 def train_command(args):
     "`grefel train`"
-    from grefel.train import read_recipe, train
+    import pandas as pd
+    from pathlib import Path
+    from grefel.train import finished, read_recipe, train
     given = {k: v for k, v in vars(args).items() if k in (*_TRAIN, 'drop_duplicates', 'bf16', 'stream')}
     recipe = read_recipe(args.config, **given)
     if args.pretrained: recipe.model['pretrained'] = args.pretrained
-    with _stdout_to_stderr(args.json):
-        learn = train(recipe, args.out, args.device, args.data_home, bar=not (args.quiet or args.json))
-    best = max(learn.keep_run.rows, key=lambda r: r['accuracy'])
+    if not (before := finished(args.out, recipe)):
+        with _stdout_to_stderr(args.json):
+            train(recipe, args.out, args.device, args.data_home, bar=not (args.quiet or args.json))
+    best = max(pd.read_csv(Path(args.out)/'history.csv').to_dict('records'), key=lambda r: r['accuracy'])
     if args.json: print(json.dumps(dict(out=args.out, best=best)))
-    else: print(f"Best epoch {best['epoch']}: {best['accuracy']:.2%} right on validation. "
-                f"Weights, history and recipe are in {args.out}")
+    else: print(f"{'This run was finished before. '*before}Best epoch {best['epoch']}: {best['accuracy']:.2%} right on "
+                f"validation. Weights, history and recipe are in {args.out}")
 
 # %% ../nbs/60_cli.ipynb #65cbdda3
 def _how(args):
@@ -449,6 +452,8 @@ def main(
     "The `grefel` command."
     warnings.filterwarnings('ignore', category=FutureWarning)   # other libraries' worries, not a user's
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')         # before PyTorch is imported
+    for stream in (sys.stdout, sys.stderr):                      # a file name that is no text is printed all the same
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     args = parser().parse_args(argv)
     try: return args.run(args) or 0
     except GrefelError as e: return _fail(e)

@@ -145,6 +145,23 @@ def _plan(df, part_rows, mix, shards):
         plan |= {f'{s}-{k:05d}{of}': piece for k, piece in enumerate(pieces)}
     return plan
 
+def _digest(df):
+    "A short digest of the columns whose cells are arrays, which `fingerprint` would abbreviate."
+    digest = hashlib.blake2b(digest_size=8)
+    for c in [c for c in ('votes', 'landmarks', 'box') if c in df]:
+        for cell in map(np.ravel, df[c]):
+            content = cell.tobytes() if cell.dtype.kind in 'iuf' else repr(cell.tolist()).encode()
+            digest.update(f'{c} {cell.dtype} {cell.size} '.encode() + content)
+    return digest.hexdigest()
+
+def _stamp(files):
+    "A short digest of the size and time of change of files; what is no file counts by its name."
+    digest = hashlib.blake2b(digest_size=8)
+    for f in map(str, files):
+        try: at = os.stat(f); digest.update(f'{f} {at.st_size} {at.st_mtime_ns}\n'.encode())
+        except (OSError, ValueError): digest.update(f'{f}\n'.encode())
+    return digest.hexdigest()
+
 # %% ../nbs/38_convert.ipynb #ba3176d2
 def convert(
     source,                  # what `read_table` takes: the name or path of a data set
@@ -170,9 +187,11 @@ def convert(
     about = dict(classes=EXPRESSIONS, source=str(df.attrs['source']), layout=df.attrs['layout'], grefel=__version__)
     schema = _schema(df.drop(columns='box') if size and 'box' in df else df, about)
     plan = _plan(df, shard_rows, mix, shards)
-    job = dict(source=about['source'], split=split, img_size=img_size, shard_rows=shard_rows, mixed=mix, rows=len(df),
-               landmarks=None if landmarks is None else str(landmarks),
-               table=fingerprint(df, [c for c in ('name', 'label', 'split') if c in df]))
+    files = dict.fromkeys(chain(*(df[c].unique() for c in ('file', 'path') if c in df)))
+    job = dict(source=[about['source'], _stamp(files)], split=split, img_size=img_size, shard_rows=shard_rows,
+               mixed=mix, rows=len(df),
+               landmarks=None if landmarks is None else [str(landmarks), _stamp([landmarks])],
+               table=[fingerprint(df, [c for c in ('name', 'label', 'split') if c in df]), _digest(df)])
     parts = Parts(out if shards else out.with_name(out.name + '.parts'), job)
     make = lambda name: _part(df.iloc[plan[name]], schema, size, threads, strict)
     reused = run_parts(parts, plan, [len(rows) for rows in plan.values()], make, progress)

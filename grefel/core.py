@@ -7,7 +7,7 @@ __all__ = ['EXPRESSIONS', 'CLASS_ORDERS', 'NO_EXPRESSION', 'DEFAULT_SIZE', 'Gref
            'manifest', 'weights_file', 'write_file', 'set_seed']
 
 # %% ../nbs/00_core.ipynb #01b333e4
-import os, random, re
+import os, random, re, threading
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #69cb281a
@@ -112,7 +112,8 @@ def write_file(
     path = Path(path)
     data = content.encode('utf-8') if isinstance(content, str) else content
     special = path.exists() and not path.is_file()                  # a device, a pipe: nothing to replace
-    part = path if special else path.with_name(path.name + '.part')
+    writer = f'{os.getpid()}-{threading.get_ident()}'
+    part = path if special else path.with_name(f'{path.name}.{writer}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, 'wb') as file:

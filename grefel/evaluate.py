@@ -65,8 +65,8 @@ OTHER_KEYS = dict(
 OTHER_KEYS |= dict(
     temperature='the temperature applied to primary and final distributions; 1: the file holds none',
     fitted_here='whether the stored temperature and thresholds were, or may have been, fitted on these very faces',
-    seen="by the weights' own account: 'trained' on these very faces, their epoch 'chosen' on them, or 'no'; "
-         "null: not known",
+    seen="by the weights' own account: 'trained' on these very faces, their epoch 'chosen' on them, 'no', or "
+         "trained on 'other' data by name; null: not known",
     crossfit_temperature='the temperature fitted on all these faces',
     crossfit_temperature_low='the lowest of those fitted without one fold',
     crossfit_temperature_high='the highest of those', model='name of the architecture', parameters='numbers in it',
@@ -75,8 +75,8 @@ OTHER_KEYS |= dict(
     dropped_duplicates='rows left out as copies', bad_rows='rows that could not be used',
     landmarks="whose landmarks the model used: 'builtin' or 'given'",
     flip_test='whether mirror images were looked at as well',
-    balanced='how much rare classes are favoured: 0 not at all, 1 as if all classes were equally frequent', device='where it ran', grefel='version',
-    torch='version', seconds='for answers and figures')
+    balanced='how much rare classes are favoured: 0 not at all, 1 as if all classes were equally frequent',
+    device='where it ran', grefel='version', torch='version', seconds='for answers and figures')
 
 _ENDS = dict(_low='lower end of the 95% interval', _high='upper end of the 95% interval', _rate='as a share of all')
 _STARTS = dict(primary_='before balancing', untempered_='without any temperature',
@@ -309,7 +309,9 @@ _SEEN = dict(
              'others.'),
     chosen=('not quite', 'fair', 'Which epoch of the training to keep was chosen on these very faces, which flatters '
             'every figure a little. Faces that had no part in it, as those of a test split, would say what to expect.'),
-    no=('yes', 'good', 'By their own account the weights were neither trained nor chosen on these faces.'))
+    no=('yes', 'good', 'By their own account the weights were neither trained nor chosen on these faces.'),
+    other=('as far as names tell', 'fair', 'By their own account the weights learned from other data. Whether those '
+           'hold some of these very pictures, names do not tell.'))
 
 def _about_seen(m):
     "Whether the faces were new to the weights."
@@ -517,12 +519,13 @@ def report_html(
 
 # %% ../nbs/50_evaluate.ipynb #545e3f1d
 def _seen(model, data):
-    "Whether the weights were 'trained' on these faces or their epoch 'chosen' on them, 'no', or None: not known."
-    recipe = (getattr(model, 'metadata', None) or {}).get('recipe') or {}
-    source, split = from_data(data, 'notes', {}).get('source'), from_data(data, 'split')
-    if not recipe.get('data') or source is None: return None
-    if Path(str(recipe['data'])).name != Path(str(source)).name: return 'no'
-    return dict(train='trained', valid='chosen', test='no').get(split)
+    "Whether the weights were 'trained' on these faces or their epoch 'chosen' on them, 'no', 'other' data, or None."
+    about = getattr(model, 'metadata', None) or {}
+    recipes = [r for r in [*(about.get('before') or ()), about.get('recipe'), *(about.get('taught_by') or ())] if r]
+    source, split = from_data(data, 'notes', {}).get('source'), from_data(data, 'split', 'all')
+    if not recipes or source is None or not all(r.get('data') for r in recipes): return None
+    if Path(str(source)).name not in {Path(str(r['data'])).name for r in recipes}: return 'other'   # or a copy
+    return dict(train='trained', all='trained', valid='chosen', test='no').get(split)
 
 def _fitted_here(model, data):
     "Whether temperature and thresholds come from these faces; where the file is silent, validation faces are suspect."
@@ -564,14 +567,17 @@ def evaluate(
     labels, votes = in_model_order(data, classes)
     columns = group_columns(from_data(data, 'extra', {}), groups)
     history = read_history(history) if isinstance(history, (str, os.PathLike)) else history
-    how, t = dict(flip_test=looks_twice(model, flip_test), balanced=favours_rare(model, balanced)), stored_temperature(model)
+    how = dict(flip_test=looks_twice(model, flip_test), balanced=favours_rare(model, balanced))
+    t = stored_temperature(model)
     raw = predict_data(model, data, bs, device, landmarks, bar, temperature=1, **how)
     found = tempered(raw, t)
-    risk = (getattr(model, 'metadata', None) or {}).get('risk', ())
+    calibrated_so = how == dict(flip_test=looks_twice(model), balanced=favours_rare(model))
+    risk = (getattr(model, 'metadata', None) or {}).get('risk', ()) if calibrated_so else ()
     m = measure(found, labels, classes, votes, bootstrap, columns=columns, risk=risk)
     if from_data(data, 'split') == 'valid':
         m |= crossfit(raw['final_probs'], labels, votes, same_images(from_data(data, 'images')), bootstrap)
     m |= _about(model, data, weights, landmarks, device) | dict(temperature=t) | how
+    m['fitted_here'] &= calibrated_so
     m['seconds'] = round(time.perf_counter() - started, 2)
     if out is not None:
         page = report_html(m, data, found, labels, votes, history, title)

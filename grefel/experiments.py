@@ -22,7 +22,7 @@ from .baselines import count_macs, count_parameters
 from .evaluate import measure, predict_data
 from .model import load_model
 from .noise import cleanlab_doubt, doubt, found_flips
-from .train import Recipe, read_recipe, train, training_faces
+from .train import Recipe, finished, read_recipe, train, training_faces
 
 # %% ../nbs/58_experiments.ipynb #e5572717
 def _merged(base, change):
@@ -84,9 +84,11 @@ def run_row(
 ) -> dict:                 # figures, costs, code and machine
     "Train by a recipe, measure the kept weights on validation; what came out is kept as result.json."
     done = (folder := Path(folder))/'result.json'
-    if done.exists() and read_recipe(**(kept := json.loads(done.read_text()))['recipe']) == recipe: return kept
+    if done.exists():
+        if read_recipe(**(kept := json.loads(done.read_text()))['recipe']) == recipe: return kept
+        (folder/'last.safetensors').unlink(missing_ok=True)                # another recipe now: not finished after all
     if recipe.noise: cleanlab_doubt(np.eye(2), np.arange(2))               # is it there? asked before the work
-    train(recipe, folder, device, data_home, bar=bar)
+    if not finished(folder, recipe): train(recipe, folder, device, data_home, bar=bar)
     history = pd.read_csv(folder/'history.csv')
     model, faces = load_model(folder, device), training_faces(replace(recipe, stream=False), 'valid', data_home)
     answers = predict_data(model, faces, device=device, flip_test=recipe.flip_test)

@@ -28,8 +28,10 @@ def as_groups(
     return texts if 2 <= len(set(texts.tolist()) - {''}) <= most else None
 
 def _bands(values, known):
-    "Four bands of numbers with about as many faces each."
-    edges = np.unique(np.quantile(values[known], [0.25, 0.5, 0.75]))
+    "Two to four bands of numbers with about as many faces each."
+    v = values[known]
+    least = v[v > v.min()].min()                                 # no band begins at the minimum: nothing is below it
+    edges = np.unique(np.maximum(np.quantile(v, [0.25, 0.5, 0.75]), least))
     bounds = [f'{v:.4g}' for v in edges]
     names = [f'below {bounds[0]}', *(f'{a} to below {b}' for a, b in zip(bounds, bounds[1:])), f'{bounds[-1]} and more']
     band = np.array(names)[np.searchsorted(edges, np.where(known, values, 0), side='right')]
@@ -90,8 +92,9 @@ def group_report(
     probs,               # (n, N) probabilities
     labels,              # (n,) class indices
     groups,              # (n,) names of groups, '' where not known; see `as_groups`
-    bootstrap:int=1000,  # resamples and shuffles
-    seed:int=0,          # of both
+    bootstrap:int=1000,  # resamples
+    seed:int=0,          # of resamples and shuffles
+    shuffles=None,       # for the p-values; None: as many as resamples
 ) -> dict:               # groups (rows), worst, shortfall, p_accuracy, p_confidence, unknown
     "Figures of each group, the worst one, and whether chance explains that they differ."
     probs, labels = _check(probs, labels)
@@ -103,7 +106,7 @@ def group_report(
     right = (probs.argmax(1) == labels).astype(float)
     usual = (np.bincount(labels, right)/np.maximum(np.bincount(labels), 1))[labels]
     rows = group_rows(probs, labels, groups, usual, bootstrap, seed)
-    p = lambda r: permutation_p(r[known], index, labels[known], max(bootstrap, 19), seed)
+    p = lambda r: permutation_p(r[known], index, labels[known], max(shuffles or bootstrap, 19), seed)
     large = [r for r in rows if r['n'] >= LEAST_FACES] or rows
     worst = min(large, key=lambda r: r['accuracy'] - r['expected'])
     return dict(groups=rows, worst=worst['group'], shortfall=worst['expected'] - worst['accuracy'],
@@ -114,11 +117,12 @@ def all_groups(
     probs,               # (n, N) probabilities
     labels,              # (n,) class indices
     columns,             # column name → (n,) names of groups, see `group_columns`
-    bootstrap:int=1000,  # resamples and shuffles
+    bootstrap:int=1000,  # resamples and shuffles, of these at least 40 a column
     seed:int=0,          # of both
 ) -> dict:               # column name → `group_report`, with found_accuracy and found_confidence (bool)
     "The report on every column, with a verdict that allows for the number of columns."
-    reports = {name: group_report(probs, labels, groups, bootstrap, seed) for name, groups in columns.items()}
+    shuffles = max(bootstrap, 40*len(columns))                    # 1/(shuffles + 1) is below the threshold
+    reports = {k: group_report(probs, labels, groups, bootstrap, seed, shuffles) for k, groups in columns.items()}
     for r in reports.values():
         for what in ('accuracy', 'confidence'):
             r[f'found_{what}'] = r[f'p_{what}'] < 0.05/(2*len(reports))

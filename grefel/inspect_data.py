@@ -15,8 +15,9 @@ from PIL import Image
 from .answers import predict_data
 from .calibrate import make_folds
 from .core import EXPRESSIONS, GrefelError, weights_file, write_file
-from .data import RULES, VOTES, apply_rule, read_table
+from .data import RULES, apply_rule, read_table
 from .images import crop_box, load_image
+from .labels import check_votes
 from .model import load_model
 from .page import page_answer, page_face, page_section, page_table, render_page
 
@@ -27,12 +28,8 @@ def _column(df, name):
     return [None if v is pd.NA or isinstance(v, float) and v != v else v for v in values]
 
 def row_votes(df):
-    "Votes (n, 10) of a table, zeros where a row has none, or None."
-    if 'votes' not in df: return None
-    votes = np.zeros((len(df), len(VOTES)), np.int64)
-    for i, v in enumerate(df['votes'].tolist()):
-        if np.ndim(v) == 1 and len(v) in (8, 10) and np.isfinite(np.asarray(v, float)).all(): votes[i, :len(v)] = v
-    return votes
+    "Votes (n, 10) of a table, zeros where a row has none that can be used, or None."
+    return check_votes(_column(df, 'votes'))[0] if 'votes' in df else None
 
 def row_labels(df, rule='majority'):
     "Class index (n,) of each row under a rule, or by its own label; -1 where it has none."
@@ -248,6 +245,12 @@ KINDS = dict(faulty='the row contradicts itself or its source', unreadable='file
              no_face='perhaps no face', no_landmarks='landmarks are missing')
 _ORDER = ('train', 'valid', 'test', 'all')
 
+def _faulty(df):
+    "Suspicions that the table itself gives: what its reader noted, and votes that cannot be used."
+    wrong = check_votes(_column(df, 'votes'))[1] if 'votes' in df else {}
+    wrong |= {i: str(why) for i, why in enumerate(_column(df, 'fault')) if why}
+    return [dict(kind='faulty', i=i, score=1., words=why) for i, why in wrong.items()]
+
 def _copy_problems(copies, split, names):
     "Suspicions about copies: every member of a group but the first of the earliest split."
     seen = set()
@@ -452,9 +455,7 @@ def inspect_data(
     read = read_pictures(df, model.config['img_size'] if model else 48, bar)
     copies, bare = find_copies(read, split), _no_landmarks(df)
     problems = [dict(kind='unreadable', i=i, score=1., words=why) for i, why in read['wrong'].items()]
-    problems += [dict(kind='faulty', i=i, score=1., words=str(why))
-                 for i, why in enumerate(_column(df, 'fault')) if why]
-    problems += list(_copy_problems(copies, split, names))
+    problems += _faulty(df) + list(_copy_problems(copies, split, names))
     if votes is not None: problems += list(_vote_problems(votes, labels))
     rows = np.setdiff1d(np.arange(len(df)), list(read['wrong']))
     if votes is None:

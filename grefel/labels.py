@@ -51,15 +51,17 @@ def _as_counts(rows):
     return np.pad(v, ((0, 0), (0, 10 - v.shape[1])))
 
 def check_votes(rows):
-    "(n, 10) int64 votes, and {row: what is wrong with it}."
+    "(n, 10) int64 votes, zeros where they are wrong, and {row: what is wrong with it}."
     v = _as_counts(rows)
-    if v is not None and np.isfinite(v).all() and (v >= 0).all() and v.sum(1).all(): return v.astype(np.int64), {}
+    fine = v is not None and np.isfinite(v).all() and (v >= 0).all() and not (v % 1).any() and v.sum(1).all()
+    if fine: return v.astype(np.int64), {}
     out, wrong = np.zeros((len(rows), 10), np.int64), {}
     for i, row in enumerate(rows):
         v = np.asarray([] if row is None else row).reshape(-1)
         if v.size not in (8, 10) or v.dtype.kind not in 'iuf':
             wrong[i] = f'votes must be 10 numbers ({", ".join(VOTES)})'
         elif not (np.isfinite(v).all() and (v >= 0).all()): wrong[i] = f'votes must be 0 or more, not {v.tolist()}'
+        elif (v % 1).any(): wrong[i] = f'votes must be whole numbers, not {v[v % 1 > 0][0]:g}'
         elif v.sum() == 0: wrong[i] = 'votes sum to zero'
         else: out[i, :v.size] = v
     return out, wrong

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGENET', 'SIZES', 'ARCHITECTURES', 'AT_ONCE', 'GReFELModel', 'create_model', 'register_with_timm', 'from_poster_v2',
-           'create_dummy_data', 'save_model', 'read_weights', 'load_model', 'check_state', 'filled', 'workers']
+           'create_dummy_data', 'save_model', 'read_weights', 'to_device', 'load_model', 'check_state', 'filled',
+           'workers']
 
 # %% ../nbs/16_model.ipynb #c48c04f8
 import json, math
@@ -194,6 +195,15 @@ class _Sparing(TorchFunctionMode):
         return out
 
 # %% ../nbs/16_model.ipynb #579b6327
+def to_device(
+    model,    # any module
+    device,   # 'cpu', 'cuda', …
+):            # the same module, moved
+    "A model where it is to work; `GrefelError` where there is no such device."
+    try: return model.to(device)
+    except (RuntimeError, AssertionError) as e:
+        raise GrefelError(f'device {device}: not here ({str(e).splitlines()[0]})') from None
+
 def load_model(
     weights:str|Path|None=None,  # a file, a run's folder, a shipped size ('nano'), or None for the default
     device:str='cpu',            # where the model goes
@@ -208,7 +218,7 @@ def load_model(
     check_state(model, state, path)
     model.load_state_dict(state)
     model.metadata = metadata
-    return model.to(device).eval()
+    return to_device(model, device).eval()
 
 # %% ../nbs/16_model.ipynb #1a7a9144
 def _build(config, state, path):

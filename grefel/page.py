@@ -85,7 +85,7 @@ def page_picture(
     "A picture for `render_page`, drawn for light and dark, with its size in CSS pixels."
     plot = dict(alt=alt, caption=caption, wide=wide)
     for name, theme in _THEMES.items():
-        with rc_context(theme):
+        with rc_context(theme | {'text.parse_math': False}):          # names are no formulas
             figure, file = draw(), io.BytesIO()
             figure.savefig(file, format='png', dpi=dpi)
         plot[name] = data_uri(file.getvalue())

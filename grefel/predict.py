@@ -16,7 +16,7 @@ import json, os
 import numpy as np
 from PIL import Image
 from fastcore.basics import patch
-from .calibrate import apply_temperature, less_unequal, training_counts
+from .calibrate import apply_temperature, between_0_and_1, less_unequal, training_shares
 from .core import DEFAULT_SIZE, GrefelError, weights_file
 from .faces import (CANDIDATE, DETECTORS, TILTS, Found, align_frame, believable, cut, evidence, face_frame,
                           find_faces, frame, frame_points, frame_size, network_points)
@@ -73,7 +73,8 @@ def _notes(config, metadata):
         how = dict(flip_test=bool(metadata.get('flip_test')), balanced=float(metadata.get('balanced') or 0))
         mean, std = (np.array(config[k], np.float32).reshape(3, 1, 1) for k in ('mean', 'std'))
         risk = [tuple(float(v) for v in row) for row in metadata.get('risk') or ()]
-        sane = np.isfinite([temperature, how['balanced'], *mean.flat, *std.flat]).all() and temperature > 0 and (std > 0).all()
+        sane = np.isfinite([temperature, *mean.flat, *std.flat]).all() and temperature > 0 and (std > 0).all()
+        sane = sane and 0 <= how['balanced'] <= 1
         fits = type(side) is int and LEAST <= side <= 4096 and all(len(row) == 3 for row in risk)
         classes = [c for c in config['classes'] if isinstance(c, str)]
         if not (sane and fits and len(set(classes)) == len(config['classes'])): raise ValueError
@@ -95,10 +96,10 @@ class _Torch:
     "A model run by PyTorch."
     def __init__(self, weights, device, threads):
         import torch
-        from grefel.model import load_model
+        from grefel.model import load_model, to_device
         if threads: torch.set_num_threads(threads)
         named = weights is None or isinstance(weights, (str, os.PathLike))
-        self.model = (load_model(weights, device) if named else weights).to(device).eval()
+        self.model = to_device(load_model(weights, device) if named else weights, device).eval()
         self.config, self.metadata, self.device = dict(self.model.config), dict(self.model.metadata), device
         self.shows = 'need_attention' in signature(self.model.forward).parameters
 
@@ -208,6 +209,7 @@ class Predictor:
         self.detector = _one_of('detector', detector, DETECTORS)
         _one_of('backend', backend, ('torch', 'onnx'))
         if not 0 < smallest <= 1: raise GrefelError(f'smallest is a share of the picture, 0 to 1, not {smallest!r}')
+        between_0_and_1(risk, 'risk'), between_0_and_1(balanced or 0, 'balanced')
         if str(weights).endswith('.onnx'): backend = 'onnx'
         self.engine = (_Onnx if backend == 'onnx' else _Torch)(weights, device, threads)
         self.config, self.metadata, self.device = self.engine.config, self.engine.metadata, device
@@ -218,7 +220,7 @@ class Predictor:
         self.temperature, self.mean, self.std = (notes[k] for k in ('temperature', 'mean', 'std'))
         wished = dict(flip_test=flip_test, balanced=balanced)
         self.how = {k: v if wished[k] is None else type(v)(wished[k]) for k, v in notes['how'].items()}
-        self.counts = training_counts(self.metadata) if self.how['balanced'] else None
+        self.shares = training_shares(self.metadata) if self.how['balanced'] else None
         self.risk, self.threshold = threshold_for(notes['rows'] if self.how == notes['how'] else (), risk)
 
     @property
@@ -237,7 +239,7 @@ def read(self:Predictor,
     found = [] if given else find_faces(image, self.smallest, self.tilts, CANDIDATE, self.detector, self.device)
     if self.grey: image = image.convert('L')
     crops = [self._candidate(image, f) for f in found]
-    middle = frame(np.array(image.size)/2, min(image.size))
+    middle = frame(np.array(image.size)/2, (max if given else min)(image.size))     # a face is padded, as in training
     return crops + [_Crop(cut(image, middle, self.face_size), middle, None, _GIVEN if given else _NONE)]
 
 @patch
@@ -343,7 +345,7 @@ def _ask(self:Predictor, x, explain=False):
         sure = [k for k in ('primary', 'correction') if f'{k}_probs' in out]
         out |= {f'{k}_confidence': _sureness(out[f'{k}_probs']) for k in sure}
     if not self.how['balanced']: return out
-    return out | {k: less_unequal(v, self.counts, self.how['balanced']) for k, v in out.items() if k.endswith('_probs')}
+    return out | {k: less_unequal(v, self.shares, self.how['balanced']) for k, v in out.items() if k.endswith('_probs')}
 
 @patch
 def _answer(self:Predictor, crops, explain):
@@ -427,6 +429,11 @@ def _faces_of(model, data, split, **options):
     from grefel.data import FaceData, load_faces
     return data if isinstance(data, FaceData) else load_faces(data, split, num_classes=len(model.classes), **options)
 
+def _model_of(evaluator):
+    "The model, where PyTorch runs it."
+    if evaluator.predictor.model is None: raise GrefelError("backend 'onnx' answers pictures; figures need 'torch'")
+    return evaluator.predictor.model
+
 @patch
 def evaluate(self:GReFELEvaluator,
     data='ferplus',      # a source for `grefel.data.load_faces`, or `FaceData`
@@ -436,7 +443,8 @@ def evaluate(self:GReFELEvaluator,
 ) -> dict:               # figures by name
     "Score the model on labelled faces."
     from grefel.evaluate import evaluate
-    return evaluate(self.predictor.model, _faces_of(self.predictor.model, data, split), out=out, **self.predictor.how | kw)
+    kw = dict(device=self.predictor.device, **self.predictor.how) | kw
+    return evaluate(_model_of(self), _faces_of(_model_of(self), data, split), out=out, **kw)
 
 @patch
 def analyze_reliability_balancing(self:GReFELEvaluator,
@@ -449,10 +457,10 @@ def analyze_reliability_balancing(self:GReFELEvaluator,
     classes = None
     if not isinstance(data, dict):
         from grefel.answers import in_model_order, predict_data, stored_temperature, tempered
-        model = self.predictor.model
+        model, how = _model_of(self), dict(device=self.predictor.device, **self.predictor.how)
         faces, classes = _faces_of(model, data, split), list(model.classes)
         # both distributions are calibrated alike, as in the report
-        found = tempered(predict_data(model, faces, temperature=1, **self.predictor.how), stored_temperature(model))
+        found = tempered(predict_data(model, faces, temperature=1, **how), stored_temperature(model))
         data = found | dict(labels=in_model_order(faces, classes)[0])
     labels = data['labels'] if labels is None else labels
     return change_report(data['primary_probs'], data['final_probs'], labels, classes)

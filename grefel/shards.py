@@ -127,6 +127,10 @@ class ShardDataset(IterableDataset):
         if not 0 <= self.rank < self.world: raise GrefelError(f'reader {self.rank} of {self.world}: count from 0')
         self.bad, self._epoch = [], torch.zeros(1, dtype=torch.int64).share_memory_()   # seen by workers that live on
         self._choose(split == 'train' if drop_duplicates is None else drop_duplicates)
+        if drop_last and not len(self):
+            each = f' for each of {self.world} readers' if self.world > 1 else ''
+            raise GrefelError(f'{self.files[0]}: the {len(self.labels):,} faces of split {split!r} do not fill a batch '
+                              f'of {bs}{each}; take a smaller bs')
         self.img_size = img_size or _natural_size(self._first())                 # as `load_faces` would choose
 
     def __iter__(self): return self._stream()

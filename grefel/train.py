@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FaceLoader', 'face_dls', 'TrainLoss', 'KeepOutputs', 'FaceMean', 'ProbMetric', 'LossPart', 'EMA', 'BFloat16', 'Mix',
            'set_drop_path', 'SAM', 'PlaceAnchors', 'Distil', 'twins_loss', 'WarmUp', 'FaceLearner', 'grefel_learner',
-           'Recipe', 'read_recipe', 'KeepRun', 'Continue', 'train', 'training_faces', 'stages', 'average_weights']
+           'Recipe', 'read_recipe', 'KeepRun', 'Continue', 'finished', 'train', 'training_faces', 'stages',
+           'average_weights']
 
 # %% ../nbs/40_train.ipynb #8d377235
 import io, json, platform, time
@@ -25,7 +26,7 @@ from .geometry import PATHS
 from .window import DropPath
 from .anchors import anchors_of, init_anchors
 from . import baselines                        # the rivals are models by name as well
-from .model import GReFELModel, check_state, create_model, load_model, read_weights, save_model
+from .model import GReFELModel, check_state, create_model, load_model, read_weights, save_model, to_device
 from .losses import GReFELLoss
 from .data import FaceData, load_faces
 from .noise import noisy_faces
@@ -522,19 +523,30 @@ class Continue(Callback):
         self.state = None
 
 # %% ../nbs/40_train.ipynb #a9a960a9
+def _same_recipe(folder, recipe, what):
+    "`GrefelError` if a folder holds a run of another recipe."
+    before, now = asdict(read_recipe(folder/'config.json')), asdict(recipe)
+    if differs := [k for k, v in now.items() if before.get(k) != v]:
+        raise GrefelError(f'{folder}: holds {what} run with another {", ".join(differs)}; '
+                          'choose another folder, or delete this one')
+
+def finished(
+    out,             # a run's folder
+    recipe:Recipe,   # what is to be run there
+) -> bool:           # whether it has been, to its end
+    "Whether there is nothing left to train; `GrefelError` if a finished run of another recipe is there."
+    out = Path(out)
+    if not (out/'last.safetensors').exists() or (out/'last.pt').exists(): return False
+    _same_recipe(out, recipe, 'a finished')
+    return True
+
 def _read_state(path, recipe):
     "The state of an unfinished run of the same recipe, or None."
     if not path.exists(): return None
-    try:
-        before = asdict(read_recipe(path.parent/'config.json'))
-        state = torch.load(path, weights_only=True, map_location='cpu')
+    _same_recipe(path.parent, recipe, 'an unfinished')
+    try: return torch.load(path, weights_only=True, map_location='cpu')
     except Exception as e:
         raise GrefelError(f'{path}: cannot continue from it ({type(e).__name__}); delete it to start anew') from None
-    if before != asdict(recipe):
-        differs = [k for k, v in asdict(recipe).items() if before.get(k) != v]
-        raise GrefelError(f'{path.parent}: holds an unfinished run with another {", ".join(differs)}; '
-                          'choose another folder, or delete this one')
-    return state
 
 # %% ../nbs/40_train.ipynb #fbaeebef
 def train(
@@ -547,6 +559,7 @@ def train(
 ) -> FaceLearner:               # after the last epoch; `out` has the best epoch's weights and last.safetensors
     "Train by a recipe; the same command continues a run that was stopped."
     out = Path(out)
+    if finished(out, recipe): raise GrefelError(f'{out}: holds this run, finished; choose another folder, or delete it')
     train_set, valid_set = (training_faces(recipe, split, data_home) for split in ('train', 'valid'))
     state = _read_state(out/'last.pt', recipe)
     machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
@@ -555,7 +568,7 @@ def train(
     about = dict(**known, grefel=__version__, torch=torch.__version__, machine=machine)
     write_file(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
     set_seed(recipe.seed)
-    model = _model(recipe).to(device)
+    model = to_device(_model(recipe), device)
     dls = face_dls(train_set, valid_set, model, recipe.bs, recipe.augment, recipe.hide_landmarks, recipe.seed, device)
     keep = KeepRun(out, **known, trained_with=f'grefel {__version__}',
                    grey=train_set.grey, face_size=train_set.face_size)
@@ -628,7 +641,8 @@ def _facts(faces):
     told = 'layout', 'rule', 'targets', 'rows', 'twins', 'dropped_duplicates', 'noise'
     notes = {k: faces.notes.get(k) for k in told}
     per_class = torch.bincount(faces.labels, minlength=len(faces.classes)).tolist()
-    return dict(n=len(faces.labels), split=faces.split, per_class=per_class, **notes)
+    share = [round(s, 6) for s in faces.share.tolist()]                        # of what is learned, votes included
+    return dict(n=len(faces.labels), split=faces.split, per_class=per_class, share=share, **notes)
 
 def stages(
     metadata,      # of a model or a weights file
@@ -641,7 +655,7 @@ def _history(weights):
     return stages(read_weights(weights_file(weights))[2]) if weights else None
 
 # %% ../nbs/40_train.ipynb #40a0e002
-_MEASURED = ('epoch', 'valid', 'temperature', 'risk', 'risk_from', 'calibration', 'flip_test', 'validation')
+_MEASURED = ('epoch', 'valid', 'temperature', 'risk', 'risk_from', 'calibration', 'flip_test', 'balanced', 'validation')
 
 def average_weights(
     weights,      # two or more weights files, runs' folders or shipped sizes, of one architecture
