@@ -64,9 +64,10 @@ def course(recipes):
     def stage(i, r):
         start = f', started from the best epoch of stage {i}' if i else ''
         placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
+        taught = f", {r.get('teacher_share', .5):.0%} of each target said by a trained model" if r.get('teacher') else ''
         shown = f"shown for {1 - r['hide_landmarks']:.0%} of the faces" if r['hide_landmarks'] < 1 else 'never shown'
         return (f"stage {i + 1}{start}: {r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}, "
-                f"known landmarks {shown}{placed}")
+                f"known landmarks {shown}{placed}{taught}")
     return '; '.join(stage(i, r) for i, r in enumerate(recipes))
 
 
