@@ -104,6 +104,8 @@ def _sizes_shipped():
     return sorted(f.stem.removeprefix('ferplus_') for f in files)
 
 # %% ../nbs/00_core.ipynb #4a2604d4
+_ONE_WRITER = threading.Lock()
+
 def write_file(
     path:str|Path,      # where; missing folders are made
     content:str|bytes,  # all of it
@@ -112,17 +114,17 @@ def write_file(
     path = Path(path)
     data = content.encode('utf-8') if isinstance(content, str) else content
     special = path.exists() and not path.is_file()                  # a device, a pipe: nothing to replace
-    writer = f'{os.getpid()}-{threading.get_ident()}'
-    part = path if special else path.with_name(f'{path.name}.{writer}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, 'wb') as file:
-            file.write(data); file.flush()
-            if not special: os.fsync(file.fileno())                 # on the disk, not only on its way there
-        if not special: os.replace(part, path)
-    except OSError as error:
-        if not special and os.path.lexists(part) and not part.is_dir(): part.unlink()
-        raise GrefelError(f'{path}: cannot be written ({error.strerror or error})') from None
+    part = path if special else path.with_name(path.name + '.part')
+    with _ONE_WRITER:                                                # of several threads
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, 'wb') as file:
+                file.write(data); file.flush()
+                if not special: os.fsync(file.fileno())                 # on the disk, not only on its way there
+            if not special: os.replace(part, path)
+        except OSError as error:
+            if not special and os.path.lexists(part) and not part.is_dir(): part.unlink()
+            raise GrefelError(f'{path}: cannot be written ({error.strerror or error})') from None
     return path
 
 # %% ../nbs/00_core.ipynb #6665d21f
