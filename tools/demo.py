@@ -1,5 +1,6 @@
 """What `make demo` shows: the commands a user would type, and what they say."""
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -27,7 +28,8 @@ def show(title, command):
 
 def main():
     start = time.time()
-    (ROOT/OUT).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(ROOT/OUT, ignore_errors=True)      # an earlier demo's: a finished run is not trained again
+    (ROOT/OUT).mkdir(parents=True)
     Image.fromarray(data.astronaut()).save(ROOT/OUT/'astronaut.png')
     show('1. What does a photograph show? The weights that ship with the package were trained on FER+.', PREDICT)
     show('2. A small model, trained for two minutes on synthetic faces: hard ones, with noise, occlusion and ambiguity. Chance is 1 in 8.', TRAIN)
