@@ -230,7 +230,7 @@ class RowLog:
         self.first = dict(columns=self.columns, settings=json.loads(json.dumps(settings)))
         self.mark = hashlib.blake2b(json.dumps(self.first, sort_keys=True).encode(), digest_size=4).hexdigest()
         _format(out)
-        self.in_table = set(self._in_table())
+        in_table = set(self._in_table())
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(self.path, 'a+b')
@@ -238,7 +238,7 @@ class RowLog:
         self.logged, self.entries = {}, 0    # key (file, frame) → number of its last entry in the log; how many entries
         try:
             self._lock()
-            self.done = self.in_table | self._in_log()
+            self.done = in_table | self._in_log()
         except BaseException: self.file.close(); raise
 
     def __enter__(self): return self
@@ -269,7 +269,7 @@ class RowLog:
             if entry is None: break
             if first and entry != self.first:
                 raise GrefelError(f'{self.path}: was begun with other settings or weights; use those, or remove it')
-            if not first: self._note(entry, done)
+            if not first and not _in_vain(self._number(entry)['rows'][0]): done.add(tuple(entry['key']))
             end, first = end + len(line), False
         self.file.truncate(end); self.file.seek(end)
         if first: self._write(self.first)
@@ -280,16 +280,16 @@ class RowLog:
 def _write(self:RowLog, entry): self.file.write(json.dumps(entry).encode() + b'\n')
 
 @patch
-def _note(self:RowLog, entry, done):
-    key = tuple(entry['key'])
-    self.logged[key], self.entries = self.entries, self.entries + 1
-    if not _in_vain(entry['rows'][0]): done.add(key)
+def _number(self:RowLog, entry):
+    "The entry, after noting that it is the last of its key so far."
+    self.logged[tuple(entry['key'])], self.entries = self.entries, self.entries + 1
+    return entry
 
 @patch
 def add(self:RowLog, item, rows):
     "Keep an item's rows, marked with what made them."
     entry = dict(key=[item.file, item.frame], rows=[row | dict(made_with=self.mark) for row in rows])
-    self._write(entry); self._note(entry, set())
+    self._write(self._number(entry))
 
 @patch
 def sync(self:RowLog):
@@ -466,18 +466,19 @@ def _draw_picture(image, rows, path):
 def _draw_earlier(sources, log, folder, max_pixels):
     "Draw the pictures that an earlier run answered but did not draw."
     answered = [s for s in sources if s.kind == 'picture' and (s.file, None) in log.done]
-    lacking = {s.file: path for s in answered if not (path := Path(folder)/f'{s.name}.jpg').exists()}
+    lacking = {s.file: (s, path) for s in answered if not (path := Path(folder)/f'{s.name}.jpg').exists()}
     for file, rows in groupby(log.rows() if lacking else (), lambda row: row['file']):
         if file not in lacking: continue
-        image = _picture(Source(file, '', 'picture'), max_pixels)                 # an error where it is gone by now
-        if isinstance(image, Image.Image): _draw_picture(image, list(rows), lacking[file])
+        source, path = lacking[file]
+        image = _picture(source, max_pixels)                                      # an error where it is gone by now
+        if isinstance(image, Image.Image): _draw_picture(image, list(rows), path)
 
 def _spare(sources, folder):
     "`GrefelError` if a drawing would take the place of a source."
     endings = dict(video=('.mp4', '.avi', '_timeline.png'), error=())
     drawn = {Path(folder, s.name + e).resolve() for s in sources for e in endings.get(s.kind, ('.jpg',))}
     for s in sources:
-        if Path(s.file).expanduser().resolve() in drawn:
+        if Path(s.file).resolve() in drawn:
             raise GrefelError(f'{s.file}: a drawing in {folder} would replace it; name another folder for drawings')
 
 def _draw_videos(sources, log, folder, fresh, classes):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AUGMENTATIONS', 'IMAGENET_MEAN', 'IMAGENET_STD', 'crop_matrix', 'flip_matrix', 'turn_matrix', 'warp_images',
-           'move_landmarks', 'shrink_images', 'luma', 'shift_hue', 'colour_jitter', 'gaussian_blur', 'erase_mask',
-           'draw_parameters', 'BatchTransform', 'make_transform', 'Batches', 'batches']
+           'move_landmarks', 'shrink_images', 'luma', 'to_grey', 'shift_hue', 'colour_jitter', 'gaussian_blur',
+           'erase_mask', 'draw_parameters', 'BatchTransform', 'make_transform', 'Batches', 'batches']
 
 # %% ../nbs/31_augment.ipynb #68f30a8b
 import math
@@ -94,6 +94,12 @@ def luma(
     if images.shape[1] == 1: return images
     r, g, b = images.unbind(1)
     return (0.2989*r + 0.587*g + 0.114*b)[:, None]
+
+def to_grey(
+    images:Tensor,  # (B, 1 or 3, H, W) uint8
+) -> Tensor:        # (B, 1, H, W) uint8
+    "Pictures as weights that were trained on grey ones want them."
+    return luma(images.float()).round().byte()
 
 def shift_hue(
     images:Tensor,  # (B, 3, H, W) in [0, 1]

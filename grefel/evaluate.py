@@ -17,8 +17,8 @@ from .metrics import (_check_probs, change_report, class_calibration, classifica
 from .calibrate import NEVER, calibration_report, same_images
 from .groups import all_groups, group_columns
 from .page import page_answer, page_face, page_picture, page_section, page_table, render_page
-from .answers import (faces_in_words, favours_rare, from_data, in_model_order, looks_twice, predict_data,
-                            stored_temperature, tempered)
+from .answers import (faces_in_words, from_data, in_model_order, predict_data, stored_temperature, tempered,
+                            way_of_answering)
 from .plots import (face_array, pick_faces, plot_change, plot_classwise, plot_confidence, plot_confusion,
                           plot_faces, plot_groups, plot_history, plot_reliability, plot_risk, plot_votes, read_history)
 
@@ -567,11 +567,10 @@ def evaluate(
     labels, votes = in_model_order(data, classes)
     columns = group_columns(from_data(data, 'extra', {}), groups)
     history = read_history(history) if isinstance(history, (str, os.PathLike)) else history
-    how = dict(flip_test=looks_twice(model, flip_test), balanced=favours_rare(model, balanced))
-    t = stored_temperature(model)
+    how, t = way_of_answering(model, flip_test, balanced), stored_temperature(model)
     raw = predict_data(model, data, bs, device, landmarks, bar, temperature=1, **how)
     found = tempered(raw, t)
-    calibrated_so = how == dict(flip_test=looks_twice(model), balanced=favours_rare(model))
+    calibrated_so = how == way_of_answering(model)
     risk = (getattr(model, 'metadata', None) or {}).get('risk', ()) if calibrated_so else ()
     m = measure(found, labels, classes, votes, bootstrap, columns=columns, risk=risk)
     if from_data(data, 'split') == 'valid':

@@ -18,7 +18,7 @@ from .core import GrefelError, write_file
 from .geometry import MIRROR, REGIONS, apply_affine, interocular, invert_affine
 from .model import load_model
 from .parts import Parts, fingerprint, merge_parts, run_parts
-from .augment import flip_matrix, luma, make_transform, turn_matrix, warp_images
+from .augment import flip_matrix, make_transform, to_grey, turn_matrix, warp_images
 
 # %% ../nbs/32_landmarks.ipynb #461da7b5
 @torch.inference_mode()
@@ -33,7 +33,7 @@ def builtin_landmarks(
     c, found = model.config, []
     transform = make_transform('none', c['img_size'], c['mean'], c['std'])
     for batch in images.split(bs):
-        if model.metadata.get('grey', True): batch = luma(batch.float()).round().byte()   # (b, 1, H, W)
+        if model.metadata.get('grey', True): batch = to_grey(batch)   # (b, 1, H, W)
         found.append(model(transform(batch.to(device), None)[0])['landmarks'].float().cpu())
     return torch.cat(found) if found else torch.zeros(0, 68, 2)
 
