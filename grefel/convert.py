@@ -133,6 +133,8 @@ def _said(bad):
     return f"{at}: {bad['reason'].removeprefix(at + ': ')}"
 
 # %% ../nbs/38_convert.ipynb #52885851
+_COUNTED = ('name', 'label', 'split', 'votes', 'landmarks', 'box')  # columns that tell one source's table from another's
+
 def _plan(df, part_rows, mix, shards):
     "Name -> row numbers of every part, one split each."
     split = df['split'].astype(object).where(df['split'].notna(), 'train').to_numpy()      # one file is its own split
@@ -144,15 +146,6 @@ def _plan(df, part_rows, mix, shards):
         of = f'-of-{len(pieces):05d}' if shards else ''
         plan |= {f'{s}-{k:05d}{of}': piece for k, piece in enumerate(pieces)}
     return plan
-
-def _digest(df):
-    "A short digest of the columns whose cells are arrays, which `fingerprint` would abbreviate."
-    digest = hashlib.blake2b(digest_size=8)
-    for c in [c for c in ('votes', 'landmarks', 'box') if c in df]:
-        for cell in map(np.ravel, df[c]):
-            content = cell.tobytes() if cell.dtype.kind in 'iuf' else repr(cell.tolist()).encode()
-            digest.update(f'{c} {cell.dtype} {cell.size} '.encode() + content)
-    return digest.hexdigest()
 
 def _stamp(files):
     "A short digest of the size and time of change of files; what is no file counts by its name."
@@ -191,7 +184,7 @@ def convert(
     job = dict(source=[about['source'], _stamp(files)], split=split, img_size=img_size, shard_rows=shard_rows,
                mixed=mix, rows=len(df),
                landmarks=None if landmarks is None else [str(landmarks), _stamp([landmarks])],
-               table=[fingerprint(df, [c for c in ('name', 'label', 'split') if c in df]), _digest(df)])
+               table=fingerprint(df, [c for c in _COUNTED if c in df]))
     parts = Parts(out if shards else out.with_name(out.name + '.parts'), job)
     make = lambda name: _part(df.iloc[plan[name]], schema, size, threads, strict)
     reused = run_parts(parts, plan, [len(rows) for rows in plan.values()], make, progress)

@@ -8,21 +8,31 @@ __all__ = ['GROUP', 'fingerprint', 'Parts', 'write_part', 'run_parts', 'merge_pa
 # %% ../nbs/25_parts.ipynb #c4228092
 import hashlib, io, json, os, shutil
 from pathlib import Path
-import pyarrow as pa, pyarrow.parquet as pq
+import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from .core import GrefelError, write_file
 
 # %% ../nbs/25_parts.ipynb #8be9ec69
+def _whole(
+    column,     # Series
+) -> bytes:     # its cells, so that other cells give other bytes
+    "A column's cells in order; arrays count to the last value, which text would abbreviate."
+    import pandas as pd
+    if column.dtype != object or not column.map(np.ndim).any():
+        return pd.util.hash_array(column.astype(str).to_numpy(object), categorize=True).tobytes()   # (n,) uint64
+    def cell(c):
+        content = c.tobytes() if c.dtype.kind in 'iuf' else repr(c.tolist()).encode()
+        return f'{c.dtype} {c.size} '.encode() + content
+    return b''.join(map(cell, map(np.ravel, column)))
+
 def fingerprint(
-    table,           # DataFrame
+    table,           # DataFrame; cells may be arrays
     columns=None,    # names of the columns that count; None: all
 ) -> str:            # 16 letters
     "A short digest of a table's cells and their order."
-    import pandas as pd
     digest = hashlib.blake2b(digest_size=8)
-    for c in columns or table.columns:
-        cells = pd.util.hash_array(table[c].astype(str).to_numpy(object), categorize=True)  # (n,) uint64
-        digest.update(str(c).encode() + cells.tobytes())
+    for c in table.columns if columns is None else columns: digest.update(str(c).encode() + _whole(table[c]))
     return digest.hexdigest()
+
 
 # %% ../nbs/25_parts.ipynb #167a3b67
 class Parts:
