@@ -235,10 +235,11 @@ def paired_difference(
     row:str,                    # what is compared …
     against:str,                # … with what
     figure:str='accuracy',      # any column of numbers
+    alike=('seed',),            # columns in which the two runs of a pair agree
 ) -> dict:                      # mean, low, high (95% interval; NaN with fewer than three pairs), pairs
-    "By how much a row differs from another, seed by seed."
+    "By how much a row differs from another, pair by pair."
     from scipy.stats import t
-    per = results.pivot_table(index='seed', columns='row', values=figure)
+    per = results.pivot_table(index=list(alike), columns='row', values=figure)
     if not {row, against} <= set(per.columns): raise GrefelError(f'no runs of {row!r} and {against!r} to compare')
     d = (per[row] - per[against]).dropna()
     n, mean = len(d), d.mean()
