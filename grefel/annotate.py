@@ -446,7 +446,7 @@ def _draw_timeline(course, path, classes, title):
 def _settings(predictor, every):
     "What must be the same when a log is continued."
     config = {k: predictor.config[k] for k in ('name', 'classes', 'img_size', 'mean', 'std')}   # all of ONNX
-    made = json.dumps([config, predictor.metadata], sort_keys=True, default=str)
+    made = json.dumps([config, predictor.metadata, predictor.engine.digest], sort_keys=True, default=str)
     return dict(model=hashlib.blake2b(made.encode(), digest_size=8).hexdigest(), every=every, crop=predictor.crop,
                 align=predictor.align, detector=predictor.detector, smallest=predictor.smallest, tilts=predictor.tilts,
                 risk=predictor.risk, **predictor.how)

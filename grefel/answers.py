@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from . import baselines                              # the rivals load by their names
 from .augment import batches, make_transform, to_grey
 from .calibrate import (apply_temperature, between_0_and_1, calibration_notes, less_unequal, same_images,
                               training_shares)
 from .core import EXPRESSIONS, GrefelError, weights_file, write_file
 from .geometry import mirror_landmarks
-from .model import AT_ONCE, filled, load_model, read_weights, workers
+from .model import AT_ONCE, filled, load_model, read_weights, sees_grey, workers
 from .reliability import confidence
 
 # %% ../nbs/34_answers.ipynb #34f11b02
@@ -113,7 +114,7 @@ def predict_data(
     about = getattr(model, 'metadata', None) or {}
     shares = training_shares(about) if tau else None
     transform = make_transform('none', c['img_size'], c['mean'], c['std'], channels_last=True)   # quicker on CPUs
-    shown = (lambda images, *more: transform(to_grey(images), *more)) if about.get('grey') is True else transform
+    shown = (lambda images, *more: transform(to_grey(images), *more)) if sees_grey(about) else transform
     step = AT_ONCE if torch.device(device).type == 'cpu' else bs
     loader = batches(_Faces(data), shown, step, device=device)
     @torch.inference_mode()

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 import numpy as np, pandas as pd
 from PIL import Image
-from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, manifest
+from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, manifest, in_range
 from .core import data_home as _data_home
 from .data import SPLITS, read_table, row_faults, _values
 from .images import load_image
@@ -178,6 +178,7 @@ def check_data(
 ) -> DataCheck:
     "Read a source as training would, look at its pictures, and say what is missing or odd."
     start = time.perf_counter()
+    in_range(decode, 'decode', whole=True)
     if _find_source(source, data_home)[1] == 'parquet': options = dict(images=False) | options
     df = read_table(source, split, data_home, **options)
     votes, wrong = check_votes(_values(df, 'votes') if 'votes' in df else [])

@@ -202,7 +202,6 @@ def evaluate_command(args):
     "`grefel evaluate`"
     from pathlib import Path
     from grefel.data import load_faces
-    from grefel import baselines                                     # rivals load by their names
     from grefel.evaluate import evaluate
     from grefel.model import load_model
     path, named = weights_file(args.weights), args.landmarks in ('builtin', 'given')
@@ -210,7 +209,7 @@ def evaluate_command(args):
     model = load_model(path, args.device)
     faces = load_faces(args.data, split=args.split, rule=args.rule, drop_duplicates=False,
                        num_classes=len(model.classes), data_home=args.data_home, landmarks=file)
-    if args.limit: faces = faces.subset(range(min(args.limit, len(faces))))
+    if args.limit is not None: faces = faces.some(args.limit)
     history = next((h for h in (path.with_suffix('.csv'), path.with_name('history.csv')) if h.exists()), None)
     metrics = evaluate(model, faces, out=args.out, history=history, device=args.device, landmarks=landmarks,
                        weights=path.name, bar=sys.stderr.isatty() and not args.json, **_how(args))
@@ -361,7 +360,6 @@ def calibrate_command(args):
 
 def export_command(args):
     "`grefel export`"
-    from grefel import baselines                                     # rivals load by their names
     from grefel.export import export_onnx
     found = export_onnx(args.size or args.weights, args.out, args.int8)
     if args.json: return print(json.dumps(found, default=str))

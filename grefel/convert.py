@@ -6,15 +6,16 @@
 __all__ = ['PLAIN', 'plain_pixels', 'convert']
 
 # %% ../nbs/38_convert.ipynb #42eecd1f
-import hashlib, json, os, time
+import hashlib, json, math, os, time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq
 from . import __version__
-from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, write_file
+from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, in_range, write_file
 from .images import load_image
-from .parts import Parts, fingerprint, merge_parts, run_parts
+from .parts import Parts, fingerprint, merge_parts, run_parts, spare
 from .labels import check_votes
 from .data import read_table, _check_repeats, _decode, _with_landmarks
 
@@ -133,7 +134,7 @@ def _said(bad):
     return f"{at}: {bad['reason'].removeprefix(at + ': ')}"
 
 # %% ../nbs/38_convert.ipynb #52885851
-_COUNTED = ('name', 'label', 'split', 'votes', 'landmarks', 'box')  # columns that tell one source's table from another's
+_COUNTED = ('name', 'label', 'split', 'votes', 'landmarks', 'box')  # tell one table of a source from another
 
 def _plan(df, part_rows, mix, shards):
     "Name -> row numbers of every part, one split each."
@@ -171,6 +172,8 @@ def convert(
     **options,               # passed on to the source's reader
 ) -> dict:                   # rows, stored, bad, report, files, bytes, reused, seconds
     "Any source as one Parquet file or a folder of shards; the same call goes on after a stop."
+    for name, value in dict(img_size=img_size, shard_rows=shard_rows, threads=threads).items():
+        if value is not None: in_range(value, name, 1, whole=True)
     out, start, df = Path(out), time.perf_counter(), read_table(source, split=split, data_home=data_home, **options)
     if landmarks is not None: df = _with_landmarks(df, landmarks)
     shards, size = out.suffix != '.parquet', img_size or _pixel_side(df)
@@ -181,6 +184,7 @@ def convert(
     schema = _schema(df.drop(columns='box') if size and 'box' in df else df, about)
     plan = _plan(df, shard_rows, mix, shards)
     files = dict.fromkeys(chain(*(df[c].unique() for c in ('file', 'path') if c in df)))
+    if not shards: spare(out, files)
     job = dict(source=[about['source'], _stamp(files)], split=split, img_size=img_size, shard_rows=shard_rows,
                mixed=mix, rows=len(df),
                landmarks=None if landmarks is None else [str(landmarks), _stamp([landmarks])],
@@ -204,10 +208,10 @@ def _noted(df):
     return pd.Series([repeats.get(i) if _missing(f) else f for i, f in enumerate(said)], index=df.index, dtype=object)
 
 def _pixel_side(df):
-    "The side of pictures that come as cells of pixels; None for sources with files or bytes."
+    "The side that most pictures have that come as cells of pixels; None for sources with files or bytes."
     if 'pixels' not in df: return None
-    first = df['pixels'].iloc[0]
-    return max(1, int((len(first.split()) if isinstance(first, str) else np.size(first))**.5))
+    sizes = Counter(len(cell.split()) if isinstance(cell, str) else np.size(cell) for cell in df['pixels'])
+    return max(1, math.isqrt(sizes.most_common(1)[0][0]))
 
 # %% ../nbs/38_convert.ipynb #f97a8766
 def _report(out, bad, shards):

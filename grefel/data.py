@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq, torch
+from fastcore.basics import patch
 from PIL import Image
-from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, manifest
+from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, class_map, in_range, manifest
 from .images import crop_box, load_image
-from .labels import RULES, TARGETS, VOTES, apply_rule, check_votes, votes_to_targets, _argmax
+from .labels import RULES, TARGETS, VOTES, apply_rule, check_votes, in_order_of, votes_to_targets, _argmax
 from .sources import read_affectnet, read_affectnet_npy, read_affwild2, read_expw, read_fer2013, read_ferg
 from .sources import read_ferplus, read_jaffe, read_rafdb, read_synth
 from .table import SOURCES, SPLITS, Odd, Source, join_tables, label_column, made_splits, make_table, source
@@ -88,6 +89,17 @@ class FaceData:
             table['agreement'] = top.groupby(self.labels.numpy()).mean().reindex(range(len(count))).round(3).to_numpy()
         return table
 
+# %% ../nbs/30_data.ipynb #77b16be8
+@patch
+def some(self:FaceData,
+    most:int,       # of them at most
+    seed:int=0,     # of the lot
+) -> FaceData:      # all if there are no more
+    "Faces drawn by lot, in their order."
+    if in_range(most, 'a limit of faces', 1, whole=True) >= len(self): return self
+    return self.subset(np.sort(np.random.default_rng(seed).permutation(len(self))[:most]))
+
+
 # %% ../nbs/30_data.ipynb #99ab9f58
 def _check_landmarks(column):
     "(n, 68, 2) float32 landmarks, NaN where a row has none, and {row: what is wrong with it}."
@@ -118,8 +130,7 @@ def _check_repeats(df):
     if 'box' in df:
         box = np.nan_to_num(vectors(df['box'], 4)[0], nan=-1.)
         key = pd.Series(pd.factorize(pd.MultiIndex.from_arrays([key, *box.T]))[0])
-    first = key.groupby(key).transform(lambda k: k.index[0]).to_numpy() if key.duplicated().any() else None
-    rows = np.flatnonzero(key.duplicated())
+    rows, first = np.flatnonzero(key.duplicated()), np.unique(key, return_index=True)[1][key]
     row = df['row'] if 'row' in df else pd.Series(range(len(df)))
     return {int(i): f'the same picture as row {row.iloc[first[i]]}' for i in rows}
 
@@ -257,6 +268,13 @@ def ferplus_twins(
     later = table['split'].isin(SPLITS[SPLITS.index(split) + 1:])
     return set(table.loc[(table['split'] == split) & table['group'].isin(table.loc[later, 'group']), 'name'])
 
+def _as_published(df):
+    "Whether all faces of a table are FER+'s, by their names, in the splits that they were published in."
+    if not df['name'].str.fullmatch(r'fer\d{7}\.png').all(): return False
+    known = pd.read_csv(manifest('ferplus_duplicates.csv'))
+    there, here = known.set_index('name')['split'].reindex(df['name']).to_numpy(), df['split'].astype(object).to_numpy()
+    return bool((pd.isna(there) | pd.isna(here) | (there == here)).all())
+
 def _pixel_hashes(images): return [hashlib.blake2b(i.numpy().tobytes(), digest_size=16).digest() for i in images]
 
 def _pixel_twins(images, later):
@@ -275,13 +293,15 @@ def _label(df, rule, targets, classes):
     if 'label' not in df or (votes is not None and df['label'].isna().all()):
         if votes is None: raise GrefelError(f"{df.attrs['source']}: has neither labels nor votes")
         votes[list(wrong)] = 1                                              # set aside by the caller: any votes do
-        keep, y, labels = apply_rule(votes, rule, len(classes), kind)
-        return keep, y, labels, votes, rule, wrong
+        found = apply_rule(votes, rule, 7 + ('contempt' in classes), kind)
+        return *in_order_of(*found, classes), votes, rule, wrong
     if votes is None and kind != 'hard':
         raise GrefelError(f"{df.attrs['source']}: has no votes for targets={targets!r}; use 'hard'")
-    labels, unknown = _check_labels(df['label'], classes)
-    if votes is None: y = np.eye(len(classes) + 1, dtype=np.float32)[labels, :-1]   # -1: the last row, all zeros
-    else: y = votes_to_targets(votes, _argmax(votes)[2], labels, kind, len(classes))
+    labels, unknown = _check_labels(df['label'], classes if kind == 'hard' else EXPRESSIONS)
+    if kind == 'hard': y = np.eye(len(classes) + 1, dtype=np.float32)[labels, :-1]   # -1: the last row, all zeros
+    else:
+        y = votes_to_targets(votes, _argmax(votes)[2], labels, kind, 8)
+        _, y, labels = in_order_of(labels >= 0, y, labels, classes)
     return labels >= 0, y, labels, votes, 'label', wrong | unknown
 
 # %% ../nbs/30_data.ipynb #b247e379
@@ -298,11 +318,12 @@ def _set_aside(df, wrong, strict, bad):
     return ok
 
 def _extra(df):
-    "Columns that no part here knows; those whose rows are arrays of one shape as tensors."
-    known = {'name', 'image', 'path', 'pixels', 'label', 'votes', 'split', 'landmarks', 'box', 'fault', 'file', 'row'}
+    "Columns that no part here knows; those whose rows are numbers in arrays of one shape as tensors."
+    known = {'name', 'image', 'path', 'pixels', 'label', 'votes', 'split', 'landmarks', 'box', 'fault', 'file', 'row',
+             'pixel_hash'}
     def column(rows):
         arrays = all(isinstance(x, (np.ndarray, list)) and np.shape(x) == np.shape(rows[0]) for x in rows)
-        if arrays: return torch.from_numpy(np.stack(rows))
+        if arrays and (stacked := np.stack(rows)).dtype.kind in 'iufb': return torch.from_numpy(stacked)
         return np.array(pd.Series([None if x is pd.NA else x for x in rows]))
     return {c: column(df[c].tolist()) for c in df.columns if c not in known}
 
@@ -341,7 +362,9 @@ def load_faces(
     own_split, layout, bad = bool(df['split'].isna().all()), df.attrs['layout'], notes['bad']
     if drop_duplicates is None: drop_duplicates = split == 'train' and not own_split and layout != 'synth'
     if drop_duplicates and split is None: raise GrefelError('drop_duplicates needs a split, to compare with later ones')
-    by_name = bool(drop_duplicates and df['name'].str.fullmatch(r'fer\d{7}\.png').all())
+    whole = dict(images=False) if layout == 'parquet' else {}                   # names and splits are enough
+    by_name = bool(drop_duplicates) and not options.get('valid_share') and _as_published(
+        read_table(source, None, data_home, **options | whole))
     twin = df['name'].isin(ferplus_twins(split)).to_numpy(bool) if by_name else np.zeros(len(df), bool)
     index = np.flatnonzero(keep & ~twin)
     images, shape, wrong = _decode(df.iloc[index], img_size or _natural_size(df.iloc[index]))
@@ -356,7 +379,7 @@ def load_faces(
                   own_split=own_split)
     index, images, shape = index[good], images[torch.from_numpy(good)], shape[good]
     rows = (a if a is None else a[index] for a in (y, labels, points, votes))
-    return _face_data(df.iloc[index], images, shape, *rows, split, classes, notes)
+    return _face_data(df.iloc[index], images, shape, *rows, None if own_split else split, classes, notes)
 
 # %% ../nbs/30_data.ipynb #e4c2eb87
 def _chosen(df, rule, targets, classes, strict):
@@ -396,7 +419,7 @@ def _face_data(df, images, shape, targets, labels, points, votes, split, classes
     extra = _extra(df)
     if notes['targets'] == 'truth':
         if 'truth' not in extra: raise GrefelError(f"{notes['source']}: has no true distributions for targets='truth'")
-        targets = extra['truth'][:, :len(classes)].numpy()
+        targets = extra['truth'][:, class_map(classes)].numpy()
         targets = targets/targets.sum(1, keepdims=True)
     targets, labels, points = (torch.from_numpy(a) for a in (targets.astype(np.float32), labels, points))
     votes = None if votes is None else torch.from_numpy(votes)

@@ -113,10 +113,9 @@ def _anchors_used(model, answers):
     return len(distances.flatten(1).argmin(1).unique())/distances.shape[1]
 
 def _flips(recipe, model, device, data_home, most=6144):
-    "How well the doubts of a model find the labels that its recipe made wrong, among the first training faces."
+    "How well the doubts of a model find the labels that its recipe made wrong, among some training faces."
     if not recipe.noise: return {}
-    faces = training_faces(recipe, 'train', data_home)
-    faces = faces.subset(range(min(most, len(faces))))
+    faces = training_faces(recipe, 'train', data_home).some(most)
     probs, wrong = predict_data(model, faces, device=device)['final_probs'], faces.labels != faces.extra['true_label']
     ours, theirs = (found_flips(d(probs, faces.labels), wrong) for d in (doubt, cleanlab_doubt))
     return dict(zip(FLIPS, (ours['auroc'], ours['precision'], theirs['auroc'], theirs['precision'])))
@@ -273,7 +272,7 @@ def told(
     some = lambda values: ', '.join(sorted({str(v) for v in values}))
     per = runs.groupby('row').seed.nunique()
     recipes = [read_recipe(**r) for r in runs.recipe]
-    faces = some(f'the first {r.limit:,}' if r.limit else 'all' for r in recipes)
+    faces = some(f'{r.limit:,} of them' if r.limit else 'all' for r in recipes)
     return pd.Series({'runs': len(runs), 'seeds a row': some(per), 'epochs': some(r.epochs for r in recipes),
                       'training faces': faces, 'validation faces': some(f'{n:,}' for n in runs.n),
                       'code': some(runs.commit), 'machine': some(runs.machine),

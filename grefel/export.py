@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from . import baselines                              # the rivals load by their names
 from .core import GrefelError, data_home, write_file
 from .synth import synth_faces
 from .model import load_model

@@ -11,7 +11,8 @@ from .core import GrefelError
 from .metrics import _check, _gaps, _error_interval, _weights, calibration_floor, wilson_interval
 
 # %% ../nbs/23_groups.ipynb #8bad53d6
-NO_GROUPS = ('clean_labels', 'fer2013', 'label', 'labels', 'box', 'subject', 'name', 'file', 'row', 'path')
+NO_GROUPS = ('clean_labels', 'fer2013', 'label', 'labels', 'box', 'subject', 'name', 'file', 'row', 'path',
+             'pixel_hash')
 
 def as_groups(
     values,          # n values: array, tensor or list
@@ -25,14 +26,20 @@ def as_groups(
         if len(np.unique(values[known])) > most: return _bands(values, known)
     text = lambda v: f'{v:g}' if isinstance(v, float) else str(v).strip()
     texts = np.array(['' if (t := text(v)) in ('None', 'nan', 'NaT', '<NA>') else t for v in values.tolist()])
-    return texts if 2 <= len(set(texts.tolist()) - {''}) <= most else None
+    if len(found := set(texts.tolist()) - {''}) <= most: return texts if len(found) > 1 else None
+    try: numbers = np.array([float(t or 'nan') for t in texts])             # a table of texts holds numbers as texts
+    except ValueError: return None
+    known = np.isfinite(numbers)
+    return _bands(numbers, known) if known.any() else None
 
 def _bands(values, known):
     "Two to four bands of numbers with about as many faces each."
     v = values[known]
     least = v[v > v.min()].min()                                 # no band begins at the minimum: nothing is below it
-    edges = np.unique(np.maximum(np.quantile(v, [0.25, 0.5, 0.75]), least))
-    bounds = [f'{v:.4g}' for v in edges]
+    edges, whole = np.maximum(np.quantile(v, [0.25, 0.5, 0.75]), least), not (v % 1).any()
+    edges = np.unique(np.ceil(edges) if whole else edges)
+    digits = next(d for d in range(4, 18) if len({f'{v:.{d}g}' for v in edges}) == len(edges))  # to tell them apart
+    bounds = [f'{v:.0f}' if whole else f'{v:.{digits}g}' for v in edges]
     names = [f'below {bounds[0]}', *(f'{a} to below {b}' for a, b in zip(bounds, bounds[1:])), f'{bounds[-1]} and more']
     band = np.array(names)[np.searchsorted(edges, np.where(known, values, 0), side='right')]
     return np.where(known, band, '')

@@ -14,8 +14,8 @@ import numpy as np, pandas as pd
 from PIL import Image
 from .answers import predict_data
 from .calibrate import make_folds
-from .core import EXPRESSIONS, GrefelError, weights_file, write_file
-from .data import RULES, apply_rule, read_table
+from .core import EXPRESSIONS, GrefelError, in_range, weights_file, write_file
+from .data import RULES, apply_rule, read_table, _parse_pixels
 from .images import crop_box, load_image
 from .labels import check_votes
 from .model import load_model
@@ -59,7 +59,7 @@ def count_rules(
 # %% ../nbs/36_inspect.ipynb #8d5ea87f
 def _picture(image, path, pixels, box):
     "One row's picture in RGB; `GrefelError` says why not."
-    if isinstance(pixels, str): pixels = np.array(pixels.split(), dtype=np.uint8)
+    if isinstance(pixels, str) and isinstance(pixels := _parse_pixels([pixels])[0], str): raise GrefelError(pixels)
     if pixels is not None:
         pixels = np.asarray(pixels, dtype=np.uint8).squeeze()
         side = int(round(pixels.size**0.5))
@@ -412,6 +412,7 @@ def _suspect_tables(problems, names, split, labels, most=100):
 def _limited(df, limit, seed):
     "At most `limit` rows of each split, drawn by lot, in their order."
     if limit is None: return df
+    in_range(limit, 'a limit of rows', 1, whole=True)
     rng, split = np.random.default_rng(seed), np.array([str(s) for s in _column(df, 'split')])
     chosen = [rng.permutation(np.flatnonzero(split == s))[:limit] for s in sorted(set(split.tolist()))]
     kept = df.iloc[np.sort(np.concatenate(chosen))].reset_index(drop=True)
@@ -447,7 +448,7 @@ def inspect_data(
 ) -> dict:                   # the contents of health.json
     "Look at a data set before a model does."
     started = time.perf_counter()
-    df = _limited(source if hasattr(source, 'attrs') else read_table(source, data_home), limit, seed)
+    df = _limited(source if hasattr(source, 'attrs') else read_table(source, data_home=data_home), limit, seed)
     model = None if weights is False else load_model(weights, device)
     if model is not None: _cleanlab()                                          # complain before the work is done
     split = np.array([s if isinstance(s, str) else 'all' for s in _column(df, 'split')])

@@ -8,16 +8,17 @@ __all__ = ['VIEWS', 'POINT_COLUMNS', 'LANDMARK_SOURCES', 'builtin_landmarks', 'a
            'quality_table']
 
 # %% ../nbs/32_landmarks.ipynb #fcab5dd3
-import contextlib, hashlib, io, time
+import contextlib, io, time
 from itertools import islice
 from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from . import baselines                              # the rivals load by their names
 from .core import GrefelError, write_file
 from .geometry import MIRROR, REGIONS, apply_affine, interocular, invert_affine
-from .model import load_model
-from .parts import Parts, fingerprint, merge_parts, run_parts
+from .model import load_model, sees_grey, weights_digest
+from .parts import Parts, fingerprint, merge_parts, run_parts, spare
 from .augment import flip_matrix, make_transform, to_grey, turn_matrix, warp_images
 
 # %% ../nbs/32_landmarks.ipynb #461da7b5
@@ -33,7 +34,7 @@ def builtin_landmarks(
     c, found = model.config, []
     transform = make_transform('none', c['img_size'], c['mean'], c['std'])
     for batch in images.split(bs):
-        if model.metadata.get('grey', True): batch = to_grey(batch)   # (b, 1, H, W)
+        if sees_grey(model.metadata): batch = to_grey(batch)   # (b, 1, H, W)
         found.append(model(transform(batch.to(device), None)[0])['landmarks'].float().cpu())
     return torch.cat(found) if found else torch.zeros(0, 68, 2)
 
@@ -209,9 +210,7 @@ def _finder(method, model, device, bs):
     "A function from square faces to points and quality; the side it wants; and what identifies it."
     if method == 'builtin':
         model = load_model() if model is None else model
-        state = hashlib.blake2b(digest_size=8)
-        for tensor in model.state_dict().values(): state.update(tensor.detach().cpu().float().numpy().tobytes())
-        return lambda x: agreed_landmarks(x, model, device, bs), model.config['img_size'], state.hexdigest()
+        return lambda x: agreed_landmarks(x, model, device, bs), model.config['img_size'], weights_digest(model)
     if method != 'face-alignment':
         raise GrefelError(f'unknown landmark source {method!r}; known: builtin, face-alignment')
     network = _alignment(device, bs)
@@ -257,7 +256,13 @@ def make_landmarks(
     stored = _find_source(source, data_home)[1] == 'parquet'              # its pictures are fetched part by part
     if stored: options = options | dict(images=False)
     table = read_table(source, split=split, data_home=data_home, **options)
+    spare(out, table['file'].unique() if 'file' in table else ())
     repeated = table['name'].duplicated().to_numpy()                      # the first row of a name speaks for all
+    whose = ['name', *(c for c in ('path', 'pixel_hash') if c in table)]
+    if (of_another := repeated & ~(table.duplicated(whose).to_numpy() & (len(whose) > 1))).any():
+        name = table['name'][of_another.argmax()]
+        raise GrefelError(f"{table.attrs['source']}: {name!r} is the name of two pictures, and landmarks are kept by "
+                          'name; give each its own, or ask for one split at a time')
     table, n = table[~repeated].reset_index(drop=True), int((~repeated).sum())
     find, side, network = _finder(method, model, device, bs)
     job = dict(source=str(table.attrs.get('source', source)), split=split, method=method, network=network,

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['IMAGENET', 'SIZES', 'ARCHITECTURES', 'AT_ONCE', 'GReFELModel', 'create_model', 'register_with_timm', 'from_poster_v2',
-           'create_dummy_data', 'save_model', 'read_weights', 'to_device', 'load_model', 'check_state', 'filled',
-           'workers']
+           'create_dummy_data', 'save_model', 'read_weights', 'to_device', 'load_model', 'sees_grey', 'weights_digest',
+           'check_state', 'filled', 'workers']
 
 # %% ../nbs/16_model.ipynb #c48c04f8
-import json, math
+import hashlib, json, math, threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
@@ -96,6 +96,7 @@ SIZES = dict(
 # %% ../nbs/16_model.ipynb #a36ef1e1
 ARCHITECTURES = {}   # name → what builds that model from its config; modules above add theirs
 
+
 # %% ../nbs/16_model.ipynb #d53d37bd
 def create_model(
     name:str='grefel_small',  # a name in `SIZES`, with or without its 'grefel_', or in `ARCHITECTURES`
@@ -133,7 +134,7 @@ def from_poster_v2(
         raise GrefelError(f'the checkpoint has {net.num_classes} classes, {len(order)} are named')
     model = create_model('poster_v2', num_classes=len(order), classes=order)
     model.head.load_state_dict(net.head.state_dict())
-    model.extractor.net, net.head = net, nn.Identity()
+    model.extractor.net, net.head, model.metadata = net, nn.Identity(), dict(grey=False)
     return model.eval()
 
 # %% ../nbs/16_model.ipynb #a49e9de5
@@ -220,6 +221,23 @@ def load_model(
     model.metadata = metadata
     return to_device(model, device).eval()
 
+
+# %% ../nbs/16_model.ipynb #6cfdcb7f
+def sees_grey(
+    metadata,    # of a model or a weights file
+) -> bool:       # False also where it is silent
+    "Whether a model was trained on grey pictures, and so wants others made grey."
+    return bool((metadata or {}).get('grey'))
+
+def weights_digest(
+    model,       # any module
+) -> str:        # 16 letters
+    "A short digest of all weights of a model: another model has another."
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in model.state_dict().values(): digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
 # %% ../nbs/16_model.ipynb #1a7a9144
 def _build(config, state, path):
     "The model that a config describes; `GrefelError` if it describes none that these tensors could belong to."
@@ -263,17 +281,31 @@ def filled(
     more = torch.cat([rows, rows[:1].expand(step - len(rows), *rows.shape[1:])]) if len(rows) < step else rows
     return more.contiguous(memory_format=torch.channels_last) if rows.ndim == 4 else more   # all are laid out alike
 
+class _OneThread:
+    "Lets PyTorch work with one thread while somebody is inside, and with as many as before when the last has left."
+    def __init__(self): self.lock, self.inside, self.threads = threading.Lock(), 0, 1
+    def enter(self):
+        with self.lock:
+            if not self.inside: self.threads = torch.get_num_threads()
+            self.inside += 1; torch.set_num_threads(1)
+            return self.threads
+    def leave(self):
+        with self.lock:
+            self.inside -= 1
+            if not self.inside: torch.set_num_threads(self.threads)
+
+_ALONE = _OneThread()
+
 @contextmanager
 def workers(
     device,     # where the model works
 ):              # f(function, batches), in order
     "A `map` over batches: on a CPU in as many threads as PyTorch may use, each of which works with one of its own."
     if torch.device(device).type != 'cpu': yield map; return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    threads = _ALONE.enter()
     def some(function, batches):
         batches = iter(batches)
         while chunk := list(islice(batches, 4*threads)): yield from pool.map(function, chunk)
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool: yield some
-    finally: torch.set_num_threads(threads)
+    finally: _ALONE.leave()

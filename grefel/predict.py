@@ -12,12 +12,12 @@ from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
-import json, os
+import hashlib, json, os
 import numpy as np
 from PIL import Image
 from fastcore.basics import patch
 from .calibrate import apply_temperature, between_0_and_1, less_unequal, training_shares
-from .core import DEFAULT_SIZE, GrefelError, weights_file
+from .core import DEFAULT_SIZE, GrefelError, in_range, weights_file
 from .faces import (CANDIDATE, DETECTORS, TILTS, Found, align_frame, believable, cut, evidence, face_frame,
                           find_faces, frame, frame_points, frame_size, network_points)
 from .images import _name_of, crop_box, load_image
@@ -96,12 +96,16 @@ class _Torch:
     "A model run by PyTorch."
     def __init__(self, weights, device, threads):
         import torch
+        from grefel import baselines                                        # the rivals load by their names
         from grefel.model import load_model, to_device
-        if threads: torch.set_num_threads(threads)
+        if threads is not None: torch.set_num_threads(threads)
         named = weights is None or isinstance(weights, (str, os.PathLike))
         self.model = to_device(load_model(weights, device) if named else weights, device).eval()
         self.config, self.metadata, self.device = dict(self.model.config), dict(self.model.metadata), device
         self.shows = 'need_attention' in signature(self.model.forward).parameters
+
+    @property
+    def digest(self): from grefel.model import weights_digest; return weights_digest(self.model)
 
     def __call__(self, x, explain=False):
         import torch
@@ -120,6 +124,8 @@ def _joined(answers):
     answers = list(answers)
     return {k: np.concatenate([a[k] for a in answers]) for k in answers[0]}
 
+
+# %% ../nbs/51_predict.ipynb #e8e94671
 def _onnx_file(weights):
     "The ONNX file meant by `weights`: a path, a run's folder, or the name of shipped weights."
     shipped = weights_file().parent/f'ferplus_{weights or DEFAULT_SIZE}.onnx'
@@ -136,6 +142,7 @@ class _Onnx:
     def __init__(self, weights, device, threads):
         import onnxruntime as ort
         path, options = _onnx_file(weights), ort.SessionOptions()
+        self.path = path
         options.intra_op_num_threads, options.log_severity_level = threads or 0, 4
         wanted, there = str(device).split(':')[0].upper() + 'ExecutionProvider', ort.get_available_providers()
         if wanted not in there: raise GrefelError(f'device {device}: this ONNX Runtime has only {", ".join(there)}')
@@ -147,6 +154,9 @@ class _Onnx:
         except (KeyError, TypeError, ValueError): raise GrefelError(f'{path}: holds no grefel model') from None
         names = [o.name for o in self.session.get_outputs()]
         self.shown, self.plain = names, [n for n in names if not n.removeprefix('attention_').isdigit()]
+
+    @property
+    def digest(self): return hashlib.blake2b(self.path.read_bytes(), digest_size=8).hexdigest()
 
     def __call__(self, x, explain=False):
         names = self.shown if explain else self.plain
@@ -208,6 +218,7 @@ class Predictor:
         self.crop, self.align = _one_of('crop', crop, CROPS), _one_of('align', align, ALIGNS)
         self.detector = _one_of('detector', detector, DETECTORS)
         _one_of('backend', backend, ('torch', 'onnx'))
+        if threads is not None: in_range(threads, 'threads', 1, whole=True)
         if not 0 < smallest <= 1: raise GrefelError(f'smallest is a share of the picture, 0 to 1, not {smallest!r}')
         between_0_and_1(risk, 'risk'), between_0_and_1(balanced or 0, 'balanced')
         if str(weights).endswith('.onnx'): backend = 'onnx'
@@ -216,7 +227,7 @@ class Predictor:
         self.smallest, self.tilts, self.bs = smallest, tuple(tilts), bs
         notes = _notes(self.config, self.metadata)
         self.classes, self.size = tuple(self.config['classes']), self.config['img_size']
-        self.grey, self.face_size = bool(self.metadata.get('grey', True)), notes['face_size']
+        self.grey, self.face_size = bool(self.metadata.get('grey')), notes['face_size']
         self.temperature, self.mean, self.std = (notes[k] for k in ('temperature', 'mean', 'std'))
         wished = dict(flip_test=flip_test, balanced=balanced)
         self.how = {k: v if wished[k] is None else type(v)(wished[k]) for k, v in notes['how'].items()}

@@ -6,17 +6,17 @@
 __all__ = ['shard_files', 'open_table', 'ShardDataset', 'StreamBatches']
 
 # %% ../nbs/39_shards.ipynb #ba9155fe
-import os
+import os, re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import numpy as np, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq, torch
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc, pyarrow.parquet as pq, torch
 from fastcore.basics import patch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from .core import EXPRESSIONS, GrefelError
-from .labels import apply_rule, check_votes, votes_to_targets, _argmax
-from .data import FaceData, SPLITS, ferplus_twins, _decode, _natural_size
-from .table import vectors, _codes
+from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, class_map
+from .labels import apply_rule, check_votes, in_order_of, votes_to_targets, _argmax
+from .data import FaceData, SPLITS, ferplus_twins, _as_published, _decode, _natural_size
+from .table import label_column, vectors, _codes, _split_of
 
 # %% ../nbs/39_shards.ipynb #5083a7c9
 _HEAVY = ('image', 'landmarks', 'pixel_hash')
@@ -59,19 +59,35 @@ def open_table(
     return table.select([c for c in columns if c in table.column_names])
 
 # %% ../nbs/39_shards.ipynb #7b986be6
-def _labels(table, rule, classes):
-    "keep (n,), labels (n,), and votes (n, 10) or None, of a table with the columns label or votes."
+def _labels(table, rule, classes, targets='hard'):
+    "keep (n,), targets (n, N) or None, labels (n,), votes (n, 10) or None, of a table with label or votes."
     votes = check_votes(_votes(table['votes']))[0] if 'votes' in table.column_names else None
     if 'label' not in table.column_names:
-        keep, _, labels = apply_rule(np.where(votes.sum(1, keepdims=True) > 0, votes, 1), rule, len(classes))
-        return keep & (votes.sum(1) > 0), labels, votes
-    labels = _index(table['label'], classes)
-    return labels >= 0, labels, votes
+        any_votes, kind = np.where(votes.sum(1, keepdims=True) > 0, votes, 1), 'hard' if targets == 'truth' else targets
+        keep, y, labels = in_order_of(*apply_rule(any_votes, rule, 7 + ('contempt' in classes), kind), classes)
+        return keep & (votes.sum(1) > 0), y, labels, votes
+    if targets not in ('votes', 'raw'):
+        labels = _places(table['label'], lambda word: _class_place(word, classes))
+        return labels >= 0, None, labels, votes                            # one class each
+    labels = _places(table['label'], lambda word: _class_place(word, EXPRESSIONS))
+    y = votes_to_targets(votes, _argmax(votes)[2], labels, targets, 8)
+    return *in_order_of(labels >= 0, y, labels, classes), votes
 
-def _index(column, names):
-    "(n,) int64: the place of each of a column's words in `names`, -1 where it has none; each word is looked up once."
+def _places(column, place):
+    "(n,) int64: what `place` says of each of a column's words, -1 where there is none; each word is asked once."
     codes, words = _codes(column)
-    return np.array([names.index(w) if w in names else -1 for w in words] + [-1], np.int64)[codes]
+    return np.array([*map(place, words), -1], np.int64)[codes]
+
+def _class_place(word, classes):
+    "A label's place among the classes, -1 if it is another; `GrefelError` for what is no label."
+    if not isinstance(word, str):
+        raise GrefelError(f'label {word!r} is no word; `grefel data convert` translates numbers')
+    word = word if word in classes else str(label_column([word])[0])
+    if word in classes: return classes.index(word)
+    if word in (*EXPRESSIONS, *NO_EXPRESSION): return -1
+    raise GrefelError(f'label {word!r} is no expression; `grefel data convert` sets such rows aside')
+
+def _split_place(word): return SPLITS.index(split) if (split := _split_of(word)) else -1
 
 def _votes(column):
     "A column of votes as numbers (n, 10), or as lists if some are of another length."
@@ -79,25 +95,26 @@ def _votes(column):
     return votes if (lengths == 10).all() else column.to_pylist()
 
 # %% ../nbs/39_shards.ipynb #f0615e51
-def _targets(table, labels, votes, rule, targets, classes):
-    "(n, N) float32 distributions of rows that are kept."
-    if targets == 'truth':
-        truth = np.array(table['truth'].to_pylist(), np.float32)[:, :len(classes)]
-        return truth/truth.sum(1, keepdims=True)
-    if 'label' not in table.column_names: return apply_rule(votes, rule, len(classes), targets)[1]
-    if votes is not None: return votes_to_targets(votes, _argmax(votes)[2], labels, targets, len(classes))
-    return np.eye(len(classes), dtype=np.float32)[labels]
+def _true(table, classes):
+    "(n, N) float32 true distributions."
+    truth = np.array(table['truth'].to_pylist(), np.float32)[:, class_map(classes)]
+    return truth/truth.sum(1, keepdims=True)
+
 
 # %% ../nbs/39_shards.ipynb #2d2b2119
-def _all_ferplus(names): return pc.all(pc.match_substring_regex(names, r'^fer\d{7}\.png$')).as_py()
-
-def _twins(table, split):
+def _twins(table, splits, split):
     "(n,) bool: rows of `split` with an identical picture in a later split, by FER+'s manifest or by their pixels."
-    if 'name' in table.column_names and _all_ferplus(table['name']):
+    if 'name' in table.column_names and _as_published(_named(table, splits)):
         return pc.is_in(table['name'], value_set=pa.array(sorted(ferplus_twins(split)))).to_numpy()
     if 'pixel_hash' not in table.column_names: return np.zeros(len(table), bool)
-    later, hashes = _index(table['split'], SPLITS[SPLITS.index(split) + 1:]) >= 0, table['pixel_hash']
-    return pc.is_in(hashes, value_set=hashes.filter(pa.array(later)).combine_chunks()).to_numpy()
+    hashes = table['pixel_hash']
+    later = hashes.filter(pa.array(splits > SPLITS.index(split))).combine_chunks()
+    return pc.is_in(hashes, value_set=later).to_numpy()
+
+def _named(table, splits):
+    "Names and splits as a DataFrame."
+    return pd.DataFrame(dict(name=table['name'].to_pandas(), split=np.array([*SPLITS, None], object)[splits]))
+
 
 # %% ../nbs/39_shards.ipynb #f1aaae73
 class ShardDataset(IterableDataset):
@@ -151,21 +168,23 @@ def _place():
 def _choose(self:ShardDataset, drop_duplicates):
     "Decide which rows count, and list the row groups that hold them: (file, group, first row, which rows)."
     first = _read(self.files[0], ('name',))                       # all names are read only if they may be FER+'s
-    named = ['name'] if first.num_columns and _all_ferplus(first['name']) else []
-    table = open_table(self.files, ['label', 'votes', 'split', 'pixel_hash', *named])
+    named = first.num_columns and pc.all(pc.match_substring_regex(first['name'], r'^fer\d{7}\.png$')).as_py()
+    table = open_table(self.files, ['label', 'votes', 'split', 'pixel_hash', *['name'][:named]])
     if not {'label', 'votes'} & {*table.column_names}: raise GrefelError(f'{self.files[0]}: no column label or votes')
-    keep, labels, votes = _labels(table, self.rule, self.classes)
-    if votes is None and self.targets in ('votes', 'raw'):
+    if self.targets in ('votes', 'raw') and 'votes' not in table.column_names:
         raise GrefelError(f"{self.files[0]}: has no votes for targets={self.targets!r}; use 'hard'")
+    try: keep, y, labels, _ = _labels(table, self.rule, self.classes, self.targets)
+    except GrefelError as e: raise GrefelError(f'{self.files[0]}: {e}') from None
+    self.footers = [pq.read_metadata(f) for f in self.files]
     here, twin = np.ones(len(table), bool), np.zeros(len(table), bool)
-    if self.split and 'split' in table.column_names:
-        here = _index(table['split'], (self.split,)) == 0
-        if drop_duplicates: twin = _twins(table, self.split)
+    if self.split:
+        splits = self._splits(table)
+        here = splits == SPLITS.index(self.split)
+        if drop_duplicates: twin = _twins(table, splits, self.split)
     self.notes = dict(source=str(self.files[0].parent), layout='parquet', targets=self.targets,
                       rule='label' if 'label' in table.column_names else self.rule, rows=int(here.sum()),
                       twins=int((here & twin).sum()), dropped_duplicates=int((here & twin & keep).sum()))
     keep = keep & here & ~twin
-    self.footers = [pq.read_metadata(f) for f in self.files]
     self.labels, self.units, start = torch.from_numpy(labels[keep]), [], 0               # labels: (n,)
     for f, footer in enumerate(self.footers):
         for g in range(footer.num_row_groups):
@@ -174,6 +193,18 @@ def _choose(self:ShardDataset, drop_duplicates):
             if len(chosen): self.units.append((f, g, start, chosen))
             start += rows
     if not self.units: raise GrefelError(f'{self.files[0]}: no faces of split {self.split!r}, nor in files beside it')
+    counts = self.labels.bincount(minlength=len(self.classes))
+    self.share = counts/len(self.labels) if y is None else torch.from_numpy(y[keep].mean(0))   # (N,) of the targets
+
+@patch
+def _splits(self:ShardDataset, table):
+    "(n,) each row's place in `SPLITS`, by the column split or else the names of the files; -1: of none."
+    if self.split not in SPLITS: raise GrefelError(f'unknown split {self.split!r}; known: {", ".join(SPLITS)}')
+    if 'split' in table.column_names: return _places(table['split'], _split_place)
+    of = [_split_place(re.sub(r'-\d+-of-\d+$', '', f.stem)) for f in self.files]
+    if max(of) < 0: raise GrefelError(f'{self.files[0]}: tells no splits, by a column or by its name')
+    return np.repeat(of, [footer.num_rows for footer in self.footers])
+
 
 # %% ../nbs/39_shards.ipynb #7529ff17
 @patch
@@ -195,10 +226,6 @@ def face_size(self:ShardDataset):
     "Side of the images in pixels."
     return self.img_size
 
-@patch(as_prop=True)
-def share(self:ShardDataset):
-    "Each class's share of the labels, (N,)."
-    return self.labels.bincount(minlength=len(self.classes))/len(self.labels)
 
 # %% ../nbs/39_shards.ipynb #3082d0f4
 @patch
@@ -228,7 +255,7 @@ _STREAMED = ('name', 'image', 'label', 'votes', 'landmarks', 'box', 'truth')
 def _tables(self:ShardDataset):
     "This reader's rows of the epoch, group by group, each with its number among all rows in the column `index`."
     low, high = self._range()
-    g = torch.Generator().manual_seed(self.seed*1_000_003 + self.epoch)
+    g = torch.Generator().manual_seed((self.seed*1_000_003 + self.epoch) % 2**63)
     order = torch.randperm(len(self.units), generator=g).tolist() if self.shuffle else range(len(self.units))
     place = 0
     for f, group, start, chosen in (self.units[u] for u in order):
@@ -287,8 +314,9 @@ def _faces(self:ShardDataset, table):
     for i, why in wrong.items(): self.bad.append((int(rows['index'].iloc[i]), why))
     good = np.array([i not in wrong for i in range(len(rows))])
     table, images = table.filter(pa.array(good)), images[torch.from_numpy(good)]
-    _, labels, votes = _labels(table, self.rule, self.classes)
-    targets = _targets(table, labels, votes, self.rule, self.targets, self.classes)      # (b, N)
+    _, targets, labels, votes = _labels(table, self.rule, self.classes, self.targets)    # (b, N), (b,), (b, 10)
+    if self.targets == 'truth': targets = _true(table, self.classes)
+    if targets is None: targets = np.eye(len(self.classes), dtype=np.float32)[labels]
     columns = table.column_names
     return FaceData(images, torch.from_numpy(targets), torch.from_numpy(labels), _points(table, shape[good]),
                     table['name'].to_pylist() if 'name' in columns else table['index'].cast(pa.string()).to_pylist(),
@@ -309,7 +337,7 @@ def _points(table, shape):
 def _stream(self:ShardDataset):
     "The batches of one epoch."
     low, _ = self._range()
-    g = torch.Generator().manual_seed((self.seed*1_000_003 + self.epoch)*1_000_003 + low)
+    g = torch.Generator().manual_seed(((self.seed*1_000_003 + self.epoch)*1_000_003 + low) % 2**63)
     tables = _mixed(self._tables(), self.buffer, g) if self.shuffle else self._tables()
     return _ahead(_cut(tables, self.bs), self._faces, self.threads or min(4, os.cpu_count() or 1))
 
@@ -329,7 +357,7 @@ class StreamBatches:
 
     def __iter__(self):
         self.data.epoch = self.epoch
-        g = torch.Generator().manual_seed((self.data.seed*1_000_003 + self.epoch)*1009 + self.data.rank)
+        g = torch.Generator().manual_seed(((self.data.seed*1_000_003 + self.epoch)*1009 + self.data.rank) % 2**63)
         self.epoch += 1
         for batch in self.loader:
             images, landmarks, targets, index = (

@@ -340,6 +340,7 @@ def read_expw(path, split=None):
     file = _expw_list(path)
     images = _first_file(path, 'image/origin', 'origin', 'image') or path/'image'/'origin'
     lines, rows, odd = _lines(file)
+    if not lines: raise GrefelError(f'{file}: lists no faces')
     cells = [line.rsplit(None, 7) for line in lines]                        # names may hold spaces
     whole = [len(c) == 8 for c in cells]
     cells = pd.DataFrame([c if w else [l] + [None]*6 + [''] for c, w, l in zip(cells, whole, lines)])

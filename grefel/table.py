@@ -13,7 +13,7 @@ import hashlib, json, os, re, unicodedata
 from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
-from .core import CLASS_ORDERS, EXPRESSIONS, GrefelError, canonical, manifest
+from .core import CLASS_ORDERS, EXPRESSIONS, NO_EXPRESSION, GrefelError, canonical, manifest
 from .core import data_home as _data_home
 from .images import IMAGE_ENDINGS
 
@@ -86,13 +86,26 @@ def vectors(
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     out = np.full((len(array), width), np.nan)
     if pa.types.is_null(array.type): return out, np.full(len(array), -1)
-    if pa.types.is_fixed_size_list(array.type): array = array.cast(pa.list_(array.type.value_type))
+    lists = _flat_lists(array)
+    if lists is None: return out, np.where(array.is_null().to_numpy(zero_copy_only=False), -1, 0)
+    array = lists
     lengths = pc.fill_null(pc.list_value_length(array), -1).to_numpy(zero_copy_only=False)
-    if array.type.value_type in (pa.string(), pa.large_string(), pa.null()): return out, np.where(lengths >= 0, 0, -1)
     good = lengths == width
     flat = pc.list_flatten(array.filter(pa.array(good))).cast(pa.float64(), safe=False)
     out[good] = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
     return out, lengths
+
+def _flat_lists(array):
+    "An Arrow array of lists of numbers, lists of lists laid flat; None if it is none."
+    a = pa.types
+    def is_list(t): return a.is_list(t) or a.is_large_list(t) or a.is_fixed_size_list(t)
+    if not is_list(array.type): return None
+    inner, number = array.type.value_type, lambda t: a.is_integer(t) or a.is_floating(t)
+    if is_list(inner):                                                             # 68 pairs, say
+        try: return pa.array([None if x is None else np.ravel(x) for x in array.to_pylist()], pa.list_(pa.float64()))
+        except (pa.ArrowException, ValueError, TypeError): return None
+    if not number(inner): return None
+    return array.cast(pa.list_(inner)) if a.is_fixed_size_list(array.type) else array
 
 def boxes(left, top, right, bottom):  # n numbers each, in pixels; NaN where not known
     "Four columns as one column of boxes."
@@ -141,6 +154,7 @@ def label_column(
     "The project's name for every label."
     def name(v):
         text = str(v).strip()
+        if text.lower() in NO_EXPRESSION: return text.lower()                  # a word of its own
         if order is not None and re.fullmatch(r'[+-]?\d+(\.0*)?', text):
             i = int(max(-1e9, min(float(text), 1e9))) - first
             return order[i] if 0 <= i < len(order) else text
@@ -352,11 +366,14 @@ def _hash(text): return hashlib.sha1(unicodedata.normalize('NFC', str(text)).enc
 def made_splits(
     keys,                   # n texts, one a row: file names or pixels
     labels,                 # n labels to stratify by
-    groups=None,            # n names of what must stay together (a person, a video), instead
+    groups=None,            # n names of what must stay together (a person, a video), instead; None: nobody's
     shares=(0.1, 0.1),      # of test and valid, in every class or among the rows of all groups
 ) -> pd.Categorical:        # n split names
     "Splits by hash, class by class or group by group: the same on every machine, whatever the order of rows."
-    if groups is not None: return _group_splits(groups, shares)
+    if groups is not None:
+        groups = pd.Series(list(groups), dtype=object)
+        alone = pd.Series([f'alone {k}' for k in (range(len(groups)) if keys is None else keys)], dtype=object)
+        return _group_splits(groups.where(groups.notna(), alone), shares)
     table = pd.DataFrame(dict(hash=[_hash(k) for k in keys], label=np.asarray(labels, dtype=str)))
     groups = table.groupby('label')['hash']
     rank, size = groups.rank(method='min') - 1, groups.transform('size')    # equal keys share a rank, so a split
@@ -383,9 +400,10 @@ def _emotion_column(cells):
     return label_column(cells, CLASS_ORDERS['fer2013'] if numbers else None)
 
 # %% ../nbs/28_table.ipynb #1d1523b4
+_TAKEN = ('odd', 'fault', 'file', 'row')    # words of this library; yours by these names get a _ behind them
 _OWN = dict(label=('emotion', 'label'), content=('pixels', 'image', 'path'), split=('usage', 'split'))
 
-@source(lambda path: path.suffix.lower() == '.csv' or (path/'fer2013.csv').exists())
+@source(lambda path: path.suffix.lower() == '.csv' or (path/'fer2013.csv').exists() and not _split_files(path))
 def read_csv(path, split=None):
     "A table with the columns emotion; pixels or image; and, if the splits are given, Usage."
     file = path/'fer2013.csv' if path.is_dir() else path
@@ -393,6 +411,7 @@ def read_csv(path, split=None):
     label, content = _emotion_column(_column(df, file, *_OWN['label'])), _column(df, file, *_OWN['content'])
     known = {n for names in _OWN.values() for n in names}
     extra = {c.strip().lower(): df[c] for c in df.columns if c != 'row' and c.strip().lower() not in known}
+    extra = {f'{c}_' if c in _TAKEN else c: cells for c, cells in extra.items()}
     if content.name.strip().lower() == 'pixels':
         picture, faults = dict(pixels=content, name=[f'{file.stem}_{i}' for i in df['row']]), None
     else:

@@ -21,7 +21,7 @@ import fastai.callback.schedule                     # gives Learner its fit_one_
 from fastai.optimizer import Adam
 from fastcore.basics import patch
 from . import __version__
-from .core import GrefelError, set_seed, weights_file, write_file
+from .core import GrefelError, in_range, set_seed, weights_file, write_file
 from .geometry import PATHS
 from .window import DropPath
 from .anchors import anchors_of, init_anchors
@@ -164,13 +164,21 @@ class EMA(Callback):
     order = 60
     def __init__(self,
         decay:float=0.999,  # share of the old average kept at each step
-    ): self.decay, self.average, self.raw = decay, None, None
+    ): self.decay, self.average, self.raw, self.fitting = decay, None, None, False
 
-    def before_fit(self):
+    def before_fit(self):                                             # fastai says so before it only validates, too
         self.run = not hasattr(self.learn, 'lr_finder')               # a search for the rate is not training
-        if self.run and self.average is None:
-            self.average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=True)
-            self.average.n_averaged = self.average.n_averaged.cpu()   # to read it must not stop a graphics card
+        if self.run and self.average is None: self.begin()
+
+    def begin(self):
+        "Start the average at the model's weights."
+        self.average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=True)
+        self.average.n_averaged = self.average.n_averaged.cpu()       # to read it must not stop a graphics card
+
+    def _replaced(self):
+        "Whether others than the averaged weights have been put into the model since the last training."
+        own = self.average.module.state_dict()
+        return any(not torch.equal(v, own[k]) for k, v in self.model.state_dict().items())
 
     @torch.no_grad()
     def _blend(self, averages, currents, _):                          # lists of one device and one type
@@ -181,11 +189,14 @@ class EMA(Callback):
 
     def after_step(self): self.average.update_parameters(self.model)
     def before_validate(self):
-        if self.raw is None and self.average.n_averaged > 0:
+        if self.fitting and self.raw is None and self.average.n_averaged > 0:
             self.raw = {k: v.clone() for k, v in self.model.state_dict().items()}
             self.model.load_state_dict(self.average.module.state_dict())
-    def before_train(self): self.restore()
-    def after_fit(self): self.raw = None
+    def before_train(self):
+        if not self.fitting and self.raw is None and self._replaced(): self.begin()
+        self.fitting = True
+        self.restore()
+    def after_fit(self): self.raw, self.fitting = None, False
     def restore(self):
         "Put the raw weights back, to train on."
         if self.raw is not None: self.model.load_state_dict(self.raw); self.raw = None
@@ -193,7 +204,7 @@ class EMA(Callback):
 # %% ../nbs/40_train.ipynb #a91711fb
 class BFloat16(Callback):
     "Run the forward pass under bfloat16 autocast on the learner's device."
-    order = 10
+    order, cast = 10, None
     def casting(self): return torch.autocast(torch.device(self.dls.device).type, torch.bfloat16)
     def before_batch(self): self.cast = self.casting(); self.cast.__enter__()
     def after_loss(self): self._leave()
@@ -281,8 +292,7 @@ class PlaceAnchors(Callback):
     def place(self):
         own = anchors_of(self.model)
         if own is None: raise GrefelError(f"{self.model.config['name']}: has no anchors to place")
-        faces = _in_memory(self.dls.train.dataset, 'place_anchors')
-        faces = faces.subset(range(min(self.most, len(faces))))
+        faces = _in_memory(self.dls.train.dataset, 'place_anchors').some(self.most)
         found = predict_data(self.model, faces, device=self.dls.device, temperature=1)['embedding']
         init_anchors(own, torch.from_numpy(found), faces.labels)
         ema = getattr(self.learn, 'ema', None)
@@ -361,6 +371,13 @@ class FaceLearner(Learner):
     "fastai's Learner for GReFEL models."
     def to_bf16(self): return self.add_cb(BFloat16())
 
+    def fit(self, *args, **kw):
+        try: super().fit(*args, **kw)
+        except GrefelError as e: raise GrefelError(str(e).split(':\n\t', 1)[-1]) from None   # fastai adds a line
+        finally:                                                              # also when interrupted
+            for cb in self.cbs:
+                if isinstance(cb, BFloat16): cb._leave()
+
     def show_results(self, max_n=8):
         "Validation faces with the model's answer, and the label where it differs."
         import matplotlib.pyplot as plt
@@ -391,6 +408,8 @@ def grefel_learner(
     criterion, averaging = TrainLoss(loss or GReFELLoss(), model), [EMA(ema)] if ema else []
     own = [ProbMetric('accuracy', _right), *map(LossPart, _parts(criterion))]
     adam, model = partial(Adam, eps=1e-8), model.to(memory_format=torch.channels_last)
+    seen = getattr(dls.train, 'dataset', None)                        # what answers have to know, see `predict_data`
+    if isinstance(seen, (FaceData, ShardDataset)): model.metadata |= dict(grey=seen.grey, face_size=seen.face_size)
     return FaceLearner(dls, model, criterion, opt_func=adam, wd=wd,
                        cbs=[KeepOutputs(flip_test), *averaging, *cbs], metrics=[*own, *metrics], path=Path(path), **kw)
 
@@ -405,6 +424,12 @@ def _parts(criterion):
     return [name for name in criterion.parts if name != 'total']
 
 # %% ../nbs/40_train.ipynb #2f551ab7
+_WHOLE = dict.fromkeys(('epochs', 'bs', 'img_size', 'limit'), 1)               # the least that each may be
+_WHOLE |= dict.fromkeys(('warm_up', 'place_anchors', 'seed', 'noise_seed'), 0)
+_SHARES = ('hide_landmarks', 'teacher_share', 'noise_share')                  # from 0 to 1
+_PARTS = ('ema', 'drop_path', 'valid_share')                                  # below 1
+_AMOUNTS = ('lr', 'wd', 'mixup', 'cutmix', 'balanced', 'class_weights', 'sam')
+
 @dataclass
 class Recipe:
     "All that determines a training run."
@@ -447,6 +472,20 @@ class Recipe:
     place_anchors:int|None = None    # before this epoch, put anchors where their class's embeddings are; None: never
     start:str|None = None            # weights to go on from, as `load_model` takes them; None: random ones
 
+    def __post_init__(self):
+        "Make everything such that a file gives it back; `GrefelError` for numbers that cannot be meant."
+        for name, value in asdict(self).items():
+            plain = json.loads(json.dumps(value, default=lambda v: v.item() if hasattr(v, 'item') else str(v)))
+            setattr(self, name, plain)
+            if plain is None and name in ('img_size', 'limit', 'place_anchors'): continue
+            if name in _WHOLE: in_range(plain, name, _WHOLE[name], whole=True)
+            if name in _AMOUNTS: in_range(plain, name)
+            if name in _SHARES + _PARTS: in_range(plain, name, 0, 1)
+            if name in _PARTS and plain == 1: raise GrefelError(f'{name} is 1; it must be below 1')
+        if self.place_anchors is not None and self.place_anchors >= self.epochs:
+            raise GrefelError(f'place_anchors is {self.place_anchors}; it must be below epochs, {self.epochs}')
+
+
 # %% ../nbs/40_train.ipynb #864d2b8f
 def read_recipe(
     path=None,   # a run's config.json; None: start from the defaults
@@ -480,6 +519,7 @@ class KeepRun(Callback):
         self.dls.train.batches.epoch = self.epoch
         seed = self.metadata.get('recipe', {}).get('seed', 0)
         set_seed(seed*1009 + self.epoch)                       # dropout of this epoch, also after a stop
+        self.recorder.smooth_loss.reset()                      # an epoch's loss is its own
 
     def after_epoch(self):
         if self.epoch < self.start: return
@@ -518,8 +558,11 @@ class Continue(Callback):
         if self.state is None: return
         self.model.load_state_dict(self.state['raw'])
         self.opt.load_state_dict(self.state['opt'])
-        if self.state['average'] is not None: self.learn.ema.average.load_state_dict(self.state['average'])
+        average = getattr(self.learn, 'ema', None) and self.learn.ema.average
+        if average: average.load_state_dict(self.state['average']); self.learn.ema.fitting = True   # in the middle of it
         self.learn.keep_run.rows, self.learn.keep_run.start = self.state['rows'], self.state['epoch'] + 1
+        if average and self.learn.keep_run.start == self.n_epoch:          # nothing is left to do but to keep the end
+            self.model.load_state_dict(average.module.state_dict())
         self.state = None
 
 # %% ../nbs/40_train.ipynb #a9a960a9
@@ -540,11 +583,11 @@ def finished(
     _same_recipe(out, recipe, 'a finished')
     return True
 
-def _read_state(path, recipe):
+def _read_state(path, recipe, device):
     "The state of an unfinished run of the same recipe, or None."
     if not path.exists(): return None
     _same_recipe(path.parent, recipe, 'an unfinished')
-    try: return torch.load(path, weights_only=True, map_location='cpu')
+    try: return torch.load(path, weights_only=True, map_location=device)     # fastai moves nothing of an optimiser
     except Exception as e:
         raise GrefelError(f'{path}: cannot continue from it ({type(e).__name__}); delete it to start anew') from None
 
@@ -561,7 +604,7 @@ def train(
     out = Path(out)
     if finished(out, recipe): raise GrefelError(f'{out}: holds this run, finished; choose another folder, or delete it')
     train_set, valid_set = (training_faces(recipe, split, data_home) for split in ('train', 'valid'))
-    state = _read_state(out/'last.pt', recipe)
+    state = _read_state(out/'last.pt', recipe, device)
     machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
     known = dict(recipe=asdict(recipe), before=_history(recipe.start), taught_by=_history(recipe.teacher),
                  data=dict(train=_facts(train_set), valid=_facts(valid_set)))
@@ -600,7 +643,8 @@ def _loss(recipe, faces):
     share = faces.share.clamp_min(1e-4)                                                             # (N,)
     own = dict(prior=share**recipe.balanced) if recipe.balanced else {}
     own |= dict(class_weights=(share**-recipe.class_weights).tolist()) if recipe.class_weights else {}
-    return GReFELLoss(**own | recipe.loss)
+    try: return GReFELLoss(**own | recipe.loss)
+    except TypeError as e: raise GrefelError(f'loss: {str(e).split(" got an ")[-1]}') from None
 
 def _ingredients(recipe):
     "The callbacks of a recipe."
@@ -623,14 +667,14 @@ def training_faces(
     faces = load_faces(recipe.data, split=split, drop_duplicates=recipe.drop_duplicates and split == 'train', **kw)
     if faces.notes.get('own_split'):
         raise GrefelError(f'{recipe.data}: has no train and valid splits to learn from and choose on')
-    if recipe.limit: faces = faces.subset(range(min(recipe.limit, len(faces))))
+    if recipe.limit is not None: faces = faces.some(recipe.limit)
     spoil = recipe.noise and split == 'train'
     return noisy_faces(faces, recipe.noise, recipe.noise_share, recipe.noise_seed) if spoil else faces
 
 def _stream(recipe, split):
     "One split, read from shards while training runs: all of it, with the landmarks that it was made with."
-    if recipe.landmarks or recipe.limit or recipe.valid_share:
-        raise GrefelError('stream: takes the data as they are, without landmarks, limit or valid_share')
+    if recipe.landmarks or recipe.limit or recipe.valid_share or recipe.noise:
+        raise GrefelError('stream: takes the data as they are, without landmarks, limit, valid_share or noise')
     train = split == 'train'
     return ShardDataset(recipe.data, split, recipe.bs*(1 if train else 2), train, recipe.seed, drop_last=train,
                         img_size=recipe.img_size, rule=recipe.rule, targets=recipe.targets,

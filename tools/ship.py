@@ -4,6 +4,7 @@ RUN is a run's folder, or a file that `grefel.train.average_weights` made, with 
 The weights (a run's best epoch) are stored as float16, calibrated and measured as stored on the validation images, and written with
 these figures in their header to grefel/assets/ferplus_SIZE.safetensors, beside the same model as ONNX (ferplus_SIZE.onnx),
 a card in words (ferplus_SIZE.md) and the run's history (ferplus_SIZE.csv; where a run went on from another, that of the last).
+With --no-onnx the ONNX file, twice as large as the weights, is left to who wants it (`grefel export`).
 tools/ship.py --onnx SIZE writes the ONNX file of shipped weights anew."""
 import json
 import shutil
@@ -38,7 +39,7 @@ CARD = '''# FER+ weights, `{name}`
 | balanced accuracy, macro-F1 | {balanced_accuracy:.2%}, {macro_f1:.3f} |
 | calibration | temperature {temperature:.2f}; with it ECE {crossfit_ece:.3f} and negative log-likelihood {crossfit_nll:.3f}, each face judged with a temperature fitted on others; without it {raw_ece:.3f} and {raw_nll:.3f} |
 | reliability balancing | primary head alone {primary_accuracy:.2%}, ECE {primary_ece:.3f}; balancing changed {changed} answers, {helped} for the better and {hurt} for the worse (p = {p_value:.2f}) |
-| stored as | float16; the figures above are of the stored weights; as ONNX too, whose outputs differ by at most {difference:.0e} |
+| stored as | float16; the figures above are of the stored weights; {onnx} |
 
 Since {what} chosen on the same images, expect somewhat less on new ones. Some classes have few images ({rare}): their figures are
 uncertain.
@@ -64,7 +65,7 @@ def course(recipes):
     def stage(i, r):
         start = f', started from the best epoch of stage {i}' if i else ''
         placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
-        taught = f", {r.get('teacher_share', .5):.0%} of each target said by a trained model" if r.get('teacher') else ''
+        taught = f", {r.get('teacher_share', .5):.0%} of each target said by the weights `{Path(r['teacher']).name}`" if r.get('teacher') else ''
         shown = f"shown for {1 - r['hide_landmarks']:.0%} of the faces" if r['hide_landmarks'] < 1 else 'never shown'
         return (f"stage {i + 1}{start}: {r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}, "
                 f"known landmarks {shown}{placed}{taught}")
@@ -109,14 +110,15 @@ def measure_stored(model, out, faces):
     return metrics, notes
 
 
-def main(run):
+def main(run, onnx=True):
     model = load_model(run)
     about = model.metadata
     recipe, name = about['recipe'], model.config['name']
     out = asset(name.removeprefix('grefel_'))
     metrics, notes = measure_stored(model, out, load_faces('ferplus', split='valid'))
     figures, raw = {k: metrics[k] for k in KEPT}, {f'raw_{k}': notes['calibration'][k][0] for k in ('ece', 'nll')}
-    made = ship_onnx(name.removeprefix('grefel_'))
+    told = (f"as ONNX too, whose outputs differ by at most {ship_onnx(name.removeprefix('grefel_'))['difference']:.0e}" if onnx
+            else f"`grefel export --size {name.removeprefix('grefel_')}` makes an ONNX file of them")
     train = about['data']['train']
     rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
     words = dict(name=name, course=course(stages(about)),
@@ -124,7 +126,7 @@ def main(run):
                  classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'],
                  **dict(zip(('chosen', 'what'), chosen(about))),
                  precision='bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic',
-                 temperature=notes['temperature'], difference=made['difference'], per_class=per_class(metrics), rare=rare)
+                 temperature=notes['temperature'], onnx=told, per_class=per_class(metrics), rare=rare)
     out.with_suffix('.md').write_text(CARD.format(**recipe | figures | raw | words), encoding='utf-8')
     folder = Path(run) if Path(run).is_dir() else Path(run).parent
     shutil.copy(folder/'history.csv', out.with_suffix('.csv'))
@@ -133,6 +135,6 @@ def main(run):
 
 
 if __name__ == '__main__':
-    onnx_only = sys.argv[1:2] == ['--onnx']
-    try: (ship_onnx if onnx_only else main)(*sys.argv[1 + onnx_only:])
+    given = [a for a in sys.argv[1:] if a not in ('--onnx', '--no-onnx')]
+    try: ship_onnx(*given) if '--onnx' in sys.argv else main(*given, onnx='--no-onnx' not in sys.argv)
     except (GrefelError, TypeError) as e: sys.exit(f'{Path(sys.argv[0]).name}: {e}')
