@@ -426,8 +426,7 @@ def _parts(criterion):
 # %% ../nbs/40_train.ipynb #2f551ab7
 _WHOLE = dict.fromkeys(('epochs', 'bs', 'img_size', 'limit'), 1)               # the least that each may be
 _WHOLE |= dict.fromkeys(('warm_up', 'place_anchors', 'seed', 'noise_seed'), 0)
-_SHARES = ('hide_landmarks', 'teacher_share', 'noise_share')                  # from 0 to 1
-_PARTS = ('ema', 'drop_path', 'valid_share')                                  # below 1
+_SHARES, _PARTS = ('hide_landmarks', 'teacher_share', 'noise_share'), ('ema', 'drop_path', 'valid_share')   # ≤ 1, < 1
 _AMOUNTS = ('lr', 'wd', 'mixup', 'cutmix', 'balanced', 'class_weights', 'sam')
 
 @dataclass
@@ -559,7 +558,7 @@ class Continue(Callback):
         self.model.load_state_dict(self.state['raw'])
         self.opt.load_state_dict(self.state['opt'])
         average = getattr(self.learn, 'ema', None) and self.learn.ema.average
-        if average: average.load_state_dict(self.state['average']); self.learn.ema.fitting = True   # in the middle of it
+        if average: average.load_state_dict(self.state['average']); self.learn.ema.fitting = True  # in the middle
         self.learn.keep_run.rows, self.learn.keep_run.start = self.state['rows'], self.state['epoch'] + 1
         if average and self.learn.keep_run.start == self.n_epoch:          # nothing is left to do but to keep the end
             self.model.load_state_dict(average.module.state_dict())
