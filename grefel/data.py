@@ -363,7 +363,7 @@ def load_faces(
     if drop_duplicates is None: drop_duplicates = split == 'train' and not own_split and layout != 'synth'
     if drop_duplicates and split is None: raise GrefelError('drop_duplicates needs a split, to compare with later ones')
     whole = dict(images=False) if layout == 'parquet' else {}                   # names and splits are enough
-    by_name = bool(drop_duplicates) and not options.get('valid_share') and _as_published(
+    by_name = bool(drop_duplicates) and not options.get('valid_share') and _as_published(df) and _as_published(
         read_table(source, None, data_home, **options | whole))
     twin = df['name'].isin(ferplus_twins(split)).to_numpy(bool) if by_name else np.zeros(len(df), bool)
     index = np.flatnonzero(keep & ~twin)
