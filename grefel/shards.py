@@ -6,7 +6,7 @@
 __all__ = ['shard_files', 'open_table', 'ShardDataset', 'StreamBatches']
 
 # %% ../nbs/39_shards.ipynb #ba9155fe
-import os, re
+import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from .core import EXPRESSIONS, NO_EXPRESSION, GrefelError, class_map
 from .labels import apply_rule, check_votes, in_order_of, votes_to_targets, _argmax
 from .data import FaceData, SPLITS, ferplus_twins, _as_published, _decode, _natural_size
-from .table import label_column, vectors, _codes, _split_of
+from .table import label_column, vectors, _codes, _split_of, _split_of_file
 
 # %% ../nbs/39_shards.ipynb #5083a7c9
 _HEAVY = ('image', 'landmarks', 'pixel_hash')
@@ -201,7 +201,7 @@ def _splits(self:ShardDataset, table):
     "(n,) each row's place in `SPLITS`, by the column split or else the names of the files; -1: of none."
     if self.split not in SPLITS: raise GrefelError(f'unknown split {self.split!r}; known: {", ".join(SPLITS)}')
     if 'split' in table.column_names: return _places(table['split'], _split_place)
-    of = [_split_place(re.sub(r'-\d+-of-\d+$', '', f.stem)) for f in self.files]
+    of = [_split_place(_split_of_file(f)) for f in self.files]
     if max(of) < 0: raise GrefelError(f'{self.files[0]}: tells no splits, by a column or by its name')
     return np.repeat(of, [footer.num_rows for footer in self.footers])
 

@@ -181,11 +181,13 @@ def source(
     return register
 
 # %% ../nbs/28_table.ipynb #49323741
+def _split_of_file(file): return _split_of(re.sub(r'-\d+-of-\d+$', '', file.stem))     # a shard has a number
+
 def _split_files(path):
     "Parquet files of a folder by split."
     found = {}
     for file in sorted(f for folder in (path, path/'data') if folder.is_dir() for f in folder.glob('*.parquet')):
-        found.setdefault(_split_of(re.sub(r'-\d+-of-\d+$', '', file.stem)), []).append(file)
+        found.setdefault(_split_of_file(file), []).append(file)
     return {s: found[s] for s in SPLITS if s in found} or found   # files of other names only: a column split sorts them
 
 @source(lambda path: path.suffix.lower() == '.parquet' if path.is_file() else bool(_split_files(path)))
