@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FaceLoader', 'face_dls', 'TrainLoss', 'KeepOutputs', 'FaceMean', 'ProbMetric', 'LossPart', 'EMA', 'BFloat16', 'Mix',
-           'set_drop_path', 'SAM', 'PlaceAnchors', 'Distil', 'twins_loss', 'WarmUp', 'FaceLearner', 'grefel_learner',
-           'Recipe', 'read_recipe', 'KeepRun', 'Continue', 'finished', 'train', 'training_faces', 'stages',
-           'average_weights']
+           'set_drop_path', 'SAM', 'PlaceAnchors', 'Distil', 'twins_loss', 'WarmUp', 'Adam', 'FaceLearner',
+           'grefel_learner', 'Recipe', 'read_recipe', 'KeepRun', 'Continue', 'finished', 'train', 'training_faces',
+           'stages', 'average_weights']
 
 # %% ../nbs/40_train.ipynb #8d377235
 import io, json, platform, time
@@ -15,10 +15,11 @@ from functools import partial
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 import torch
+import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel
 from fastai.basics import Callback, DataLoader, DataLoaders, Learner, Metric
 import fastai.callback.schedule                     # gives Learner its fit_one_cycle and lr_find
-from fastai.optimizer import Adam
+from fastai.optimizer import Optimizer
 from fastcore.basics import patch
 from . import __version__
 from .core import GrefelError, in_range, set_seed, weights_file, write_file
@@ -308,20 +309,25 @@ class Distil(Callback):
     "While training, blend each face's target with what a trained model says about the same picture."
     order = 4                          # before faces are mixed
     def __init__(self,
-        teacher,           # answers with a dict; stays as it is
+        *teachers,         # answer with a dict, and stay as they are; of several one is drawn for each batch
         share:float=0.5,   # how much of the target is the teacher's, 0…1
-    ): self.master, self.share = teacher.eval().requires_grad_(False), share
+    ): self.masters, self.share = [t.eval().requires_grad_(False) for t in teachers], share
 
     def before_fit(self):
-        for what in ('img_size', 'mean', 'std', 'classes'):
-            theirs, own = ((m.config | dict(classes=list(m.classes)))[what] for m in (self.master, self.model))
-            if theirs != own: raise GrefelError(f'teacher: its {what} is {theirs}, the model\'s is {own}')
-        self.master.to(self.dls.device)
+        for master in self.masters:
+            for what in ('mean', 'std', 'classes'):
+                theirs, own = ((m.config | dict(classes=list(m.classes)))[what] for m in (master, self.model))
+                if theirs != own: raise GrefelError(f'teacher: its {what} is {theirs}, the model\'s is {own}')
+            master.to(self.dls.device, memory_format=torch.channels_last)
 
     @torch.no_grad()
     def before_batch(self):
         if not self.training: return
-        with _casting(self.learn): said = self.master(self.xb[0])['final_probs'].float()          # (B, N)
+        master = self.masters[int(torch.randint(len(self.masters), ()))] if len(self.masters) > 1 else self.masters[0]
+        images, side = self.xb[0], master.config['img_size']
+        if images.shape[-1] != side:
+            images = F.interpolate(images, size=(side, side), mode='bilinear', antialias=True, align_corners=False)
+        with _casting(self.learn): said = master(images)['final_probs'].float()                   # (B, N)
         targets, known = self.yb
         self.learn.yb = torch.lerp(targets, said, self.share), known
 
@@ -366,6 +372,41 @@ class WarmUp(Callback):
             self.losses.append(loss.item())
         model.zero_grad()
 
+# %% ../nbs/40_train.ipynb #840fcd06
+class Adam(Optimizer):
+    "fastai's Adam with decoupled weight decay, all tensors at once."
+    def __init__(self,
+        params,               # tensors, or lists of them, each with hyperparameters of its own
+        lr:float,             # learning rate
+        mom:float=.9,         # β₁
+        sqr_mom:float=.99,    # β₂
+        eps:float=1e-8,       # ε
+        wd:float=.01,         # weight decay, of what is not a bias or a norm
+    ): super().__init__(params, [], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+
+    def zero_grad(self):
+        for p, *_ in self.all_params(with_grad=True): p.grad = None
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        alike = {}                                                # tensors that share everything but their values
+        for p, _, state, hyper in self.all_params(with_grad=True):
+            if 'step' not in state: state |= dict(step=0, grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
+            state['step'] += 1
+            self.state[p] = state
+            alike.setdefault((id(hyper), state['step'], state.get('do_wd', True)), (hyper, []))[1].append((p, state))
+        for (_, step, decays), (hyper, group) in alike.items(): self._update(group, step, decays, **hyper)
+
+    def _update(self, group, step, decays, lr, mom, sqr_mom, eps, wd, **_):
+        params, grads = [p for p, _ in group], [p.grad for p, _ in group]
+        avg, sqr = ([s[k] for _, s in group] for k in ('grad_avg', 'sqr_avg'))
+        if decays and wd: torch._foreach_mul_(params, 1 - lr*wd)
+        torch._foreach_lerp_(avg, grads, 1 - mom)
+        torch._foreach_mul_(sqr, sqr_mom); torch._foreach_addcmul_(sqr, grads, grads, 1 - sqr_mom)
+        size = torch._foreach_div(sqr, 1 - sqr_mom**step)
+        torch._foreach_sqrt_(size); torch._foreach_add_(size, eps)
+        torch._foreach_addcdiv_(params, avg, size, -lr/(1 - mom**step))
+
 # %% ../nbs/40_train.ipynb #0e15ac31
 class FaceLearner(Learner):
     "fastai's Learner for GReFEL models."
@@ -407,10 +448,10 @@ def grefel_learner(
     "A fastai learner for a GReFEL model."
     criterion, averaging = TrainLoss(loss or GReFELLoss(), model), [EMA(ema)] if ema else []
     own = [ProbMetric('accuracy', _right), *map(LossPart, _parts(criterion))]
-    adam, model = partial(Adam, eps=1e-8), model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)
     seen = getattr(dls.train, 'dataset', None)                        # what answers have to know, see `predict_data`
     if isinstance(seen, (FaceData, ShardDataset)): model.metadata |= dict(grey=seen.grey, face_size=seen.face_size)
-    return FaceLearner(dls, model, criterion, opt_func=adam, wd=wd,
+    return FaceLearner(dls, model, criterion, opt_func=Adam, wd=wd,
                        cbs=[KeepOutputs(flip_test), *averaging, *cbs], metrics=[*own, *metrics], path=Path(path), **kw)
 
 @torch.no_grad()
@@ -453,7 +494,7 @@ class Recipe:
     drop_path:float = 0.             # share of items for which the last residual branch is skipped
     balanced:float = 0.              # τ of logit adjustment for unequal classes; 0: none, 1: full
     class_weights:float = 0.         # γ: each class counts (its share)^−γ in the loss; 0: all alike
-    teacher:str|None = None          # weights of a teacher, as `load_model` takes them; None: none
+    teacher:str|list|None = None     # weights of a teacher, as `load_model` takes them, or of several; None: none
     teacher_share:float = 0.5        # how much of a target is the teacher's
     warm_up:int = 0                  # passes over the training faces without labels, before the first epoch
     sam:float = 0.                   # radius of sharpness-aware minimisation; 0: none
@@ -647,9 +688,10 @@ def _loss(recipe, faces):
 
 def _ingredients(recipe):
     "The callbacks of a recipe."
+    teachers = _several(recipe.teacher)
     return [*([BFloat16()] if recipe.bf16 else []), *([SAM(recipe.sam)] if recipe.sam else []),
             *([Mix(recipe.mixup, recipe.cutmix)] if recipe.mixup or recipe.cutmix else []),
-            *([Distil(load_model(recipe.teacher), recipe.teacher_share)] if recipe.teacher else []),
+            *([Distil(*map(load_model, teachers), share=recipe.teacher_share)] if teachers else []),
             *([WarmUp(recipe.warm_up)] if recipe.warm_up else []),
             *([] if recipe.place_anchors is None else [PlaceAnchors(recipe.place_anchors)])]
 
@@ -693,9 +735,11 @@ def stages(
     "The recipes that made some weights, those of the weights a run went on from included."
     return [*(metadata.get('before') or []), metadata.get('recipe')]
 
+def _several(weights): return [weights] if isinstance(weights, str) else list(weights or ())
+
 def _history(weights):
     "The recipes that made the weights a run starts from or learns from; None where there are none."
-    return stages(read_weights(weights_file(weights))[2]) if weights else None
+    return [s for w in _several(weights) for s in stages(read_weights(weights_file(w))[2])] or None
 
 # %% ../nbs/40_train.ipynb #40a0e002
 _MEASURED = ('epoch', 'valid', 'temperature', 'risk', 'risk_from', 'calibration', 'flip_test', 'balanced', 'validation')

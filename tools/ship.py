@@ -60,12 +60,18 @@ origin, and how the figures differ between such groups has not been measured.
 '''
 
 
+def teachers(named):
+    "Who taught a run, in words."
+    if isinstance(named, str): return f'the weights `{Path(named).name}`'
+    return f'one of {len(named)} teachers drawn for each batch'
+
+
 def course(recipes):
     "The stages of training in words, oldest first: a run may go on from an earlier one's weights."
     def stage(i, r):
         start = f', started from the best epoch of stage {i}' if i else ''
         placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
-        taught = f", {r.get('teacher_share', .5):.0%} of each target said by the weights `{Path(r['teacher']).name}`" if r.get('teacher') else ''
+        taught = f", {r.get('teacher_share', .5):.0%} of each target said by {teachers(r['teacher'])}" if r.get('teacher') else ''
         shown = f"shown for {1 - r['hide_landmarks']:.0%} of the faces" if r['hide_landmarks'] < 1 else 'never shown'
         return (f"stage {i + 1}{start}: {r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}, "
                 f"known landmarks {shown}{placed}{taught}")
