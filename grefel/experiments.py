@@ -98,7 +98,7 @@ def run_row(
     seen = json.loads((folder/'config.json').read_text())['data']['train']
     result = dict(recipe=asdict(recipe), n=len(faces), **{k: found.get(k) for k in FIGURES},
                   **_flips(recipe, model, device, data_home),
-                  recalls=[round(c['recall'], 4) for c in found['per_class']], shots=seen['per_class'],
+                  recalls=[c['recall'] and round(c['recall'], 4) for c in found['per_class']], shots=seen['per_class'],
                   best_epoch=int(history['accuracy'].idxmax()), last_accuracy=float(history['accuracy'].iloc[-1]),
                   **model_cost(model), seconds=round(seconds, 1), images_per_s=round(seen['n']*len(history)/seconds, 1),
                   commit=commit(), machine=processor(device), torch=torch.__version__,

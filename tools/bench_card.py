@@ -1,0 +1,149 @@
+"""Measure how training uses a device: tools/bench_card.py --device cuda [--out nbs/experiments/B03_card.csv].
+
+For each model and batch size: milliseconds of the parts of a step, each waited for; of a whole step, as training runs it; the
+faces a second that this gives; and the share of the rate of a large bfloat16 matrix product, measured on the same device, that
+the multiplications of forward and backward pass reach. With --compile the model is compiled as well, and the wait for it told."""
+import argparse
+import csv
+import datetime
+import time
+from pathlib import Path
+
+import torch
+
+from grefel.augment import make_transform
+from grefel.baselines import count_macs
+from grefel.core import set_seed
+from grefel.data import load_faces
+from grefel.experiments import commit, processor
+from grefel.losses import GReFELLoss
+from grefel.model import create_model
+from grefel.train import BFloat16, FaceLoader, grefel_learner
+from fastai.basics import DataLoaders
+
+MODELS = dict(nano=dict(), small=dict(img_size=48, token_grid=3), plain=dict())
+FIELDS = ('model', 'bs', 'compiled', 'part', 'milliseconds', 'faces_per_second', 'share_of_peak', 'steps', 'machine', 'torch',
+          'commit', 'date')
+
+
+def wait(device):
+    "Until the device has done what it was given."
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize()
+
+
+def peak(device, side, tries=20):
+    "Floating-point operations a second of a square bfloat16 matrix product."
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in 'ab')
+    best = float('inf')
+    for _ in range(tries):
+        wait(device)
+        start = time.perf_counter()
+        a @ b
+        wait(device)
+        best = min(best, time.perf_counter() - start)
+    return 2*side**3/best
+
+
+def learner(name, faces, bs, device, compiled):
+    "A learner ready to train, and its model."
+    set_seed(0)
+    model = create_model(name, **MODELS[name]).to(device)
+    c = model.config
+    loader = FaceLoader(faces, make_transform('light', c['img_size'], c['mean'], c['std'], True), bs, True, 1., 0, device)
+    learn = grefel_learner(DataLoaders(loader, loader, device=torch.device(device)), model, GReFELLoss().to(device), .999,
+                           cbs=[BFloat16()])
+    if compiled:
+        model.compile()
+    return learn, model.train(), loader
+
+
+def parts(learn, model, loader, device, steps):
+    "Milliseconds of each part of a step, waited for before and after."
+    learn.create_opt()
+    learn.opt.set_hypers(lr=1e-4)
+    average = learn.ema
+    average.begin()
+    kind, spent, batches = torch.device(device).type, {}, iter(loader)
+    def timed(what, call):
+        wait(device)
+        start = time.perf_counter()
+        out = call()
+        wait(device)
+        spent.setdefault(what, []).append(1e3*(time.perf_counter() - start))
+        return out
+    def forward(images, given, targets, known):
+        with torch.autocast(kind, torch.bfloat16):
+            learn.loss_func.out = model(images, given)
+            return learn.loss_func(learn.loss_func.out['final_probs'].float(), targets, known)
+    for _ in range(steps):
+        batch = timed('batch', lambda: next(batches))
+        loss = timed('forward', lambda: forward(*batch))
+        timed('backward', loss.backward)
+        timed('optimiser', learn.opt.step)
+        learn.opt.zero_grad()
+        timed('averaging', average.after_step)
+    return {what: sorted(times[len(times)//3:])[len(times[len(times)//3:])//2] for what, times in spent.items()}
+
+
+def whole(learn, device, steps):
+    "Milliseconds of a step in fastai's loop, the first epoch left out; one epoch is `steps` of them."
+    from fastai.basics import Callback
+    class Clock(Callback):
+        order, times = 100, []
+        def before_train(self):
+            wait(device)
+            self.start = time.perf_counter()
+        def after_train(self):
+            wait(device)
+            self.times.append(1e3*(time.perf_counter() - self.start)/steps)
+        def before_validate(self):
+            from fastai.basics import CancelValidException
+            raise CancelValidException()
+    clock = Clock()
+    Clock.times = []
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(3, 1e-4, cbs=[clock])
+    return min(Clock.times[1:])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--data', default='ferplus', help="faces to train on (default 'ferplus')")
+    parser.add_argument('--models', nargs='+', default=list(MODELS), choices=list(MODELS))
+    parser.add_argument('--bs', nargs='+', type=int, default=[64, 256, 1024], help='batch sizes')
+    parser.add_argument('--steps', type=int, default=20, help='steps of each measurement')
+    parser.add_argument('--side', type=int, default=8192, help='side of the matrices whose product is the peak')
+    parser.add_argument('--compile', action='store_true', help='compiled models as well')
+    parser.add_argument('--out', default='nbs/experiments/B03_card.csv')
+    a = parser.parse_args()
+    faces, best, rows = load_faces(a.data, targets='votes' if a.data == 'ferplus' else 'hard'), peak(a.device, a.side), []
+    print(f'peak {best/1e12:.1f} TFLOP/s')
+    same = dict(machine=processor(a.device), torch=torch.__version__, commit=commit(), date=datetime.date.today().isoformat())
+    for name in a.models:
+        for bs in a.bs:
+            for compiled in (False, True) if a.compile else (False,):
+                few = faces.subset(torch.arange(bs*a.steps) % len(faces))
+                learn, model, loader = learner(name, few, bs, a.device, compiled)
+                operations = 6*count_macs(create_model(name, **MODELS[name]))*bs          # forward 2, backward 4
+                start = time.perf_counter()
+                spent = parts(learn, model, loader, a.device, a.steps) | dict(step=whole(learn, a.device, a.steps))
+                took = time.perf_counter() - start
+                for part, ms in spent.items():
+                    more = dict(faces_per_second=round(bs/ms*1e3), share_of_peak=round(operations/ms*1e3/best, 4)) \
+                        if part == 'step' else {}
+                    rows.append(dict(model=name, bs=bs, compiled=compiled, part=part, milliseconds=round(ms, 3), **more,
+                                     steps=a.steps, **same))
+                said = ', '.join(f'{part} {ms:.1f}' for part, ms in spent.items())
+                print(f'{name} bs {bs}{" compiled" if compiled else ""}: {said} ms; {bs/spent["step"]*1e3:,.0f} faces/s, '
+                      f'{operations/spent["step"]*1e3/best:.1%} of peak; measured in {took:.0f} s', flush=True)
+    with open(a.out, 'w', newline='') as f:
+        writer = csv.DictWriter(f, FIELDS, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    print(Path(a.out).resolve())
+
+
+if __name__ == '__main__':
+    main()
