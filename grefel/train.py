@@ -481,6 +481,7 @@ class Recipe:
     wd:float = 0.05                  # decoupled weight decay
     seed:int = 0                     # of weights, order, augmentation, dropout
     rule:str = 'majority'            # which images count, and their class
+    train_rule:str|None = None       # of training images, where it is another: 'argmax' keeps those without a majority
     targets:str = 'votes'            # what is learned: 'votes' (the crowd's distribution) or 'hard'
     num_classes:int = 8              # 7 leaves out contempt
     drop_duplicates:bool = True      # remove training images that have a twin in valid or test
@@ -703,7 +704,7 @@ def training_faces(
 ) -> FaceData:          # a `ShardDataset` for a recipe that streams
     "One split as a recipe says, its wrong labels included."
     if recipe.stream: return _stream(recipe, split)
-    kw = dict(rule=recipe.rule, targets=recipe.targets, num_classes=recipe.num_classes, data_home=data_home,
+    kw = dict(rule=_rule(recipe, split), targets=recipe.targets, num_classes=recipe.num_classes, data_home=data_home,
               landmarks=recipe.landmarks, **(dict(valid_share=recipe.valid_share) if recipe.valid_share else {}))
     faces = load_faces(recipe.data, split=split, drop_duplicates=recipe.drop_duplicates and split == 'train', **kw)
     if faces.notes.get('own_split'):
@@ -712,13 +713,15 @@ def training_faces(
     spoil = recipe.noise and split == 'train'
     return noisy_faces(faces, recipe.noise, recipe.noise_share, recipe.noise_seed) if spoil else faces
 
+def _rule(recipe, split): return recipe.train_rule or recipe.rule if split == 'train' else recipe.rule
+
 def _stream(recipe, split):
     "One split, read from shards while training runs: all of it, with the landmarks that it was made with."
     if recipe.landmarks or recipe.limit or recipe.valid_share or recipe.noise:
         raise GrefelError('stream: takes the data as they are, without landmarks, limit, valid_share or noise')
     train = split == 'train'
     return ShardDataset(recipe.data, split, recipe.bs*(1 if train else 2), train, recipe.seed, drop_last=train,
-                        img_size=recipe.img_size, rule=recipe.rule, targets=recipe.targets,
+                        img_size=recipe.img_size, rule=_rule(recipe, split), targets=recipe.targets,
                         num_classes=recipe.num_classes, drop_duplicates=recipe.drop_duplicates and train)
 
 def _facts(faces):

@@ -22,7 +22,7 @@ from grefel.train import BFloat16, FaceLoader, grefel_learner
 from fastai.basics import DataLoaders
 
 MODELS = dict(nano=dict(), small=dict(img_size=48, token_grid=3), plain=dict())
-FIELDS = ('model', 'bs', 'compiled', 'part', 'milliseconds', 'faces_per_second', 'share_of_peak', 'steps', 'machine', 'torch',
+FIELDS = ('model', 'bs', 'compiled', 'threads', 'part', 'milliseconds', 'faces_per_second', 'share_of_peak', 'steps', 'machine', 'torch',
           'commit', 'date')
 
 
@@ -133,7 +133,7 @@ def main():
                 for part, ms in spent.items():
                     more = dict(faces_per_second=round(bs/ms*1e3), share_of_peak=round(operations/ms*1e3/best, 4)) \
                         if part == 'step' else {}
-                    rows.append(dict(model=name, bs=bs, compiled=compiled, part=part, milliseconds=round(ms, 3), **more,
+                    rows.append(dict(model=name, bs=bs, compiled=compiled, threads=torch.get_num_threads(), part=part, milliseconds=round(ms, 3), **more,
                                      steps=a.steps, **same))
                 said = ', '.join(f'{part} {ms:.1f}' for part, ms in spent.items())
                 print(f'{name} bs {bs}{" compiled" if compiled else ""}: {said} ms; {bs/spent["step"]*1e3:,.0f} faces/s, '
