@@ -30,6 +30,8 @@ def _merged(base, change):
     joined = {k: base.get(k, {}) | change.get(k, {}) for k in ('model', 'loss')}
     return base | change | {k: v for k, v in joined.items() if v}
 
+def _slug(name): return ''.join(c if c.isalnum() else '_' for c in name)
+
 def read_spec(
     path,             # a JSON file with `question`, `base`, `seeds`, `rows` and perhaps `long`, see above
     long:bool=False,  # with the changes that `long` makes to the base
@@ -44,6 +46,10 @@ def read_spec(
         base = _merged(spec['base'], spec['long']) if long else spec['base']
         recipes = {name: read_recipe(**_merged(base, change)) for name, change in spec['rows'].items()}
     except (GrefelError, TypeError, AttributeError) as error: raise GrefelError(f'{path}: {error}') from None
+    folders = {}
+    for name in recipes:
+        twin = folders.setdefault(_slug(name), name)
+        if twin != name: raise GrefelError(f'{path}: rows {twin!r} and {name!r} would share a folder; rename one')
     return spec | dict(recipes=recipes, name=Path(path).stem + '_long'*long)
 
 # %% ../nbs/58_experiments.ipynb #b38ec98e
@@ -125,8 +131,6 @@ def _votes(faces, model):
     return None if faces.votes is None else faces.votes[:, :len(model.classes)].numpy().astype(float)
 
 # %% ../nbs/58_experiments.ipynb #775ccd23
-def _slug(name): return ''.join(c if c.isalnum() else '_' for c in name)
-
 _CHILD = '''
 import json, sys
 from grefel.core import GrefelError

@@ -669,14 +669,15 @@ def train(
 # %% ../nbs/40_train.ipynb #b3253cca
 def _model(recipe):
     "The model of a recipe as training begins."
+    path = recipe.start and weights_file(recipe.start)
+    state, known, _ = read_weights(path) if path else (None, {}, None)
+    if known.get('name', '').removeprefix('grefel_') != recipe.size.removeprefix('grefel_'): known = {}
+    shape = {k: v for k, v in known.items() if k not in ('name', 'classes', 'temperature')}  # of weights of this size
     size = {} if recipe.img_size is None else dict(img_size=recipe.img_size)
-    try: model = create_model(recipe.size, **(dict(num_classes=recipe.num_classes) | size | recipe.model))
+    try: model = create_model(recipe.size, **(shape | dict(num_classes=recipe.num_classes) | size | recipe.model))
     except (TypeError, ValueError) as e: raise GrefelError(f'{recipe.size}: {str(e).split(" got an ")[-1]}') from None
     if recipe.drop_path: set_drop_path(model, recipe.drop_path)
-    if recipe.start:
-        path = weights_file(recipe.start)
-        check_state(model, state := read_weights(path)[0], path)
-        model.load_state_dict(state)
+    if path: check_state(model, state, path); model.load_state_dict(state)
     return model
 
 def _loss(recipe, faces):

@@ -1,6 +1,6 @@
 """Every mean of some weights, measured on FER+ validation, for the page nbs/experiments/E08_soup: tools/soup.py NAME=WEIGHTS …
 
-Writes E08_soup.csv: one line for each of the weights and each mean of two or more of them (`grefel.train.average_weights`).
+Writes E08_soup.csv, or with --out FILE.csv first another file beside it: one line for each of the weights and each mean of two or more of them (`grefel.train.average_weights`).
 FER+ must lie in $GREFEL_DATA. How the weights were made is in their own headers; the page says it in words."""
 import itertools
 import sys
@@ -32,6 +32,9 @@ def figures(weights, faces):
 
 
 def main(*named):
+    out = 'E08_soup.csv'
+    if named[:1] == ('--out',):
+        out, named = named[1], named[2:]
     parts = dict(pair.split('=', 1) for pair in named)
     faces, lines = load_faces('ferplus', split='valid'), []
     about = dict(commit=commit(), machine=processor(), date=datetime.now(timezone.utc).strftime('%Y-%m-%d'))
@@ -42,7 +45,7 @@ def main(*named):
                 weights = parts[some[0]] if count == 1 else average_weights([parts[p] for p in some], file)
                 lines.append(dict(weights=' + '.join(some), members=count) | figures(weights, faces) | about)
                 print(lines[-1]['weights'], f"{lines[-1]['accuracy']:.4f}", flush=True)
-    path = ROOT/'nbs'/'experiments'/'E08_soup.csv'
+    path = ROOT/'nbs'/'experiments'/out
     write_file(path, pd.DataFrame(lines).to_csv(index=False, lineterminator='\n', float_format='%.6g'))
     print(f'{path.relative_to(ROOT)}: {len(lines)} lines')
 
