@@ -465,8 +465,7 @@ def _parts(criterion):
     return [name for name in criterion.parts if name != 'total']
 
 # %% ../nbs/40_train.ipynb #2f551ab7
-_WHOLE = dict.fromkeys(('epochs', 'bs', 'img_size', 'limit'), 1)               # the least that each may be
-_WHOLE |= dict.fromkeys(('warm_up', 'place_anchors', 'seed', 'noise_seed'), 0)
+_WHOLE = dict(epochs=1, bs=1, img_size=1, limit=1, warm_up=0, place_anchors=0, seed=0, noise_seed=0)  # the least
 _SHARES, _PARTS = ('hide_landmarks', 'teacher_share', 'noise_share'), ('ema', 'drop_path', 'valid_share')   # ≤ 1, < 1
 _AMOUNTS = ('lr', 'wd', 'mixup', 'cutmix', 'balanced', 'class_weights', 'sam')
 

@@ -31,7 +31,7 @@ CARD = '''# FER+ weights, `{name}`
 |---|---|
 | model | `{name}`, {parameters:.2f} M parameters, {img_size} px grey faces (three equal channels) |
 | classes, in order | {classes} |
-| trained on | FER+ train ({n_train:,} images of FER2013, majority rule, {twins} training images with a twin in validation or test removed), nothing else: no outside faces, no pretrained weights |
+| trained on | FER+ train ({n_train:,} images of FER2013, {rule_of_train}, {twins} training images with a twin in validation or test removed), nothing else: no outside faces, no pretrained weights |
 | labels | the crowd's vote distribution |
 | recipe | {course}; all: weight decay {wd}, augmentation `{augment}`, weights averaged (decay {ema}), {precision}, seed {seed} (one run) |
 | chosen on | FER+ validation: {chosen}; the test split was not used |
@@ -69,12 +69,14 @@ def teachers(named):
 def course(recipes):
     "The stages of training in words, oldest first: a run may go on from an earlier one's weights."
     def stage(i, r):
-        start = f', started from the best epoch of stage {i}' if i else ''
+        before = 'the weights of this size that shipped before' if r.get('start') in ('nano', 'small') else f'the best epoch of stage {i}'
+        start = f', started from {before}' if i else ''
+        every = ', faces without a majority as well' if r.get('train_rule') == 'argmax' else ''
         placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
         taught = f", {r.get('teacher_share', .5):.0%} of each target said by {teachers(r['teacher'])}" if r.get('teacher') else ''
         shown = f"shown for {1 - r['hide_landmarks']:.0%} of the faces" if r['hide_landmarks'] < 1 else 'never shown'
         return (f"stage {i + 1}{start}: {r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}, "
-                f"known landmarks {shown}{placed}{taught}")
+                f"known landmarks {shown}{placed}{taught}{every}")
     return '; '.join(stage(i, r) for i, r in enumerate(recipes))
 
 
@@ -127,7 +129,8 @@ def main(run, onnx=True):
             else f"`grefel export --size {name.removeprefix('grefel_')}` makes an ONNX file of them")
     train = about['data']['train']
     rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
-    words = dict(name=name, course=course(stages(about)),
+    last = 'whatever expression has most votes' if recipe.get('train_rule') == 'argmax' else 'majority rule'
+    words = dict(name=name, rule_of_train=last, course=course(stages(about)),
                  parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
                  classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'],
                  **dict(zip(('chosen', 'what'), chosen(about))),
