@@ -311,7 +311,9 @@ class Distil(Callback):
     def __init__(self,
         *teachers,         # answer with a dict, and stay as they are; of several one is drawn for each batch
         share:float=0.5,   # how much of the target is the teacher's, 0…1
-    ): self.masters, self.share = [t.eval().requires_grad_(False) for t in teachers], share
+    ):
+        if not teachers: raise GrefelError('teacher: none is given')
+        self.masters, self.share = [t.eval().requires_grad_(False) for t in teachers], share
 
     def before_fit(self):
         for master in self.masters:
@@ -510,7 +512,7 @@ class Recipe:
     noise_share:float = 0.           # how many of them
     noise_seed:int = 0               # which ones
     place_anchors:int|None = None    # before this epoch, put anchors where their class's embeddings are; None: never
-    start:str|None = None            # weights to go on from, as `load_model` takes them; None: random ones
+    start:str|None = None            # weights to go on from, with their model's settings; None: random ones
 
     def __post_init__(self):
         "Make everything such that a file gives it back; `GrefelError` for numbers that cannot be meant."
@@ -647,6 +649,7 @@ def train(
     state = _read_state(out/'last.pt', recipe, device)
     machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
     known = dict(recipe=asdict(recipe), before=_history(recipe.start), taught_by=_history(recipe.teacher),
+                 start_mean=read_weights(weights_file(recipe.start))[2].get('averaged') if recipe.start else None,
                  data=dict(train=_facts(train_set), valid=_facts(valid_set)))
     about = dict(**known, grefel=__version__, torch=torch.__version__, machine=machine)
     write_file(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
@@ -671,9 +674,9 @@ def _model(recipe):
     path = recipe.start and weights_file(recipe.start)
     state, known, _ = read_weights(path) if path else (None, {}, None)
     if known.get('name', '').removeprefix('grefel_') != recipe.size.removeprefix('grefel_'): known = {}
-    shape = {k: v for k, v in known.items() if k not in ('name', 'classes', 'temperature')}  # of weights of this size
+    kept = {k: v for k, v in known.items() if k not in ('name', 'classes', 'temperature')}  # of weights of this size
     size = {} if recipe.img_size is None else dict(img_size=recipe.img_size)
-    try: model = create_model(recipe.size, **(shape | dict(num_classes=recipe.num_classes) | size | recipe.model))
+    try: model = create_model(recipe.size, **(kept | dict(num_classes=recipe.num_classes) | size | recipe.model))
     except (TypeError, ValueError) as e: raise GrefelError(f'{recipe.size}: {str(e).split(" got an ")[-1]}') from None
     if recipe.drop_path: set_drop_path(model, recipe.drop_path)
     if path: check_state(model, state, path); model.load_state_dict(state)

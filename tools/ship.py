@@ -66,10 +66,16 @@ def teachers(named):
     return f'one of {len(named)} teachers drawn for each batch'
 
 
-def course(recipes):
+def members(averaged):
+    "Of what weights a mean was taken, in words."
+    return ', '.join(f"epoch {p['epoch']} of stage {len(p['stages'])}" for p in averaged)
+
+
+def course(about):
     "The stages of training in words, oldest first: a run may go on from an earlier one's weights."
+    recipes, mean = stages(about), about.get('start_mean')
     def stage(i, r):
-        before = 'the weights of this size that shipped before' if r.get('start') in ('nano', 'small') else f'the best epoch of stage {i}'
+        before = f'the mean of {members(mean)} (nbs/experiments/E08_soup)' if mean and r is recipes[-1] else f'the best epoch of stage {i}'
         start = f', started from {before}' if i else ''
         every = ', faces without a majority as well' if r.get('train_rule') == 'argmax' else ''
         placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
@@ -85,8 +91,7 @@ def chosen(about):
     if 'averaged' not in about:
         stage = ' of the last stage' if about.get('before') else ''
         return f"the best epoch ({about['epoch']} of 0–{about['recipe']['epochs'] - 1}{stage}) by accuracy", 'the epoch was'
-    parts = ', '.join(f"epoch {p['epoch']} of stage {len(p['stages'])}" for p in about['averaged'])
-    return f'the most accurate of several means of weights on this way (nbs/experiments/E08_soup); it is of {parts} (counted from 0), in equal shares', 'the mean was'
+    return f'the most accurate of several means of weights on this way (nbs/experiments/E08_soup); it is of {members(about["averaged"])} (counted from 0), in equal shares', 'the mean was'
 
 
 def per_class(metrics):
@@ -130,7 +135,7 @@ def main(run, onnx=True):
     train = about['data']['train']
     rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
     last = 'whatever expression has most votes' if recipe.get('train_rule') == 'argmax' else 'majority rule'
-    words = dict(name=name, rule_of_train=last, course=course(stages(about)),
+    words = dict(name=name, rule_of_train=last, course=course(about),
                  parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
                  classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'],
                  **dict(zip(('chosen', 'what'), chosen(about))),

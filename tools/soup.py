@@ -8,6 +8,7 @@ import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from grefel.answers import in_model_order, predict_data
@@ -15,6 +16,7 @@ from grefel.core import GrefelError, write_file
 from grefel.data import load_faces
 from grefel.evaluate import measure
 from grefel.experiments import commit, processor
+from grefel.metrics import vote_divergence
 from grefel.model import load_model
 from grefel.train import average_weights
 
@@ -27,8 +29,20 @@ def figures(weights, faces):
     "What is measured of one file, without any temperature."
     model = load_model(weights)
     labels, votes = in_model_order(faces, model.classes)
-    found = measure(predict_data(model, faces, temperature=1), labels, model.classes, votes, bootstrap=0)
-    return {k: found[k] for k in FIGURES}
+    answers = predict_data(model, faces, temperature=1)
+    found = measure(answers, labels, model.classes, votes, bootstrap=0)
+    return {k: found[k] for k in FIGURES} | at_best(answers['final_probs'], labels, votes)
+
+
+def at_best(probs, labels, votes):
+    "Likelihood at the temperature that is best for it, the distance to the votes there, and that at its own best temperature."
+    logs, rows = np.log(np.clip(probs, 1e-7, 1)), np.arange(len(labels))
+    nll, kl = {}, {}
+    for t in np.arange(50, 201, 2)/100:
+        q = np.exp(logs/t)/np.exp(logs/t).sum(1, keepdims=True)
+        nll[t], kl[t] = -np.log(q[rows, labels]).mean(), np.nanmean(vote_divergence(q, votes)[0])
+    sharp = min(nll, key=nll.get)
+    return dict(nll_best=nll[sharp], kl_there=kl[sharp], kl_best=min(kl.values()))
 
 
 def main(*named):
