@@ -134,7 +134,7 @@ def main(run, onnx=True):
             else f"`grefel export --size {name.removeprefix('grefel_')}` makes an ONNX file of them")
     train = about['data']['train']
     rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
-    last = 'whatever expression has most votes' if recipe.get('train_rule') == 'argmax' else 'majority rule'
+    last = 'those whose most frequent vote is an expression' if recipe.get('train_rule') == 'argmax' else 'majority rule'
     words = dict(name=name, rule_of_train=last, course=course(about),
                  parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
                  classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'],
