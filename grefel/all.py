@@ -36,6 +36,7 @@ from .shards import *
 from .inspect_data import inspect_data
 from .check import check_data, data_list
 from .train import *
+from .runs import *
 from .plots import *
 from .evaluate import *
 from .predict import *

@@ -181,7 +181,7 @@ def train_command(args):
     "`grefel train`"
     import pandas as pd
     from pathlib import Path
-    from grefel.train import finished, read_recipe, train
+    from grefel.runs import finished, read_recipe, train
     given = {k: v for k, v in vars(args).items() if k in (*_TRAIN, 'drop_duplicates', 'bf16', 'stream')}
     recipe = read_recipe(args.config, **given)
     if args.pretrained: recipe.model['pretrained'] = args.pretrained

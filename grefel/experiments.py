@@ -22,7 +22,7 @@ from .baselines import count_macs, count_parameters
 from .evaluate import measure, predict_data
 from .model import load_model
 from .noise import cleanlab_doubt, doubt, found_flips
-from .train import Recipe, finished, read_recipe, train, training_faces
+from .runs import Recipe, begun_from, finished, read_recipe, train, training_faces
 
 # %% ../nbs/58_experiments.ipynb #e5572717
 def _merged(base, change):
@@ -91,7 +91,7 @@ def run_row(
     "Train by a recipe, measure the kept weights on validation; what came out is kept as result.json."
     done = (folder := Path(folder))/'result.json'
     if done.exists():
-        if read_recipe(**(kept := json.loads(done.read_text()))['recipe']) == recipe: return kept
+        if _still((kept := json.loads(done.read_text())), recipe): return kept
         (folder/'last.safetensors').unlink(missing_ok=True)                # another recipe now: not finished after all
     if recipe.noise: cleanlab_doubt(np.eye(2), np.arange(2))               # is it there? asked before the work
     if not finished(folder, recipe): train(recipe, folder, device, data_home, bar=bar)
@@ -101,9 +101,9 @@ def run_row(
     found = measure(answers, faces.labels.numpy(), faces.classes, _votes(faces, model), bootstrap=0)
     found['anchors_used'] = _anchors_used(model, answers)
     seconds = float(history['seconds'].sum())
-    seen = json.loads((folder/'config.json').read_text())['data']['train']
-    result = dict(recipe=asdict(recipe), n=len(faces), **{k: found.get(k) for k in FIGURES},
-                  **_flips(recipe, model, device, data_home),
+    about = json.loads((folder/'config.json').read_text()); seen = about['data']['train']
+    result = dict(recipe=asdict(recipe), weights=about.get('weights'), n=len(faces),
+                  **{k: found.get(k) for k in FIGURES}, **_flips(recipe, model, device, data_home),
                   recalls=[c['recall'] and round(c['recall'], 4) for c in found['per_class']], shots=seen['per_class'],
                   best_epoch=int(history['accuracy'].idxmax()), last_accuracy=float(history['accuracy'].iloc[-1]),
                   **model_cost(model), seconds=round(seconds, 1), images_per_s=round(seen['n']*len(history)/seconds, 1),
@@ -111,6 +111,11 @@ def run_row(
                   date=datetime.now(timezone.utc).strftime('%Y-%m-%d'))
     write_file(done, json.dumps(result, indent=1) + '\n')
     return result
+
+def _still(result, recipe):
+    "Whether a result is one of this recipe, and the weights it names, if any, are those that it meant then."
+    if read_recipe(**result['recipe']) != recipe: return False
+    return not result.get('weights') or result['weights'] == begun_from(recipe)         # older results kept none
 
 def _anchors_used(model, answers):
     "Of a class's anchors, how many are the nearest of some face; the mean over classes, None for a model without."
@@ -135,7 +140,7 @@ _CHILD = '''
 import json, sys
 from grefel.core import GrefelError
 from grefel.experiments import run_row
-from grefel.train import read_recipe
+from grefel.runs import read_recipe
 recipe, folder, device, data_home = json.loads(sys.stdin.read())
 try: run_row(read_recipe(**recipe), folder, device, data_home)
 except GrefelError as error: sys.exit(f'{error}')
@@ -150,9 +155,9 @@ def _run_apart(recipe, folder, device, data_home):
 
 # %% ../nbs/58_experiments.ipynb #891b7bdf
 COLUMNS = ('row', 'seed', 'n', *FIGURES, *FLIPS, 'recalls', 'shots', 'best_epoch', 'last_accuracy',
-           'params', 'macs', 'seconds', 'images_per_s', 'commit', 'machine', 'torch', 'date', 'recipe')
+           'params', 'macs', 'seconds', 'images_per_s', 'commit', 'machine', 'torch', 'date', 'recipe', 'weights')
 
-_LISTS = ('recipe', 'recalls', 'shots')   # stored as JSON
+_LISTS = ('recipe', 'weights', 'recalls', 'shots')   # stored as JSON
 
 def _write_results(lines, path):
     "All lines as a CSV; lists and dictionaries as JSON, numbers to six digits."
@@ -170,8 +175,8 @@ def _kept(path, spec):
     if not Path(path).exists(): return {}
     lines = pd.read_csv(path, keep_default_na=False).to_dict('records')
     for line in lines: line |= {k: json.loads(line[k]) for k in _LISTS if line.get(k)}
-    def same(row, seed, recipe): return row in spec['recipes'] and read_recipe(**recipe) == _seeded(spec, row, seed)
-    return {(line['row'], line['seed']): line for line in lines if same(line['row'], line['seed'], line['recipe'])}
+    def same(line): return line['row'] in spec['recipes'] and _still(line, _seeded(spec, line['row'], line['seed']))
+    return {(line['row'], line['seed']): line for line in lines if same(line)}
 
 def _seeded(spec, row, seed): return read_recipe(**asdict(spec['recipes'][row]) | dict(seed=seed))
 

@@ -1,6 +1,6 @@
 """Turn a finished run into weights that ship with the package: tools/ship.py RUN (needs FER+ in $GREFEL_DATA).
 
-RUN is a run's folder, or a file that `grefel.train.average_weights` made, with the last run's history.csv beside it.
+RUN is a run's folder, or a file that `grefel.runs.average_weights` made, with the last run's history.csv beside it.
 The weights (a run's best epoch) are stored as float16, calibrated and measured as stored on the validation images, and written with
 these figures in their header to grefel/assets/ferplus_SIZE.safetensors, beside the same model as ONNX (ferplus_SIZE.onnx),
 a card in words (ferplus_SIZE.md) and the run's history (ferplus_SIZE.csv; where a run went on from another, that of the last).
@@ -18,7 +18,7 @@ from grefel.data import load_faces
 from grefel.evaluate import evaluate
 from grefel.export import export_onnx
 from grefel.model import load_model, save_model
-from grefel.train import stages
+from grefel.runs import stages
 
 from nbtools import ROOT
 

@@ -1,6 +1,6 @@
 """Every mean of some weights, measured on FER+ validation, for the page nbs/experiments/E08_soup: tools/soup.py NAME=WEIGHTS …
 
-Writes E08_soup.csv, or with --out FILE.csv first another file beside it: one line for each of the weights and each mean of two or more of them (`grefel.train.average_weights`).
+Writes E08_soup.csv, or with --out FILE.csv first another file beside it: one line for each of the weights and each mean of two or more of them (`grefel.runs.average_weights`).
 FER+ must lie in $GREFEL_DATA. How the weights were made is in their own headers; the page says it in words."""
 import itertools
 import sys
@@ -18,7 +18,7 @@ from grefel.evaluate import measure
 from grefel.experiments import commit, processor
 from grefel.metrics import vote_divergence
 from grefel.model import load_model
-from grefel.train import average_weights
+from grefel.runs import average_weights
 
 from nbtools import ROOT
 
