@@ -22,7 +22,7 @@ from .baselines import count_macs, count_parameters
 from .evaluate import measure, predict_data
 from .model import load_model
 from .noise import cleanlab_doubt, doubt, found_flips
-from .runs import Recipe, begun_from, finished, read_recipe, train, training_faces
+from .runs import Recipe, changed_weights, finished, read_recipe, train, training_faces
 
 # %% ../nbs/58_experiments.ipynb #e5572717
 def _merged(base, change):
@@ -92,7 +92,7 @@ def run_row(
     done = (folder := Path(folder))/'result.json'
     if done.exists():
         if _still((kept := json.loads(done.read_text())), recipe): return kept
-        (folder/'last.safetensors').unlink(missing_ok=True)                # another recipe now: not finished after all
+        for stale in (folder/'last.safetensors', done): stale.unlink(missing_ok=True)   # other recipe, other weights
     if recipe.noise: cleanlab_doubt(np.eye(2), np.arange(2))               # is it there? asked before the work
     if not finished(folder, recipe): train(recipe, folder, device, data_home, bar=bar)
     history = pd.read_csv(folder/'history.csv')
@@ -113,9 +113,8 @@ def run_row(
     return result
 
 def _still(result, recipe):
-    "Whether a result is one of this recipe, and the weights it names, if any, are those that it meant then."
-    if read_recipe(**result['recipe']) != recipe: return False
-    return not result.get('weights') or result['weights'] == begun_from(recipe)         # older results kept none
+    "Whether a result is one of this recipe, and the weights that it names are what they were."
+    return read_recipe(**result['recipe']) == recipe and not changed_weights(result.get('weights'))
 
 def _anchors_used(model, answers):
     "Of a class's anchors, how many are the nearest of some face; the mean over classes, None for a model without."
@@ -175,8 +174,8 @@ def _kept(path, spec):
     if not Path(path).exists(): return {}
     lines = pd.read_csv(path, keep_default_na=False).to_dict('records')
     for line in lines: line |= {k: json.loads(line[k]) for k in _LISTS if line.get(k)}
-    def same(line): return line['row'] in spec['recipes'] and _still(line, _seeded(spec, line['row'], line['seed']))
-    return {(line['row'], line['seed']): line for line in lines if same(line)}
+    def same(row, seed, recipe): return row in spec['recipes'] and read_recipe(**recipe) == _seeded(spec, row, seed)
+    return {(line['row'], line['seed']): line for line in lines if same(line['row'], line['seed'], line['recipe'])}
 
 def _seeded(spec, row, seed): return read_recipe(**asdict(spec['recipes'][row]) | dict(seed=seed))
 
@@ -200,7 +199,8 @@ def run_table(
     out, runs = Path(out or Path(path).with_name(f"{spec['name']}.csv")), Path(runs or Path('runs')/spec['name'])
     seeds = spec['seeds'] if seeds is None else list(seeds)
     kept, order = _kept(out, spec), list(spec['recipes'])
-    todo = [(row, seed) for seed in seeds for row in (only or order) if (row, seed) not in kept]
+    todo = [(row, seed) for seed in seeds for row in (only or order)
+            if (row, seed) not in kept or changed_weights(kept[row, seed].get('weights'))]
     failed = []
     def one(job):
         row, seed = job
@@ -216,7 +216,7 @@ def run_table(
 
 def read_results(
     path,                 # a CSV that `run_table` wrote
-) -> pd.DataFrame:        # one line a run; `recipe`, `recalls` and `shots` as Python objects
+) -> pd.DataFrame:        # one line a run; `recipe`, `weights`, `recalls` and `shots` as objects
     "The runs behind a table."
     if not Path(path).exists(): raise GrefelError(f'{path}: no such results file')
     found = pd.read_csv(path)

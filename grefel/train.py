@@ -10,7 +10,6 @@ __all__ = ['FaceLoader', 'face_dls', 'TrainLoss', 'KeepOutputs', 'FaceMean', 'Pr
 # %% ../nbs/40_train.ipynb #8d377235
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 import torch
 import torch.nn.functional as F
@@ -19,13 +18,13 @@ from fastai.basics import Callback, DataLoader, DataLoaders, Learner, Metric
 import fastai.callback.schedule                     # gives Learner its fit_one_cycle and lr_find
 from fastai.optimizer import Optimizer
 from fastcore.basics import patch
-from .core import GrefelError, set_seed
+from .core import GrefelError
 from .geometry import PATHS
 from .window import DropPath
 from .anchors import anchors_of, init_anchors
-from .model import GReFELModel, create_model
+from .model import GReFELModel
 from .losses import GReFELLoss
-from .data import FaceData, load_faces
+from .data import FaceData
 from .augment import batches, erase_mask, make_transform
 from .answers import both_ways, predict_data
 from .shards import ShardDataset, StreamBatches
