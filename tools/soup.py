@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from grefel.answers import in_model_order, predict_data
+from grefel.calibrate import apply_temperature
 from grefel.core import GrefelError, write_file
 from grefel.data import load_faces
 from grefel.evaluate import measure
 from grefel.experiments import commit, processor
-from grefel.metrics import vote_divergence
+from grefel.metrics import nll_values, vote_divergence
 from grefel.model import load_model
 from grefel.runs import average_weights
 
@@ -36,11 +37,10 @@ def figures(weights, faces):
 
 def at_best(probs, labels, votes):
     "Likelihood at the temperature that is best for it, the distance to the votes there, and that at its own best temperature."
-    logs, rows = np.log(np.clip(probs, 1e-7, 1)), np.arange(len(labels))
     nll, kl = {}, {}
     for t in np.arange(50, 201, 2)/100:
-        q = np.exp(logs/t)/np.exp(logs/t).sum(1, keepdims=True)
-        nll[t], kl[t] = -np.log(q[rows, labels]).mean(), np.nanmean(vote_divergence(q, votes)[0])
+        tempered = apply_temperature(probs, t)
+        nll[t], kl[t] = nll_values(tempered, labels).mean(), np.nanmean(vote_divergence(tempered, votes)[0])
     sharp = min(nll, key=nll.get)
     return dict(nll_best=nll[sharp], kl_there=kl[sharp], kl_best=min(kl.values()))
 
