@@ -22,8 +22,8 @@ from .losses import GReFELLoss
 from .data import FaceData, load_faces
 from .noise import noisy_faces
 from .shards import ShardDataset
-from .train import (SAM, BFloat16, Distil, FaceLearner, Mix, PlaceAnchors, WarmUp, face_dls, grefel_learner,
-                          set_drop_path)
+from .train import (SAM, BFloat16, Distil, FaceLearner, Faster, Mix, PlaceAnchors, WarmUp, face_dls,
+                          grefel_learner, set_drop_path)
 
 # %% ../nbs/41_runs.ipynb #2f551ab7
 _WHOLE = dict(epochs=1, bs=1, img_size=1, limit=1, warm_up=0, place_anchors=0, seed=0, noise_seed=0)  # the least
@@ -61,6 +61,7 @@ class Recipe:
     sam:float = 0.                   # radius of sharpness-aware minimisation; 0: none
     flip_test:bool = False           # measure on each face and its mirror image
     compile:bool = False             # let PyTorch compile the model: a slow start, then faster on a graphics card
+    graph:bool = False               # on a graphics card, record a step's passes once and replay them
     model:dict = field(default_factory=dict)  # differences from the size, see `GReFELModel`
     loss:dict = field(default_factory=dict)   # differences from the defaults, see `GReFELLoss`
     limit:int|None = None            # use only this many faces of each split (for trying out)
@@ -253,7 +254,6 @@ def _train(recipe, faces, out, device, bar, cbs):
                    grey=train_set.grey, face_size=train_set.face_size)
     learn = grefel_learner(dls, model, _loss(recipe, train_set).to(device), recipe.ema or None, recipe.wd,
                            recipe.flip_test, [keep, *_ingredients(recipe), Continue(state), *cbs], path=out)
-    if recipe.compile: model.compile()
     first = 0 if state is None else state['epoch'] + 1
     with (nullcontext() if bar else learn.no_bar()), (nullcontext() if bar else learn.no_logging()):
         learn.fit_one_cycle(recipe.epochs, recipe.lr, start_epoch=first)
@@ -290,6 +290,7 @@ def _ingredients(recipe):
             *([Mix(recipe.mixup, recipe.cutmix)] if recipe.mixup or recipe.cutmix else []),
             *([Distil(*map(load_model, teachers), share=recipe.teacher_share)] if teachers else []),
             *([WarmUp(recipe.warm_up)] if recipe.warm_up else []),
+            *([Faster(recipe.compile, recipe.graph)] if recipe.compile or recipe.graph else []),
             *([] if recipe.place_anchors is None else [PlaceAnchors(recipe.place_anchors)])]
 
 # %% ../nbs/41_runs.ipynb #ed2c9585

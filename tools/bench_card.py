@@ -2,7 +2,8 @@
 
 For each model and batch size: milliseconds of the parts of a step, each waited for; of a whole step, as training runs it; the
 faces a second that this gives; and the share of the rate of a large bfloat16 matrix product, measured on the same device, that
-the multiplications of forward and backward pass reach. With --compile the model is compiled as well, and the wait for it told."""
+the multiplications of forward and backward pass reach. Other ways (--ways) compile the model, record its passes and replay them, or
+both; there only whole steps are measured, and the loss after the same steps tells whether they compute the same."""
 import argparse
 import csv
 import datetime
@@ -20,11 +21,12 @@ from grefel.data import load_faces
 from grefel.experiments import commit, processor
 from grefel.losses import GReFELLoss
 from grefel.model import create_model
-from grefel.train import BFloat16, FaceLoader, grefel_learner
+from grefel.train import BFloat16, FaceLoader, Faster, grefel_learner
 
 MODELS = dict(nano=dict(), small=dict(img_size=48, token_grid=3), plain=dict())
-FIELDS = ('model', 'bs', 'compiled', 'threads', 'part', 'milliseconds', 'faces_per_second', 'share_of_peak', 'steps', 'machine', 'torch',
-          'commit', 'date')
+WAYS = dict(plain={}, compiled=dict(compile=True), recorded=dict(graph=True), both=dict(compile=True, graph=True))
+FIELDS = ('model', 'bs', 'way', 'threads', 'part', 'milliseconds', 'faces_per_second', 'share_of_peak', 'loss', 'steps', 'machine',
+          'torch', 'commit', 'date')
 
 
 def wait(device):
@@ -46,16 +48,14 @@ def peak(device, side, tries=20):
     return 2*side**3/best
 
 
-def learner(name, faces, bs, device, compiled):
+def learner(name, faces, bs, device, way):
     "A learner ready to train, and its model."
     set_seed(0)
     model = create_model(name, **MODELS[name]).to(device)
     c = model.config
     loader = FaceLoader(faces, make_transform('light', c['img_size'], c['mean'], c['std'], True), bs, True, 1., 0, device)
     learn = grefel_learner(DataLoaders(loader, loader, device=torch.device(device)), model, GReFELLoss().to(device), .999,
-                           cbs=[BFloat16()])
-    if compiled:
-        model.compile()
+                           cbs=[BFloat16(), *([Faster(**WAYS[way])] if WAYS[way] else [])])
     return learn, model.train(), loader
 
 
@@ -107,11 +107,12 @@ class Clock(Callback):
 
 
 def whole(learn, device, steps):
-    "Milliseconds of a step in fastai's loop, the first epoch left out; one epoch is `steps` of them."
+    "Milliseconds of a step in fastai's loop, the first epoch left out; one epoch is `steps` of them. And the last loss."
     clock = Clock(device, steps)
+    set_seed(0)
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(3, 1e-4, cbs=[clock])
-    return min(clock.times[1:])
+        learn.fit_one_cycle(3, 1e-3, cbs=[clock])
+    return min(clock.times[1:]), float(learn.recorder.losses[-1])
 
 
 def main():
@@ -122,7 +123,7 @@ def main():
     parser.add_argument('--bs', nargs='+', type=int, default=[64, 256, 1024], help='batch sizes')
     parser.add_argument('--steps', type=int, default=20, help='steps of each measurement')
     parser.add_argument('--side', type=int, default=8192, help='side of the matrices whose product is the peak')
-    parser.add_argument('--compile', action='store_true', help='compiled models as well')
+    parser.add_argument('--ways', nargs='+', default=list(WAYS), choices=list(WAYS))
     parser.add_argument('--out', default='nbs/experiments/B03_card.csv')
     a = parser.parse_args()
     faces, best, rows = load_faces(a.data, targets='votes' if a.data == 'ferplus' else 'hard'), peak(a.device, a.side), []
@@ -130,26 +131,31 @@ def main():
     same = dict(machine=processor(a.device), torch=torch.__version__, commit=commit(), date=datetime.date.today().isoformat())
     for name in a.models:
         for bs in a.bs:
-            for compiled in (False, True) if a.compile else (False,):
+            for way in a.ways:
                 few = faces.subset(torch.arange(bs*a.steps) % len(faces))
-                learn, model, loader = learner(name, few, bs, a.device, compiled)
-                operations = 6*count_macs(create_model(name, **MODELS[name]))*bs          # forward 2, backward 4
                 start = time.perf_counter()
-                spent = parts(learn, model, loader, a.device, a.steps) | dict(step=whole(learn, a.device, a.steps))
+                operations = 6*count_macs(create_model(name, **MODELS[name]))*bs          # forward 2, backward 4
+                step, loss = whole(learner(name, few, bs, a.device, way)[0], a.device, a.steps)
+                spent = (parts(*learner(name, few, bs, a.device, way), a.device, a.steps) if way == 'plain' else {}) | dict(step=step)
                 took = time.perf_counter() - start
                 for part, ms in spent.items():
-                    more = dict(faces_per_second=round(bs/ms*1e3), share_of_peak=round(operations/ms*1e3/best, 4)) \
-                        if part == 'step' else {}
-                    rows.append(dict(model=name, bs=bs, compiled=compiled, threads=torch.get_num_threads(), part=part, milliseconds=round(ms, 3), **more,
-                                     steps=a.steps, **same))
+                    more = dict(faces_per_second=round(bs/ms*1e3), share_of_peak=round(operations/ms*1e3/best, 4),
+                                loss=round(loss, 4)) if part == 'step' else {}
+                    rows.append(dict(model=name, bs=bs, way=way, threads=torch.get_num_threads(), part=part,
+                                     milliseconds=round(ms, 3), **more, steps=a.steps, **same))
                 said = ', '.join(f'{part} {ms:.1f}' for part, ms in spent.items())
-                print(f'{name} bs {bs}{" compiled" if compiled else ""}: {said} ms; {bs/spent["step"]*1e3:,.0f} faces/s, '
-                      f'{operations/spent["step"]*1e3/best:.1%} of peak; measured in {took:.0f} s', flush=True)
-    with open(a.out, 'w', newline='') as f:
+                print(f'{name} bs {bs} {way}: {said} ms; {bs/step*1e3:,.0f} faces/s, {operations/step*1e3/best:.1%} of peak; '
+                      f'loss {loss:.4f}; measured in {took:.0f} s', flush=True)
+                write(rows, a.out)
+    print(Path(a.out).resolve())
+
+
+def write(rows, out):
+    "What is measured so far, as a CSV."
+    with open(out, 'w', newline='') as f:
         writer = csv.DictWriter(f, FIELDS, lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
-    print(Path(a.out).resolve())
 
 
 if __name__ == '__main__':
