@@ -23,7 +23,7 @@ from grefel.losses import GReFELLoss
 from grefel.model import create_model
 from grefel.train import BFloat16, FaceLoader, Faster, grefel_learner
 
-MODELS = dict(nano=dict(), small=dict(img_size=48, token_grid=3), plain=dict())
+MODELS = ('nano', 'small', 'plain')
 WAYS = dict(plain={}, compiled=dict(compile=True), recorded=dict(graph=True), both=dict(compile=True, graph=True))
 FIELDS = ('model', 'bs', 'way', 'threads', 'part', 'milliseconds', 'faces_per_second', 'share_of_peak', 'loss', 'steps', 'machine',
           'torch', 'commit', 'date')
@@ -51,7 +51,7 @@ def peak(device, side, tries=20):
 def learner(name, faces, bs, device, way):
     "A learner ready to train, and its model."
     set_seed(0)
-    model = create_model(name, **MODELS[name]).to(device)
+    model = create_model(name).to(device)
     c = model.config
     loader = FaceLoader(faces, make_transform('light', c['img_size'], c['mean'], c['std'], True), bs, True, 1., 0, device)
     learn = grefel_learner(DataLoaders(loader, loader, device=torch.device(device)), model, GReFELLoss().to(device), .999,
@@ -119,7 +119,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--data', default='ferplus', help="faces to train on (default 'ferplus')")
-    parser.add_argument('--models', nargs='+', default=list(MODELS), choices=list(MODELS))
+    parser.add_argument('--models', nargs='+', default=MODELS, choices=MODELS)
     parser.add_argument('--bs', nargs='+', type=int, default=[64, 256, 1024], help='batch sizes')
     parser.add_argument('--steps', type=int, default=20, help='steps of each measurement')
     parser.add_argument('--side', type=int, default=8192, help='side of the matrices whose product is the peak')
@@ -134,7 +134,7 @@ def main():
             for way in a.ways:
                 few = faces.subset(torch.arange(bs*a.steps) % len(faces))
                 start = time.perf_counter()
-                operations = 6*count_macs(create_model(name, **MODELS[name]))*bs          # forward 2, backward 4
+                operations = 6*count_macs(create_model(name))*bs          # forward 2, backward 4
                 step, loss = whole(learner(name, few, bs, a.device, way)[0], a.device, a.steps)
                 spent = (parts(*learner(name, few, bs, a.device, way), a.device, a.steps) if way == 'plain' else {}) | dict(step=step)
                 took = time.perf_counter() - start

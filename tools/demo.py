@@ -15,7 +15,7 @@ BIN = Path(sys.executable).parent
 OUT = Path('runs/demo')
 TRAIN = 'grefel train --data synth --size nano --epochs 5 --bs 32 --lr 1.5e-3 --augment none --out runs/demo'
 EVALUATE = 'grefel evaluate --weights runs/demo --data synth --split valid --out runs/demo'
-PREDICT = 'grefel predict runs/demo/astronaut.png'
+PREDICT = 'grefel predict runs/demo/astronaut.png --weights small'
 
 
 def show(title, command):

@@ -86,11 +86,12 @@ def course(about):
     return '; '.join(stage(i, r) for i, r in enumerate(recipes))
 
 
-def chosen(about):
-    "What was chosen on validation, in words, for the table and for the sentence below it."
+def chosen(about, ran):
+    "What was chosen on validation, in words, for the table and for the sentence below it; `ran` epochs of the last stage were run."
     if 'averaged' not in about:
         stage = ' of the last stage' if about.get('before') else ''
-        return f"the best epoch ({about['epoch']} of 0–{about['recipe']['epochs'] - 1}{stage}) by accuracy", 'the epoch was'
+        short = ', which was stopped there' if ran < about['recipe']['epochs'] else ''
+        return f"the best epoch ({about['epoch']} of 0–{ran - 1}{stage}{short}) by accuracy", 'the epoch was'
     return f'the most accurate of several means of weights on this way (nbs/experiments/E08_soup); it is of {members(about["averaged"])} (counted from 0), in equal shares', 'the mean was'
 
 
@@ -130,6 +131,7 @@ def main(run, onnx=True):
     out = asset(name.removeprefix('grefel_'))
     metrics, notes = measure_stored(model, out, load_faces('ferplus', split='valid'))
     figures, raw = {k: metrics[k] for k in KEPT}, {f'raw_{k}': notes['calibration'][k][0] for k in ('ece', 'nll')}
+    history = (Path(run) if Path(run).is_dir() else Path(run).parent)/'history.csv'
     told = (f"as ONNX too, whose outputs differ by at most {ship_onnx(name.removeprefix('grefel_'))['difference']:.0e}" if onnx
             else f"`grefel export --size {name.removeprefix('grefel_')}` makes an ONNX file of them")
     train = about['data']['train']
@@ -138,12 +140,11 @@ def main(run, onnx=True):
     words = dict(name=name, rule_of_train=last, course=course(about),
                  parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
                  classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'],
-                 **dict(zip(('chosen', 'what'), chosen(about))),
+                 **dict(zip(('chosen', 'what'), chosen(about, len(history.read_text().splitlines()) - 1))),
                  precision='bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic',
                  temperature=notes['temperature'], onnx=told, per_class=per_class(metrics), rare=rare)
     out.with_suffix('.md').write_text(CARD.format(**recipe | figures | raw | words), encoding='utf-8')
-    folder = Path(run) if Path(run).is_dir() else Path(run).parent
-    shutil.copy(folder/'history.csv', out.with_suffix('.csv'))
+    shutil.copy(history, out.with_suffix('.csv'))
     print(json.dumps(figures, indent=1))
     print(f'{out.relative_to(ROOT)}: {out.stat().st_size/2**20:.2f} MiB')
 
