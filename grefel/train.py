@@ -18,6 +18,7 @@ from fastai.basics import Callback, DataLoader, DataLoaders, Learner, Metric
 import fastai.callback.schedule                     # gives Learner its fit_one_cycle and lr_find
 from fastai.optimizer import Optimizer
 from fastcore.basics import patch
+from fastcore.foundation import L
 from .core import GrefelError
 from .geometry import PATHS
 from .window import DropPath
@@ -224,26 +225,37 @@ class Faster(Callback):
     def before_train(self):
         if self.begun: return
         self.begun = True
-        if self.compile: self._fuse()
+        if self.compile: self._pass(torch.compile(self.model.forward, dynamic=False))
         if self.graph and torch.device(self.dls.device).type == 'cuda': self._record()
 
-    def _fuse(self):
+    def _pass(self, fast, shapes=None):
+        "Let training batches, of these shapes if any are named, go through a faster forward pass."
         model, usual = self.model, self.model.forward
-        fused = torch.compile(usual, dynamic=False)
-        model.forward = lambda *args, **kw: (fused if model.training else usual)(*args, **kw)
+        def forward(*args, **kw):
+            fits = model.training and (shapes is None or not kw and [a.shape for a in args] == shapes)
+            return (fast if fits else usual)(*args, **kw)
+        model.forward = forward
 
     def _record(self):
-        model, half = self.model, getattr(self.learn, 'b_float16', None)
-        before = {k: v.clone() for k, v in model.state_dict().items()}    # the passes that warm up move averages
-        batch = self.dls.train.one_batch()[:2]
-        with torch.autocast('cuda', torch.bfloat16, enabled=half is not None, cache_enabled=False):
-            torch.cuda.make_graphed_callables(model.train(), batch, allow_unused_input=True)
-        model.load_state_dict(before)
+        for name in ('gradient_accumulation', 'mixed_precision'):
+            if hasattr(self.learn, name): raise GrefelError(f'graph: recorded passes cannot be used with {name}')
+        model, loader, usual = self.model, self.dls.train, self.model.forward
+        before, epoch = {k: v.clone() for k, v in model.state_dict().items()}, loader.batches.epoch
+        batch = loader.one_batch()[:2]
+        loader.batches.epoch = epoch                       # neither this batch nor averages that it moved shall count
+        half = hasattr(self.learn, 'b_float16')
+        try:
+            with torch.autocast('cuda', torch.bfloat16, enabled=half, cache_enabled=False):
+                torch.cuda.make_graphed_callables(model.train(), batch, allow_unused_input=True)
+            recorded, model.forward = model.forward, usual
+        finally: model.load_state_dict(before)
+        self._pass(recorded, [x.shape for x in batch])
 
     def after_fit(self): self._leave()
     def _leave(self):
-        if self.begun: self.model.__dict__.pop('forward', None)
-        self.begun = False
+        if not self.begun: return
+        self.model.__dict__.pop('forward', None); self.begun = False
+        if self.compile: torch._dynamo.reset()             # it compiles only so many models in one process
 
 
 # %% ../nbs/40_train.ipynb #64c58b68
@@ -443,10 +455,11 @@ class FaceLearner(Learner):
     def to_bf16(self): return self.add_cb(BFloat16())
 
     def fit(self, *args, **kw):
+        all_cbs = [*self.cbs, *L(kw.get('cbs'))]
         try: super().fit(*args, **kw)
         except GrefelError as e: raise GrefelError(str(e).split(':\n\t', 1)[-1]) from None   # fastai adds a line
         finally:                                                              # also when interrupted
-            for cb in self.cbs:
+            for cb in all_cbs:
                 if isinstance(cb, (BFloat16, Faster)): cb._leave()
 
     def show_results(self, max_n=8):

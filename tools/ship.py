@@ -4,6 +4,7 @@ RUN is a run's folder, or a file that `grefel.runs.average_weights` made, with t
 The weights (a run's best epoch) are stored as float16, calibrated and measured as stored on the validation images, and written with
 these figures in their header to grefel/assets/ferplus_SIZE.safetensors, beside the same model as ONNX (ferplus_SIZE.onnx),
 a card in words (ferplus_SIZE.md) and the run's history (ferplus_SIZE.csv; where a run went on from another, that of the last).
+--from WORDS says what else these weights were chosen from ('six such weights (nbs/experiments/E12_seeds)').
 With --no-onnx the ONNX file, twice as large as the weights, is left to who wants it (`grefel export`).
 tools/ship.py --onnx SIZE writes the ONNX file of shipped weights anew."""
 import json
@@ -81,7 +82,8 @@ def course(about):
         placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
         taught = f", {r.get('teacher_share', .5):.0%} of each target said by {teachers(r['teacher'])}" if r.get('teacher') else ''
         shown = f"shown for {1 - r['hide_landmarks']:.0%} of the faces" if r['hide_landmarks'] < 1 else 'never shown'
-        return (f"stage {i + 1}{start}: {r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}, "
+        ran = f"{about['ran']} of " if about.get('ran') and r is recipes[-1] else ''
+        return (f"stage {i + 1}{start}: {ran}{r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}, "
                 f"known landmarks {shown}{placed}{taught}{every}")
     return '; '.join(stage(i, r) for i, r in enumerate(recipes))
 
@@ -91,7 +93,8 @@ def chosen(about, ran):
     if 'averaged' not in about:
         stage = ' of the last stage' if about.get('before') else ''
         short = ', which was stopped there' if ran < about['recipe']['epochs'] else ''
-        return f"the best epoch ({about['epoch']} of 0–{ran - 1}{stage}{short}) by accuracy", 'the epoch was'
+        best, most = f"the best epoch ({about['epoch']} of 0–{ran - 1}{stage}{short}) by accuracy", about.get('chosen_from')
+        return (f'{best}, and of {most} the most accurate', 'epoch and run were') if most else (best, 'the epoch was')
     return f'the most accurate of several means of weights on this way (nbs/experiments/E08_soup); it is of {members(about["averaged"])} (counted from 0), in equal shares', 'the mean was'
 
 
@@ -124,14 +127,17 @@ def measure_stored(model, out, faces):
     return metrics, notes
 
 
-def main(run, onnx=True):
+def main(run, onnx=True, chosen_from=None):
     model = load_model(run)
     about = model.metadata
+    history = (Path(run) if Path(run).is_dir() else Path(run).parent)/'history.csv'
+    ran = len(history.read_text().splitlines()) - 1
+    about |= dict(chosen_from=chosen_from) if chosen_from else {}
+    about |= dict(ran=ran) if ran < about['recipe']['epochs'] else {}
     recipe, name = about['recipe'], model.config['name']
     out = asset(name.removeprefix('grefel_'))
     metrics, notes = measure_stored(model, out, load_faces('ferplus', split='valid'))
     figures, raw = {k: metrics[k] for k in KEPT}, {f'raw_{k}': notes['calibration'][k][0] for k in ('ece', 'nll')}
-    history = (Path(run) if Path(run).is_dir() else Path(run).parent)/'history.csv'
     told = (f"as ONNX too, whose outputs differ by at most {ship_onnx(name.removeprefix('grefel_'))['difference']:.0e}" if onnx
             else f"`grefel export --size {name.removeprefix('grefel_')}` makes an ONNX file of them")
     train = about['data']['train']
@@ -140,7 +146,7 @@ def main(run, onnx=True):
     words = dict(name=name, rule_of_train=last, course=course(about),
                  parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
                  classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'],
-                 **dict(zip(('chosen', 'what'), chosen(about, len(history.read_text().splitlines()) - 1))),
+                 **dict(zip(('chosen', 'what'), chosen(about, ran))),
                  precision='bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic',
                  temperature=notes['temperature'], onnx=told, per_class=per_class(metrics), rare=rare)
     out.with_suffix('.md').write_text(CARD.format(**recipe | figures | raw | words), encoding='utf-8')
@@ -150,6 +156,8 @@ def main(run, onnx=True):
 
 
 if __name__ == '__main__':
-    given = [a for a in sys.argv[1:] if a not in ('--onnx', '--no-onnx')]
-    try: ship_onnx(*given) if '--onnx' in sys.argv else main(*given, onnx='--no-onnx' not in sys.argv)
+    given = sys.argv[1:]
+    words = given.pop(given.index('--from') + 1) if '--from' in given[:-1] else None
+    given = [a for a in given if a not in ('--onnx', '--no-onnx', '--from')]
+    try: ship_onnx(*given) if '--onnx' in sys.argv else main(*given, onnx='--no-onnx' not in sys.argv, chosen_from=words)
     except (GrefelError, TypeError) as e: sys.exit(f'{Path(sys.argv[0]).name}: {e}')
