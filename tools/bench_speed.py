@@ -24,6 +24,7 @@ from nbtools import ROOT, cpu_name
 
 FIELDS = ('stage', 'what', 'how', 'threads', 'unit', 'repeats', 'median', 'p10', 'p90', 'note', 'load', 'date', 'commit', 'cpu',
           'versions')
+SIDE = 48   # of the faces that grefel's sizes read, in pixels
 PACKAGES = ('torch', 'onnxruntime', 'timm', 'numpy', 'pillow', 'scikit-image')
 
 
@@ -91,22 +92,21 @@ def onnx_bytes(model, size):
 def own_models(quick):
     "(name, size in pixels, module, ONNX bytes) of grefel's sizes."
     from grefel.export import describe, onnx_graph, quantise, _scale_faces
-    from grefel.model import create_model, load_model
+    from grefel.model import load_model
     for name in ('nano',) if quick else ('nano', 'small'):
-        model = load_model(name) if name == 'nano' else create_model(name).eval()
+        model = load_model(name)
         graph, size = onnx_graph(model), model.config['img_size']
         yield f'grefel {name}', size, model, graph.SerializeToString()
         yield f'grefel {name}, int8', size, None, describe(quantise(graph, _scale_faces(model, None, 64)), model).SerializeToString()
 
 
 def other_models(quick):
-    "The same of networks to compare with: untrained, eight classes, at grefel's input sizes."
+    "The same of networks to compare with: untrained, eight classes, at grefel's input size."
     import timm
     from grefel.core import GrefelError
-    for size in (48,) if quick else (48, 64):
-        for name in ('mobilenetv3_small_100',) if quick else ('mobilenetv3_small_100', 'resnet18'):
-            model = timm.create_model(name, pretrained=False, num_classes=8).eval()
-            yield f'{name} at {size} px', size, model, onnx_bytes(model, size)
+    for name in ('mobilenetv3_small_100',) if quick else ('mobilenetv3_small_100', 'resnet18'):
+        model = timm.create_model(name, pretrained=False, num_classes=8).eval()
+        yield f'{name} at {SIDE} px', SIDE, model, onnx_bytes(model, SIDE)
     if quick: return
     try: from grefel.backbone import PosterV2
     except ImportError: print('model: grefel.backbone has no PosterV2; left out', file=sys.stderr); return
@@ -125,7 +125,7 @@ def measure_models(quick):
         if content: calls[name, 'onnx'] = onnx_call(content, size)
         if model is not None: calls[name, 'torch'] = torch_call(model, size)
         count = '' if model is None else f'{sum(p.numel() for p in model.parameters())/1e6:.2f} M parameters, '
-        trained = 'shipped weights' if 'nano' in name else 'untrained: the time does not depend on the weights'
+        trained = 'shipped weights' if 'grefel' in name else 'untrained: the time does not depend on the weights'
         stored = f'{len(content)/1e6:.2f} MB as ONNX, ' if content else ''
         notes[name] = f'{count}{stored}{size} px, {trained}'
     times = {key: [] for key in calls}
