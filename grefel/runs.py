@@ -25,11 +25,13 @@ from .shards import ShardDataset
 from .train import (SAM, BFloat16, Distil, FaceLearner, Faster, Mix, PlaceAnchors, WarmUp, face_dls,
                           grefel_learner, set_drop_path)
 
-# %% ../nbs/41_runs.ipynb #2f551ab7
+# %% ../nbs/41_runs.ipynb #246f57f3
 _WHOLE = dict(epochs=1, bs=1, img_size=1, limit=1, warm_up=0, place_anchors=0, seed=0, noise_seed=0)  # the least
 _SHARES, _PARTS = ('hide_landmarks', 'teacher_share', 'noise_share'), ('ema', 'drop_path', 'valid_share')   # ≤ 1, < 1
 _AMOUNTS = ('lr', 'wd', 'mixup', 'cutmix', 'balanced', 'class_weights', 'sam')
 
+
+# %% ../nbs/41_runs.ipynb #2f551ab7
 @dataclass
 class Recipe:
     "All that determines a training run."
