@@ -23,6 +23,7 @@ _TRAIN = dict(  # recipe field → (type, default that the help quotes, help)
     wd      = (float, 0.05, 'weight decay'),
     seed    = (int, 0, 'repeats a run exactly on one machine'),
     rule    = (str, 'majority', 'which images count: majority, argmax, probability'),
+    train_rule  = (str, None, 'another rule for training images: argmax keeps those without a majority'),
     targets = (str, 'votes', "what is learned: votes (the crowd's distribution) or hard"),
     num_classes    = (int, 8, '8, or 7 without contempt'),
     augment        = (str, 'light', 'none, light or heavy'),
@@ -45,6 +46,8 @@ def _train_arguments(p):
                    help='keep training images that have an identical twin in valid or test')
     p.add_argument('--bf16', action='store_true', default=argparse.SUPPRESS,
                    help='compute in bfloat16: faster where the processor has it')
+    p.add_argument('--graph', action='store_true', default=argparse.SUPPRESS,
+                   help="on a graphics card: record a step's passes and replay them, which is faster")
     p.add_argument('--stream', action='store_true', default=argparse.SUPPRESS,
                    help='read shards (see grefel data convert) while training, for what does not fit into memory')
     p.add_argument('--pretrained', metavar='DIR',
@@ -182,7 +185,7 @@ def train_command(args):
     import pandas as pd
     from pathlib import Path
     from grefel.runs import finished, read_recipe, train
-    given = {k: v for k, v in vars(args).items() if k in (*_TRAIN, 'drop_duplicates', 'bf16', 'stream')}
+    given = {k: v for k, v in vars(args).items() if k in (*_TRAIN, 'drop_duplicates', 'bf16', 'graph', 'stream')}
     recipe = read_recipe(args.config, **given)
     if args.pretrained: recipe.model['pretrained'] = args.pretrained
     if not (before := finished(args.out, recipe)):
