@@ -11,7 +11,7 @@ __all__ = ['train_command', 'evaluate_command', 'predict_command', 'list_command
 import argparse, json, os, sys, warnings
 from typing import Callable, NamedTuple
 from . import __version__
-from .core import GrefelError, weights_file
+from .core import DEFAULT_SIZE, GrefelError, weights_file
 
 # %% ../nbs/60_cli.ipynb #abe3e533
 _TRAIN = dict(  # recipe field → (type, default that the help quotes, help)
@@ -58,23 +58,26 @@ def _train_arguments(p):
     p.add_argument('--quiet', action='store_true', help='no progress bar')
 
 # %% ../nbs/60_cli.ipynb #add13169
-_WEIGHTS = "a weights file, a run's folder, or a shipped size (default: the shipped weights)"
+_WEIGHTS = f"a weights file, a run's folder, or a shipped size (default: {DEFAULT_SIZE})"
 
 def _how_arguments(p):
     "Looking twice, and favouring rare classes."
     p.add_argument('--flip-test', action=argparse.BooleanOptionalAction, default=None,
                    help='look at mirror images as well: twice the work, a better ranking of sure and unsure answers; '
-                        'confidences mean what they say where the weights were calibrated so, which is the default')
+                        'calibrate so as well, and confidences mean what they say (default: as the weights were '
+                        'calibrated; the shipped ones: once)')
     p.add_argument('--balanced', type=float, metavar='T',
-                   help='favour rare classes, from 0 (not at all) to 1 (as if all were equally frequent); .2 finds '
-                        'more of them for little accuracy (default: as the weights were calibrated, else 0)')
+                   help='favour rare classes, from 0 (not at all) to 1 (as if all were equally frequent): more of them '
+                        'are found, for some accuracy (default: as the weights were calibrated, else 0)')
 
 def _evaluate_arguments(p):
     "What `grefel evaluate` takes."
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
     p.add_argument('--data', default='ferplus', help='ferplus, synth, or a file or folder (default: %(default)s)')
     p.add_argument('--split', default='valid', help='train, valid or test (default: valid)')
-    p.add_argument('--rule', default='majority', help='majority, argmax or probability (default: majority)')
+    p.add_argument('--rule', default='majority',
+                   help='which images count: majority (one class has more than half of the votes), argmax (the most), '
+                        'or probability (default: majority)')
     p.add_argument('--landmarks', default='builtin', metavar='WHICH',
                    help="builtin (the model's own), given (the data's), or a file of grefel landmarks "
                         '(default: builtin)')
