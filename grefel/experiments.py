@@ -281,9 +281,8 @@ def told(
     some = lambda values: ', '.join(sorted({str(v) for v in values}))
     per = runs.groupby('row').seed.nunique()
     recipes = [read_recipe(**r) for r in runs.recipe]
-    faces = some(f'{r.limit:,} of them' if r.limit else 'all' for r in recipes)
     return pd.Series({'runs': len(runs), 'seeds a row': some(per), 'epochs': some(r.epochs for r in recipes),
-                      'training faces': faces, 'validation faces': some(f'{n:,}' for n in runs.n),
+                      'training faces': ' or '.join(f'{n:,}' for n in sorted({sum(k) for k in runs.shots})), 'validation faces': some(f'{n:,}' for n in runs.n),
                       'code': some(runs.commit), 'machine': some(runs.machine),
                       'training time': f'{runs.seconds.sum()/3600:.1f} h'}, name='')
 
