@@ -282,7 +282,8 @@ def told(
     per = runs.groupby('row').seed.nunique()
     recipes = [read_recipe(**r) for r in runs.recipe]
     return pd.Series({'runs': len(runs), 'seeds a row': some(per), 'epochs': some(r.epochs for r in recipes),
-                      'training faces': ' or '.join(f'{n:,}' for n in sorted({sum(k) for k in runs.shots})), 'validation faces': some(f'{n:,}' for n in runs.n),
+                      'training faces': ' or '.join(f'{n:,}' for n in sorted({sum(k) for k in runs.shots})),
+                      'validation faces': some(f'{n:,}' for n in runs.n),
                       'code': some(runs.commit), 'machine': some(runs.machine),
                       'training time': f'{runs.seconds.sum()/3600:.1f} h'}, name='')
 
