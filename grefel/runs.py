@@ -348,7 +348,8 @@ def _history(recipe):
                 start_mean=models[recipe.start].metadata.get('averaged') if recipe.start else None)
 
 # %% ../nbs/41_runs.ipynb #40a0e002
-_MEASURED = ('epoch', 'valid', 'temperature', 'risk', 'risk_from', 'calibration', 'flip_test', 'balanced', 'validation')
+_MEASURED = ('epoch', 'valid', 'temperature', 'risk', 'risk_from', 'calibration', 'flip_test', 'balanced', 'validation',
+             'chosen_from', 'ran')
 
 def average_weights(
     weights,      # two or more weights files, runs' folders or shipped sizes, of one architecture

@@ -232,7 +232,7 @@ class Faster(Callback):
         "Let training batches, of these shapes if any are named, go through a faster forward pass."
         model, usual = self.model, self.model.forward
         def forward(*args, **kw):
-            fits = model.training and (shapes is None or not kw and [a.shape for a in args] == shapes)
+            fits = model.training and (shapes is None or not kw and [getattr(a, 'shape', None) for a in args] == shapes)
             return (fast if fits else usual)(*args, **kw)
         model.forward = forward
 
