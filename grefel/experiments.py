@@ -280,8 +280,7 @@ def told(
     "What was run: how much, on what, by which code, and what it cost."
     some = lambda values: ', '.join(sorted({str(v) for v in values}))
     per = runs.groupby('row').seed.nunique()
-    recipes = [read_recipe(**r) for r in runs.recipe]
-    return pd.Series({'runs': len(runs), 'seeds a row': some(per), 'epochs': some(r.epochs for r in recipes),
+    return pd.Series({'runs': len(runs), 'seeds a row': some(per), 'epochs': some(r['epochs'] for r in runs.recipe),
                       'training faces': ' or '.join(f'{n:,}' for n in sorted({sum(k) for k in runs.shots})),
                       'validation faces': some(f'{n:,}' for n in runs.n),
                       'code': some(runs.commit), 'machine': some(runs.machine),

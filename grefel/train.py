@@ -201,17 +201,17 @@ class EMA(Callback):
 class BFloat16(Callback):
     "Run the forward pass under bfloat16 autocast on the learner's device."
     order, cast = 10, None
-    def casting(self): return torch.autocast(torch.device(self.dls.device).type, torch.bfloat16)
+    def casting(self, **kw): return torch.autocast(torch.device(self.dls.device).type, torch.bfloat16, **kw)
     def before_batch(self): self.cast = self.casting(); self.cast.__enter__()
     def after_loss(self): self._leave()
     def after_cancel_batch(self): self._leave()
     def _leave(self):
         if self.cast is not None: self.cast.__exit__(None, None, None); self.cast = None
 
-def _casting(learn):
+def _casting(learn, **kw):
     "The learner's half precision, where it has one: callbacks before and after the forward pass are outside of it."
     half = getattr(learn, 'b_float16', None)
-    return half.casting() if half else nullcontext()
+    return half.casting(**kw) if half else nullcontext()
 
 # %% ../nbs/40_train.ipynb #0630f75c
 class Faster(Callback):
@@ -243,9 +243,8 @@ class Faster(Callback):
         before, epoch = {k: v.clone() for k, v in model.state_dict().items()}, loader.batches.epoch
         batch = loader.one_batch()[:2]
         loader.batches.epoch = epoch                       # neither this batch nor averages that it moved shall count
-        half = hasattr(self.learn, 'b_float16')
         try:
-            with torch.autocast('cuda', torch.bfloat16, enabled=half, cache_enabled=False):
+            with _casting(self.learn, cache_enabled=False):               # what is cast must be cast in every replay
                 torch.cuda.make_graphed_callables(model.train(), batch, allow_unused_input=True)
             recorded, model.forward = model.forward, usual
         finally: model.load_state_dict(before)

@@ -24,7 +24,7 @@ from grefel.model import create_model
 from grefel.train import BFloat16, FaceLoader, Faster, grefel_learner
 
 MODELS = ('nano', 'small', 'plain')
-WAYS = dict(plain={}, compiled=dict(compile=True), recorded=dict(graph=True), both=dict(compile=True, graph=True))
+WAYS = dict(usual={}, compiled=dict(compile=True), recorded=dict(graph=True), both=dict(compile=True, graph=True))
 FIELDS = ('model', 'bs', 'way', 'threads', 'part', 'milliseconds', 'faces_per_second', 'share_of_peak', 'loss', 'steps', 'machine',
           'torch', 'commit', 'date')
 
@@ -136,7 +136,7 @@ def main():
                 start = time.perf_counter()
                 operations = 6*count_macs(create_model(name))*bs          # forward 2, backward 4
                 step, loss = whole(learner(name, few, bs, a.device, way)[0], a.device, a.steps)
-                spent = (parts(*learner(name, few, bs, a.device, way), a.device, a.steps) if way == 'plain' else {}) | dict(step=step)
+                spent = (parts(*learner(name, few, bs, a.device, way), a.device, a.steps) if way == 'usual' else {}) | dict(step=step)
                 took = time.perf_counter() - start
                 for part, ms in spent.items():
                     more = dict(faces_per_second=round(bs/ms*1e3), share_of_peak=round(operations/ms*1e3/best, 4),

@@ -82,18 +82,18 @@ def course(about):
         placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
         taught = f", {r.get('teacher_share', .5):.0%} of each target said by {teachers(r['teacher'])}" if r.get('teacher') else ''
         shown = f"shown for {1 - r['hide_landmarks']:.0%} of the faces" if r['hide_landmarks'] < 1 else 'never shown'
-        ran = f"{about['ran']} of " if about.get('ran') and r is recipes[-1] else ''
+        ran = f"{about['ran']} of " if 'ran' in about and r is recipes[-1] else ''
         return (f"stage {i + 1}{start}: {ran}{r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}, "
                 f"known landmarks {shown}{placed}{taught}{every}")
     return '; '.join(stage(i, r) for i, r in enumerate(recipes))
 
 
-def chosen(about, ran):
-    "What was chosen on validation, in words, for the table and for the sentence below it; `ran` epochs of the last stage were run."
+def chosen(about):
+    "What was chosen on validation, in words, for the table and for the sentence below it."
     if 'averaged' not in about:
         stage = ' of the last stage' if about.get('before') else ''
-        short = ', which was stopped there' if ran < about['recipe']['epochs'] else ''
-        best, most = f"the best epoch ({about['epoch']} of 0–{ran - 1}{stage}{short}) by accuracy", about.get('chosen_from')
+        short = ', which was stopped there' if 'ran' in about else ''
+        best, most = f"the best epoch ({about['epoch']} of 0–{about.get('ran', about['recipe']['epochs']) - 1}{stage}{short}) by accuracy", about.get('chosen_from')
         return (f'{best}, and of {most} the most accurate', 'epoch and run were') if most else (best, 'the epoch was')
     return f'the most accurate of several means of weights on this way (nbs/experiments/E08_soup); it is of {members(about["averaged"])} (counted from 0), in equal shares', 'the mean was'
 
@@ -146,7 +146,7 @@ def main(run, onnx=True, chosen_from=None):
     words = dict(name=name, rule_of_train=last, course=course(about),
                  parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
                  classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'],
-                 **dict(zip(('chosen', 'what'), chosen(about, ran))),
+                 **dict(zip(('chosen', 'what'), chosen(about))),
                  precision='bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic',
                  temperature=notes['temperature'], onnx=told, per_class=per_class(metrics), rare=rare)
     out.with_suffix('.md').write_text(CARD.format(**recipe | figures | raw | words), encoding='utf-8')
