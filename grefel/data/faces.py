@@ -4,11 +4,7 @@
 
 # %% auto #0
 __all__ = ['FaceData', 'check_repeats', 'parse_pixels', 'column_values', 'decode_images', 'natural_size', 'ferplus_duplicates',
-           'as_published', 'with_landmarks', 'load_faces', 'row_faults', 'RULES', 'TARGETS', 'VOTES', 'apply_rule',
-           'SOURCES', 'SPLITS', 'Odd', 'Source', 'source', 'join_tables', 'label_column', 'made_splits', 'make_table',
-           'vectors', 'read_table', 'read_csv', 'read_folder', 'read_parquet', 'read_affectnet', 'read_affectnet_npy',
-           'read_affwild2', 'read_expw', 'read_fer2013', 'read_ferg', 'read_ferplus', 'read_jaffe', 'read_rafdb',
-           'read_synth']
+           'as_published', 'with_landmarks', 'load_faces', 'row_faults']
 
 # %% ../../nbs/4_data/05_faces.ipynb #6a5fab94
 import hashlib, io, math, os, warnings
@@ -29,12 +25,6 @@ from ..base.images import crop_box, load_image
 from .labels import (
     apply_rule, argmax_rule, check_votes, in_order_of, TARGETS, votes_to_targets)
 from .table import read_table, SPLITS, vectors
-
-# %% ../../nbs/4_data/05_faces.ipynb #a83ee41a
-_all_ = ['RULES', 'TARGETS', 'VOTES', 'apply_rule', 'SOURCES', 'SPLITS', 'Odd', 'Source', 'source', 'join_tables',
-         'label_column', 'made_splits', 'make_table', 'vectors', 'read_table', 'read_csv', 'read_folder',
-         'read_parquet', 'read_affectnet', 'read_affectnet_npy', 'read_affwild2', 'read_expw', 'read_fer2013',
-         'read_ferg', 'read_ferplus', 'read_jaffe', 'read_rafdb', 'read_synth']
 
 # %% ../../nbs/4_data/05_faces.ipynb #a2a646ea
 @dataclass(repr=False)

@@ -18,7 +18,7 @@ from ..base.images import IMAGE_ENDINGS
 from .labels import VOTES
 from .table import (
     all_faults, boxes, emotion_column, files_by_split, find_column, join_tables, label_column,
-    Layout, layout, LAYOUTS, listed_files, locate, made_splits, make_table, read_text_table,
+    Layout, register_layout, LAYOUTS, listed_files, locate, made_splits, make_table, read_text_table,
     Remark, repeated, split_column, SPLITS, stray_files, subfolders, written_oddly)
 
 # %% ../../nbs/4_data/04_sources.ipynb #12375953
@@ -36,7 +36,7 @@ def _ferplus_names(first):
     if len(first) not in (11, 12): raise GrefelError(f'{len(first)} columns, expected name, box, votes')
     return ['name', 'box'][:len(first) - 10] + list(VOTES)
 
-@layout(lambda path: any((path/f/'label.csv').exists() for f in _FERPLUS_FOLDERS.values()))
+@register_layout(lambda path: any((path/f/'label.csv').exists() for f in _FERPLUS_FOLDERS.values()))
 def read_ferplus(path, split=None):
     "Folders FER2013Train, FER2013Valid, FER2013Test with label.csv and the images it names."
     tables = []
@@ -62,7 +62,7 @@ def _is_fer2013_pair(path):
     here = path.is_dir() and not files_by_split(path) or path.name == 'fer2013.csv'
     return here and all(f.exists() for f in _fer2013_pair(path))
 
-@layout(_is_fer2013_pair)
+@register_layout(_is_fer2013_pair)
 def read_fer2013(path, split=None):
     "fer2013.csv (pixels) beside fer2013new.csv (votes), joined row by row."
     file, new = _fer2013_pair(path)
@@ -108,7 +108,7 @@ def _raf_attributes(folder, stems):
     return zip(*map(read, stems))
 
 # %% ../../nbs/4_data/04_sources.ipynb #67825481
-@layout(_rafdb_list)
+@register_layout(_rafdb_list)
 def read_rafdb(path, split=None):
     "RAF-DB, basic expressions: EmoLabel/list_patition_label.txt and Image/aligned/."
     file = _rafdb_list(path)
@@ -158,7 +158,7 @@ def _parsed_landmarks(texts, box):
     return _point_lists((pixels - corner)/size)
 
 # %% ../../nbs/4_data/04_sources.ipynb #23549076
-@layout(lambda path: path.is_dir() and all(_affectnet_lists(path)))
+@register_layout(lambda path: path.is_dir() and all(_affectnet_lists(path)))
 def read_affectnet(path, split=None, landmarks=True):
     "AffectNet's first release: training.csv, validation.csv and Manually_Annotated_Images/."
     lists, images = _affectnet_lists(path)
@@ -216,7 +216,7 @@ def _npy_landmarks(folder, ids, side=224):
         except (TypeError, ValueError): pass
     return _point_lists(flat)
 
-@layout(lambda path: any((path/f/'annotations').is_dir() for f in _AFFECTNET_SETS.values()))
+@register_layout(lambda path: any((path/f/'annotations').is_dir() for f in _AFFECTNET_SETS.values()))
 def read_affectnet_npy(path, split=None, landmarks=True):
     "AffectNet's release of 2021: train_set/ and val_set/, each with images/ and annotations/."
     tables = []
@@ -315,7 +315,7 @@ def _video(file, frames):
     return rows.astype(np.int32), values[rows], order, pa.array(pictures, pa.string()).take(pa.array(at[rows])), odd
 
 # %% ../../nbs/4_data/04_sources.ipynb #bd65e963
-@layout(lambda path: path.is_dir() and all(_affwild2_sets(path)))
+@register_layout(lambda path: path.is_dir() and all(_affwild2_sets(path)))
 def read_affwild2(path, split=None):
     "Aff-Wild2's expression challenge: one text file a video, and cropped_aligned/."
     sets, frames = _affwild2_sets(path)
@@ -338,7 +338,7 @@ def read_affwild2(path, split=None):
 # %% ../../nbs/4_data/04_sources.ipynb #01d919f9
 def _expw_list(path): return path.is_dir() and _first_file(path, 'label.lst', 'label/label.lst') or None
 
-@layout(_expw_list)
+@register_layout(_expw_list)
 def read_expw(path, split=None):
     "ExpW: label.lst with boxes, and image/origin/."
     file = _expw_list(path)
@@ -363,7 +363,7 @@ def _jaffe_folder(path):
     for folder in (path, path/'jaffe', path/'jaffedbase'):
         if any(_JAFFE.fullmatch(f) for f in listed_files(folder)): return folder
 
-@layout(lambda path: path.is_dir() and _jaffe_folder(path) is not None)
+@register_layout(lambda path: path.is_dir() and _jaffe_folder(path) is not None)
 def read_jaffe(path, split=None):
     "JAFFE: 213 pictures whose names hold person and expression."
     folder = _jaffe_folder(path)
@@ -384,7 +384,7 @@ def _ferg_folders(path):
         if found: return base, found
     return path, []
 
-@layout(lambda path: path.is_dir() and bool(_ferg_folders(path)[1]))
+@register_layout(lambda path: path.is_dir() and bool(_ferg_folders(path)[1]))
 def read_ferg(path, split=None):
     "FERG-DB: a folder for each character, in it one for each expression."
     base, folders = _ferg_folders(path)

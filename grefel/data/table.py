@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'LAYOUTS', 'GENERAL', 'Remark', 'make_table', 'join_tables', 'repeated', 'vectors', 'boxes', 'column_codes',
-           'distinct', 'canonical_split', 'split_column', 'label_column', 'Layout', 'layout', 'split_of_file',
+           'distinct', 'canonical_split', 'split_column', 'label_column', 'Layout', 'register_layout', 'split_of_file',
            'files_by_split', 'read_parquet', 'stored_pictures', 'written_oddly', 'read_text_table', 'find_column',
            'listed_files', 'locate', 'all_faults', 'stray_files', 'made_splits', 'emotion_column', 'read_csv',
            'all_files', 'subfolders', 'read_folder', 'find_layout', 'read_table']
@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from pathlib import Path
+from importlib import import_module
 from typing import Callable, NamedTuple
 from grefel.base.core import (
     canonical, CLASS_ORDERS, data_home as _data_home, EXPRESSIONS, GrefelError, manifest,
@@ -173,10 +174,10 @@ class Layout(NamedTuple):
     recognise: Callable  # path -> bool
     read: Callable       # (path, split or None, **options) -> DataFrame
 
-LAYOUTS = {}             # layout name -> Source
+LAYOUTS = {}             # layout name -> Layout
 GENERAL = ('parquet', 'csv', 'folder')   # layouts that are no data set of their own
 
-def layout(
+def register_layout(
     recognise,           # path -> bool
 ):
     "Register the decorated reader `read_NAME(path, split)` as the layout NAME."
@@ -195,7 +196,7 @@ def files_by_split(path):
         found.setdefault(split_of_file(file), []).append(file)
     return {s: found[s] for s in SPLITS if s in found} or found   # files of other names only: a column split sorts them
 
-@layout(lambda path: path.suffix.lower() == '.parquet' if path.is_file() else bool(files_by_split(path)))
+@register_layout(lambda path: path.suffix.lower() == '.parquet' if path.is_file() else bool(files_by_split(path)))
 def read_parquet(path, split=None, images=True):
     "A folder with train.parquet, valid.parquet, test.parquet (those that exist), or one Parquet file."
     if path.is_file(): return _parquet_table(path, None, images)
@@ -410,7 +411,7 @@ def emotion_column(cells):
 _TAKEN = ('odd', 'fault', 'file', 'row')    # words of this library; yours by these names get a _ behind them
 _OWN = dict(label=('emotion', 'label'), content=('pixels', 'image', 'path'), split=('usage', 'split'))
 
-@layout(lambda path: path.suffix.lower() == '.csv' or (path/'fer2013.csv').exists() and not files_by_split(path))
+@register_layout(lambda path: path.suffix.lower() == '.csv' or (path/'fer2013.csv').exists() and not files_by_split(path))
 def read_csv(path, split=None):
     "A table with the columns emotion; pixels or image; and, if the splits are given, Usage."
     file = path/'fer2013.csv' if path.is_dir() else path
@@ -454,7 +455,7 @@ def _has_class_folders(path):
     return any(_is_class(f) for folder in [path, *(path/f for f in _split_folders(path))] for f in subfolders(folder))
 
 # %% ../../nbs/4_data/03_table.ipynb #76b055cc
-@layout(_has_class_folders)
+@register_layout(_has_class_folders)
 def read_folder(path, split=None):
     "Class folders, with or without split folders above them."
     splits, files = _split_folders(path), all_files(path)
@@ -473,7 +474,8 @@ def read_folder(path, split=None):
 
 # %% ../../nbs/4_data/03_table.ipynb #2265d28f
 def find_layout(source, data_home=None):
-    "The path that `layout` means, and the layout found there."
+    "The path that `source` means, and the layout found there."
+    import_module('grefel.data.sources')                       # whose readers enter themselves into LAYOUTS
     path, home, name = Path(source).expanduser(), _data_home(data_home), str(source)
     if name == 'synth': return Path(name), name
     if name in LAYOUTS and name not in GENERAL or name == 'ferplus':
