@@ -1,4 +1,4 @@
 "The `grefel` command as `python -m grefel`."
-from grefel.cli import main
+from grefel.use.cli import main
 
 raise SystemExit(main())

@@ -27,6 +27,7 @@ def frame(
     turn = np.array([[a, -b], [b, a]])
     return np.c_[turn, np.asarray(middle) - turn @ [0.5, 0.5]]
 
+# %% ../../nbs/2_base/03_alignment.ipynb #011f4c7f
 def face_frame(
     box,             # (x0, y0, x1, y1) as `find_faces` gives it
     tilt:float=0.,   # degrees, clockwise as seen
@@ -37,6 +38,7 @@ def face_frame(
     turn = frame((0, 0), side, tilt)[:, :2]
     return frame(np.array([x0 + x1, y0 + y1])/2 + turn @ CROP_SHIFT, CROP_SCALE*side, tilt)
 
+# %% ../../nbs/2_base/03_alignment.ipynb #f5e90daa
 def frame_points(
     points,          # (…, 2) in fractions of the crop's side
     frame,           # (2, 3)
@@ -63,8 +65,10 @@ def cut(
     around = np.maximum(1, np.round((high - low)/shrink)).astype(int)
     part = crop_box(image, (*low, *high), tuple(around.tolist()))
     detail = 2*size if side > size else size
-    to_part = np.diag(around/(high - low)) @ np.c_[frame[:, :2]/detail, frame[:, 2] - low]   # (2, 3) from crop pixels
-    turned = part.transform((detail,)*2, Image.Transform.AFFINE, to_part.ravel().tolist(), Image.Resampling.BILINEAR)
+    # (2, 3) from crop pixels
+    to_part = np.diag(around/(high - low)) @ np.c_[frame[:, :2]/detail, frame[:, 2] - low]
+    turned = part.transform((detail,)*2, Image.Transform.AFFINE, to_part.ravel().tolist(),
+                            Image.Resampling.BILINEAR)
     return turned.resize((size, size), Image.Resampling.BILINEAR)
 
 # %% ../../nbs/2_base/03_alignment.ipynb #a78375d1
@@ -73,6 +77,7 @@ def _template():
     "The mean face (68, 2) of the training pictures, fractions of their side."
     return np.loadtxt(manifest('landmark_template.csv'), delimiter=',', skiprows=1)[:, 1:]
 
+# %% ../../nbs/2_base/03_alignment.ipynb #93b4ab77
 def align_frame(
     points,          # (68, 2) landmarks in pixels of the picture
 ) -> np.ndarray:     # (2, 3)

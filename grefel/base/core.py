@@ -12,7 +12,8 @@ from importlib import import_module
 from pathlib import Path
 
 # %% ../../nbs/2_base/00_core.ipynb #69cb281a
-EXPRESSIONS = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear', 'contempt')
+EXPRESSIONS = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust', 'fear',
+               'contempt')
 
 # %% ../../nbs/2_base/00_core.ipynb #ac21e5d1
 class GrefelError(Exception):
@@ -55,7 +56,8 @@ def canonical(
 ) -> str:      # one of `EXPRESSIONS`
     "The project's name for an expression; `GrefelError` if it is not one of the eight."
     key = re.sub(r'[^a-z]', '', str(name).lower())
-    if key not in _CANONICAL: raise GrefelError(f'unknown expression {name!r}; known: {", ".join(EXPRESSIONS)}')
+    if key not in _CANONICAL:
+        raise GrefelError(f'unknown expression {name!r}; known: {", ".join(EXPRESSIONS)}')
     return _CANONICAL[key]
 
 # %% ../../nbs/2_base/00_core.ipynb #b72e89eb
@@ -63,11 +65,14 @@ CLASS_ORDERS = dict(
     ferplus    = EXPRESSIONS,
     fer2013    = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral'),
     rafdb      = ('surprise', 'fear', 'disgust', 'happiness', 'sadness', 'anger', 'neutral'),
-    affectnet  = ('neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger', 'contempt',
+    affectnet  = ('neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger',
+                  'contempt',
                   'none', 'uncertain', 'non-face'),
-    affectnet8 = ('neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger', 'contempt'),
+    affectnet8 = ('neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger',
+                  'contempt'),
     affectnet7 = ('neutral', 'happiness', 'sadness', 'surprise', 'fear', 'disgust', 'anger'),
-    affwild2   = ('neutral', 'anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'other'),
+    affwild2   = ('neutral', 'anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise',
+                  'other'),
     expw       = ('anger', 'disgust', 'fear', 'happiness', 'sadness', 'surprise', 'neutral'),
     jaffe      = ('anger', 'disgust', 'fear', 'happiness', 'neutral', 'sadness', 'surprise'),
     ferg       = ('anger', 'disgust', 'fear', 'happiness', 'neutral', 'sadness', 'surprise'))
@@ -77,7 +82,7 @@ NO_EXPRESSION = ('other', 'none', 'uncertain', 'non-face')
 def class_map(
     source:str|tuple|list,               # a key of `CLASS_ORDERS`, or class names in their order
     target:str|tuple|list=EXPRESSIONS,   # likewise
-) -> list:                               # for each source index the target index, or None where the target lacks it
+) -> list:  # for each source index the target index, or None where the target lacks it
     "How class indices of one order read in another, matched by name and never by position."
     source, target = (CLASS_ORDERS[o] if isinstance(o, str) else tuple(o) for o in (source, target))
     return [target.index(c) if c in target else None for c in source]
@@ -103,7 +108,8 @@ def manifest(
 
 # %% ../../nbs/2_base/00_core.ipynb #987493ce
 def weights_file(
-    weights:str|Path|None=None,  # a .safetensors file, a folder with weights.safetensors, a shipped size, None: default
+    # a .safetensors file, a folder with weights.safetensors, a shipped size, None: default
+    weights:str|Path|None=None,
 ) -> Path:                       # an existing file
     "Which file is meant by `weights`: a path, a run's folder, or the name of shipped weights ('nano')."
     shipped = PACKAGE/'assets'
@@ -111,7 +117,8 @@ def weights_file(
         return shipped/f'ferplus_{weights or DEFAULT_SIZE}.safetensors'
     path = Path(weights).expanduser()
     if path.is_dir(): path = path/'weights.safetensors'
-    if not path.exists(): raise GrefelError(f'{path}: no such weights file (shipped: {", ".join(_sizes_shipped())})')
+    if not path.exists():
+        raise GrefelError(f'{path}: no such weights file (shipped: {", ".join(_sizes_shipped())})')
     return path
 
 # %% ../../nbs/2_base/00_core.ipynb #b91ae5f9
@@ -132,14 +139,15 @@ def write_file(
     "Write a whole file or leave what was there; `GrefelError` names the file if the system refuses."
     path = Path(path)
     data = content.encode('utf-8') if isinstance(content, str) else content
-    special = path.exists() and not path.is_file()                  # a device, a pipe: nothing to replace
+    special = path.exists() and not path.is_file()  # a device, a pipe: nothing to replace
     part = path if special else path.with_name(path.name + '.part')
     with _ONE_WRITER:                                                # of several threads
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(part, 'wb') as file:
-                file.write(data); file.flush()
-                if not special: os.fsync(file.fileno())                 # on the disk, not only on its way there
+                file.write(data)
+                file.flush()
+                if not special: os.fsync(file.fileno())  # on the disk, not only on its way there
             if not special: os.replace(part, path)
         except OSError as error:
             if not special and os.path.lexists(part) and not part.is_dir(): part.unlink()
@@ -160,4 +168,6 @@ def set_seed(
 ):
     "Seed Python's, NumPy's and PyTorch's global generators."
     import numpy as np, torch
-    random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed % 2**63)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed % 2**63)

@@ -15,17 +15,20 @@ from .core import EXPRESSIONS, GrefelError
 
 # %% ../../nbs/2_base/04_draw.ipynb #b73c092d
 ACTION_UNITS = {
-    '1': 'inner brow raiser', '2': 'outer brow raiser', '4': 'brow lowerer', '5': 'upper lid raiser',
+    '1': 'inner brow raiser', '2': 'outer brow raiser', '4': 'brow lowerer',
+                '5': 'upper lid raiser',
     '6': 'cheek raiser', '7': 'lid tightener', '9': 'nose wrinkler',
     'R12': 'lip corner puller, right', 'L12': 'lip corner puller, left',
     'R14': 'dimpler, right', 'L14': 'dimpler, left',
-    '15': 'lip corner depressor', '16': 'lower lip depressor', '20': 'lip stretcher', '23': 'lip tightener',
+    '15': 'lip corner depressor', '16': 'lower lip depressor', '20': 'lip stretcher',
+                '23': 'lip tightener',
     '25': 'lips part', '26': 'jaw drop'}
 
 AU_INDEX = {code: i for i, code in enumerate(ACTION_UNITS)}  # code → column
 
 # %% ../../nbs/2_base/04_draw.ipynb #44fa78b4
-PROTOTYPES = dict(neutral='', happiness='6 12', surprise='1 2 5 26', sadness='1 4 15', anger='4 5 7 23',
+PROTOTYPES = dict(neutral='', happiness='6 12', surprise='1 2 5 26', sadness='1 4 15',
+                  anger='4 5 7 23',
                   disgust='9 15 16', fear='1 2 4 5 7 20 26', contempt='L12 L14')
 
 # %% ../../nbs/2_base/04_draw.ipynb #81421cab
@@ -37,7 +40,9 @@ def action_units(
     au = torch.zeros(len(AU_INDEX))
     for code in PROTOTYPES.get(codes, codes).split():
         for c in ((code,) if code in AU_INDEX else ('R' + code, 'L' + code)):
-            if c not in AU_INDEX: raise GrefelError(f'unknown action unit {code!r}; known: {" ".join(AU_INDEX)}, 12, 14')
+            if c not in AU_INDEX:
+                raise GrefelError(
+                    f'unknown action unit {code!r}; known: {" ".join(AU_INDEX)}, 12, 14')
             au[AU_INDEX[c]] = intensity
     return au
 
@@ -47,28 +52,34 @@ _REST = dict(
     brow_in_x=.085, brow_out_x=.318, brow_in=-.228, brow_mid=-.254, brow_out=-.212, brow_t=.0145,
     eye_x=.178, eye_y=-.117, eye_w=.076, eye_slant=-.008, lid_up=.036, lid_lo=.017, iris=.031,
     nose_top=-.135, nose_tip=.08, nose_y=.143, nose_w=.075, nostril=0.,
-    mouth_y=.262, mouth_w=.138, lip_up=.038, lip_lo=.050, lift_r=0., lift_l=0., open_up=0., open_lo=0., round=0.,
-    forehead_in=0., forehead_out=0., glabella=0., crow=0., cheek=.08, wrinkle=0., fold_r=.12, fold_l=.12,
+    mouth_y=.262, mouth_w=.138, lip_up=.038, lip_lo=.050, lift_r=0., lift_l=0., open_up=0.,
+             open_lo=0., round=0.,
+    forehead_in=0., forehead_out=0., glabella=0., crow=0., cheek=.08, wrinkle=0., fold_r=.12,
+             fold_l=.12,
     dimple_r=0., dimple_l=0., pouch=0., lower_teeth=0.)
 
 # %% ../../nbs/2_base/04_draw.ipynb #7ef8eb44
 _EFFECTS = {
     '1':   dict(brow_in=-.072, brow_mid=-.024, forehead_in=.9),
     '2':   dict(brow_out=-.055, brow_mid=-.055, brow_in=-.008, forehead_out=.9),
-    '4':   dict(brow_in=.054, brow_mid=.030, brow_out=.002, brow_in_x=-.032, glabella=1., brow_t=.002),
+    '4':   dict(brow_in=.054, brow_mid=.030, brow_out=.002, brow_in_x=-.032, glabella=1.,
+                brow_t=.002),
     '1x4': dict(brow_in=-.016, brow_mid=.010, brow_out=.030, eye_slant=.008),
     '5':   dict(lid_up=.026, lid_lo=.004),
     '6':   dict(lid_lo=-.013, lid_up=-.007, crow=1., cheek=.55, fold_r=.2, fold_l=.2),
     '7':   dict(lid_up=-.012, lid_lo=-.009),
-    '9':   dict(wrinkle=1., nose_y=-.022, nose_tip=-.012, nose_w=.012, nostril=.5, brow_in=.028, brow_mid=.014,
-                lid_lo=-.006, lid_up=-.006, fold_r=.75, fold_l=.75, mouth_y=-.012, lip_up=.006, cheek=.25),
+    '9':   dict(wrinkle=1., nose_y=-.022, nose_tip=-.012, nose_w=.012, nostril=.5, brow_in=.028,
+                brow_mid=.014,
+                lid_lo=-.006, lid_up=-.006, fold_r=.75, fold_l=.75, mouth_y=-.012, lip_up=.006,
+                cheek=.25),
     'R12': dict(lift_r=.070, mouth_w=.017, fold_r=.6, lip_up=-.005, lip_lo=-.004, mouth_y=.002),
     'L12': dict(lift_l=.070, mouth_w=.017, fold_l=.6, lip_up=-.005, lip_lo=-.004, mouth_y=.002),
     'R14': dict(lift_r=.016, dimple_r=1., mouth_w=.004, lip_up=-.003, lip_lo=-.004),
     'L14': dict(lift_l=.016, dimple_l=1., mouth_w=.004, lip_up=-.003, lip_lo=-.004),
     '15':  dict(lift_r=-.058, lift_l=-.058, pouch=1., mouth_y=-.008, mouth_w=-.004),
     '16':  dict(open_lo=.034, lip_lo=.004, pouch=.3, mouth_y=-.004, lower_teeth=1.),
-    '20':  dict(mouth_w=.040, lip_up=-.010, lip_lo=-.014, lift_r=-.012, lift_l=-.012, open_lo=.012, open_up=.006),
+    '20':  dict(mouth_w=.040, lip_up=-.010, lip_lo=-.014, lift_r=-.012, lift_l=-.012, open_lo=.012,
+                open_up=.006),
     '23':  dict(mouth_w=-.020, lip_up=-.018, lip_lo=-.024),
     '25':  dict(open_up=.012, open_lo=.026),
     '26':  dict(chin=.045, open_up=.028, open_lo=.088, mouth_w=-.030, round=1., mouth_y=.012,
@@ -76,13 +87,17 @@ _EFFECTS = {
 
 # %% ../../nbs/2_base/04_draw.ipynb #54c6ba07
 _TRAIT_EFFECTS = dict(
-    face_width=dict(head_w=.022, brow_out_x=.010, eye_x=.006), face_length=dict(chin=.020, mouth_y=.008, nose_y=.003),
+    face_width=dict(head_w=.022, brow_out_x=.010, eye_x=.006),
+                      face_length=dict(chin=.020, mouth_y=.008, nose_y=.003),
     jaw_shape=dict(jaw=.17), hairline=dict(hairline=.05, crown=.02),
     eye_size=dict(eye_w=.008, lid_up=.005, lid_lo=.0025, iris=.003), eye_slant=dict(eye_slant=.008),
     eye_spacing=dict(eye_x=.011, brow_in_x=.010, brow_out_x=.010),
-    brow_height=dict(brow_in=.010, brow_mid=.010, brow_out=.010), brow_arch=dict(brow_mid=-.007, brow_out=.008),
-    brow_thickness=dict(brow_t=.0035), nose_length=dict(nose_tip=.014, nose_y=.014), nose_width=dict(nose_w=.010),
-    mouth_width=dict(mouth_w=.012), mouth_height=dict(mouth_y=.008), lip_thickness=dict(lip_up=.007, lip_lo=.009))
+    brow_height=dict(brow_in=.010, brow_mid=.010, brow_out=.010),
+                      brow_arch=dict(brow_mid=-.007, brow_out=.008),
+    brow_thickness=dict(brow_t=.0035), nose_length=dict(nose_tip=.014, nose_y=.014),
+                      nose_width=dict(nose_w=.010),
+    mouth_width=dict(mouth_w=.012), mouth_height=dict(mouth_y=.008),
+                      lip_thickness=dict(lip_up=.007, lip_lo=.009))
 
 TRAITS = tuple(_TRAIT_EFFECTS) + ('skin', 'hair', 'hair_length', 'beard', 'glasses', 'gaze')
 
@@ -90,14 +105,19 @@ TRAITS = tuple(_TRAIT_EFFECTS) + ('skin', 'hair', 'hair_length', 'beard', 'glass
 def _effect_matrix(effects):
     "Rows of named effects as a matrix (rows, parameters)."
     return torch.tensor([[row.get(name, 0.) for name in _REST] for row in effects.values()])
+_LEAST = dict(lid_up=.003, lid_lo=.001, lip_up=.010, lip_lo=.012, open_up=0., open_lo=0.,
+              brow_t=.006, brow_in_x=.025)
 
-_LEAST = dict(lid_up=.003, lid_lo=.001, lip_up=.010, lip_lo=.012, open_up=0., open_lo=0., brow_t=.006, brow_in_x=.025)
-
+# %% ../../nbs/2_base/04_draw.ipynb #aec551e4
 def _face_shape(au, identity):
     "Every parameter of the face, name → (n,), from action units (n, A) and traits (n, T)."
-    columns = [au[:, AU_INDEX['1']]*au[:, AU_INDEX['4']] if k == '1x4' else au[:, AU_INDEX[k]] for k in _EFFECTS]
-    p = torch.tensor(list(_REST.values())) + torch.stack(columns, 1) @ _effect_matrix(_EFFECTS)  # (n, P)
-    p = dict(zip(_REST, (p + identity[:, :len(_TRAIT_EFFECTS)] @ _effect_matrix(_TRAIT_EFFECTS)).unbind(1)))
+    columns = [au[:, AU_INDEX['1']]*au[:, AU_INDEX['4']] if k == '1x4' else au[:, AU_INDEX[k]]
+               for k in _EFFECTS]
+    # (n, P)
+    p = torch.tensor(list(_REST.values())) + torch.stack(columns, 1) @ _effect_matrix(_EFFECTS)
+    p = dict(zip(_REST,
+                 (p + identity[:, :len(_TRAIT_EFFECTS)] @ _effect_matrix(_TRAIT_EFFECTS)).unbind(
+        1)))
     return p | {name: p[name].clamp_min(least) for name, least in _LEAST.items()}
 
 # %% ../../nbs/2_base/04_draw.ipynb #4d450e35
@@ -111,17 +131,22 @@ def _lid_heights(p, u):
     q, base = (1 - u*u).clamp_min(0), p.eye_y + p.eye_slant*u
     return base - p.lid_up*q, base + p.lid_lo*q
 
+# %% ../../nbs/2_base/04_draw.ipynb #8b335ef0
 def _lip_heights(p, u, lift):
     "Heights at u (−1 right corner, 1 left) of: upper lip's edge, opening's top and bottom, lower lip's edge."
     q = (1 - u*u).clamp_min(0)
     o = q + .75*p.round*(q.sqrt() - q)
     line = p.mouth_y - lift*(u*u) + .15*(p.lift_r + p.lift_l)
-    q2 = q*q; q4 = q2*q2; q12 = q4*q4*q4
+    q2 = q*q
+    q4 = q2*q2
+    q12 = q4*q4*q4
     top, bottom = line - p.open_up*o, line + p.open_lo*o
-    return top - p.lip_up*q*(1 - .22*q12), top, bottom, bottom + p.lip_lo*o  # .22·q¹²: the dip of the Cupid's bow
+    # .22·q¹²: the dip of the Cupid's bow
+    return top - p.lip_up*q*(1 - .22*q12), top, bottom, bottom + p.lip_lo*o
 
 # %% ../../nbs/2_base/04_draw.ipynb #47845b4e
-_JAW_ANGLES = torch.tensor([0., 7, 15, 23, 32, 46, 57, 72, 90])*math.pi/180  # points 0–8; the other side mirrors them
+# points 0–8; the other side mirrors them
+_JAW_ANGLES = torch.tensor([0., 7, 15, 23, 32, 46, 57, 72, 90])*math.pi/180
 
 def _jaw_points(p):
     "x and y (n, 9) of the jaw from ear to chin, for the side with x > 0."
@@ -130,8 +155,10 @@ def _jaw_points(p):
     return p.head_w*r*c, p.head_y + p.chin*r*s
 
 # %% ../../nbs/2_base/04_draw.ipynb #291f57f8
-_LIP_U = torch.tensor([-1, -.6, -.27, 0, .27, .6, 1, .6, .27, 0, -.27, -.6, -.92, -.5, 0, .5, .92, .5, 0, -.5])
-_LIP_CURVE = torch.tensor([0]*7 + [3]*5 + [1]*5 + [2]*3)  # which of the four lip curves each point 48–67 lies on
+_LIP_U = torch.tensor([-1, -.6, -.27, 0, .27, .6, 1, .6, .27, 0, -.27, -.6, -.92, -.5, 0, .5, .92,
+                       .5, 0, -.5])
+# which of the four lip curves each point 48–67 lies on
+_LIP_CURVE = torch.tensor([0]*7 + [3]*5 + [1]*5 + [2]*3)
 
 def _face_landmarks(p):
     "The 68 points (n, 68, 2) in the frame of the face, from its parameters, name → (n,)."
@@ -140,41 +167,49 @@ def _face_landmarks(p):
     both = torch.tensor([-1., 1.])                                                    # x → −x
     jaw = points(*_jaw_points(p))
     u = torch.linspace(1, 0, 5)
-    brow = points(p.brow_in_x + u*(p.brow_out_x - p.brow_in_x), _brow_height(p, u))   # outer to inner
+    # outer to inner
+    brow = points(p.brow_in_x + u*(p.brow_out_x - p.brow_in_x), _brow_height(p, u))
     t, v = torch.linspace(0, 1, 4), torch.tensor([-1, -.55, 0, .55, 1])
     bridge = points(p.nose_shift*t, p.nose_top + t*(p.nose_tip - p.nose_top))
     base = points(v*p.nose_w + p.nose_shift, p.nose_y - .022*v*v)
-    u = torch.tensor([1., .4, -.4, -1, -.4, .4])                                      # outer corner first
+    u = torch.tensor([1., .4, -.4, -1, -.4, .4])  # outer corner first
     upper, lower = _lid_heights(p, u)
     eye = points(p.eye_x + u*p.eye_w, torch.where(torch.arange(6) < 4, upper, lower))
-    curves = torch.stack(_lip_heights(p, _LIP_U, torch.where(_LIP_U < 0, p.lift_r, p.lift_l)))  # (4, n, 20)
+    # (4, n, 20)
+    curves = torch.stack(_lip_heights(p, _LIP_U, torch.where(_LIP_U < 0, p.lift_r, p.lift_l)))
     lips = points(_LIP_U*p.mouth_w, curves.gather(0, _LIP_CURVE.expand(1, n, 20))[0])
-    right = lambda x: x*both.neg().flip(0)                                            # the picture's left
+    def right(x): return x*both.neg().flip(0)  # the picture's left
     return torch.cat([right(jaw), jaw[:, :8].flip(1), right(brow), brow.flip(1), bridge, base,
                       right(eye), eye[:, [3, 2, 1, 0, 5, 4]], lips], 1)
 
 # %% ../../nbs/2_base/04_draw.ipynb #9f87b340
-SCENE = ('tilt', 'yaw', 'scale', 'shift_x', 'shift_y', 'background', 'light_x', 'light_y', 'contrast', 'gamma', 'blur',
-         'noise', 'bar', 'bar_angle', 'bar_offset', 'bar_width', 'bar_tone', 'hand', 'hand_x', 'hand_y', 'hand_r')
+SCENE = ('tilt', 'yaw', 'scale', 'shift_x', 'shift_y', 'background', 'light_x', 'light_y',
+         'contrast', 'gamma', 'blur',
+         'noise', 'bar', 'bar_angle', 'bar_offset', 'bar_width', 'bar_tone', 'hand', 'hand_x',
+         'hand_y', 'hand_r')
 _PLAIN = dict(scale=.92, shift_y=.01, background=.55, contrast=1.)  # what a scene of zeros means
-_W = .5                                                             # half-width of the turned part of the picture
+_W = .5  # half-width of the turned part of the picture
 
 def _place(points, s):
     "Points (n, k, 2) from the face's frame to fractions of the picture: yaw, tilt, scale, shift."
     x, y = points.unbind(-1)
-    a, c, t = s['yaw'][:, None], (s['scale']*s['tilt'].cos())[:, None], (s['scale']*s['tilt'].sin())[:, None]
+    a, c, t = s['yaw'][:, None], (s['scale']*s['tilt'].cos())[:,
+        None], (s['scale']*s['tilt'].sin())[:, None]
     turned = 2*(x + a)/(1 + (1 + 4*a*(x + a)/_W**2).clamp_min(0).sqrt())
     x = torch.where(x.abs() < _W, turned, x)
-    return torch.stack([.5 + s['shift_x'][:, None] + c*x - t*y, .5 + s['shift_y'][:, None] + t*x + c*y], -1)
+    return torch.stack([.5 + s['shift_x'][:, None] + c*x - t*y, .5 + s['shift_y'][:, None] + t*x + c
+                        *y], -1)
 
 # %% ../../nbs/2_base/04_draw.ipynb #bbb0cb74
 class _Canvas:
     "Pixels of a chunk of faces: the face coordinates X, Y and A = |X|, and the image, all (b, h, w)."
-    def __init__(self, X, Y, image, soft): self.X, self.Y, self.A, self.image, self.soft = X, Y, X.abs(), image, soft
+    def __init__(self, X, Y, image, soft):
+        self.X, self.Y, self.A, self.image, self.soft = X, Y, X.abs(), image, soft
     def part(self, box):
         r0, r1, c0, c1 = box
-        cut = lambda t: t[:, r0:r1, c0:c1]
-        return _Canvas(cut(self.X).contiguous(), cut(self.Y).contiguous(), cut(self.image), self.soft)
+        def cut(t): return t[:, r0:r1, c0:c1]
+        return _Canvas(cut(self.X).contiguous(), cut(self.Y).contiguous(), cut(self.image),
+                       self.soft)
     def cover(self, d): return (d/self.soft + .5).clamp_(0, 1)
     def stroke(self, d, half):
         "Cover of a line of half-width `half` at distance d; lines thinner than a pixel grow pale instead of thick."
@@ -182,6 +217,7 @@ class _Canvas:
     def paint(self, cover, tone): self.image += cover*(tone - self.image)
     def shadow(self, cover): self.image *= 1 - cover
 
+# %% ../../nbs/2_base/04_draw.ipynb #a77c8917
 def _hump(q): return (1 - q*q).clamp_(0, 1)  # 1 at q = 0, falling to 0 at |q| = 1: a soft shadow
 
 # %% ../../nbs/2_base/04_draw.ipynb #204980ba
@@ -193,7 +229,8 @@ def _draw_head(c, p, i):
     c.paint(c.cover((1 - (x2/(width*width) + up*up + low*low).sqrt_())*.4), i.hair_tone)
     c.paint(c.cover(.23 - A)*c.cover(Y - .30), i.skin_tone*.72)                        # neck
     ex, ey = (A - p.head_w - .004)/.042, (Y + .04)/.10
-    c.paint(c.cover((1 - (ex*ex + ey*ey).sqrt_())*.045)*c.cover(.03 - t - 5*(i.hair_length - .3)), i.skin_tone*.85)
+    c.paint(c.cover((1 - (ex*ex + ey*ey).sqrt_())*.045)*c.cover(.03 - t - 5*(i.hair_length - .3)),
+            i.skin_tone*.85)
     s, low, up = x2/(p.head_w*p.head_w), t.clamp_min(0)/p.chin, t.clamp_max(0)/p.crown
     v = low*low
     f = s + v + p.jaw*s*v + up*up                                       # 1 on the outline
@@ -208,10 +245,12 @@ def _draw_hair(c, p, i, skin):
     "Fringe, temples and beard: only where there is skin."
     X, Y, A = c.X, c.Y, c.A
     fringe = c.cover(p.hairline + .9*X*X + .12*i.parting*X - Y)
-    temples = c.cover(A - (p.head_w - .035 + .12*(Y - p.head_y - .06)))*c.cover(p.head_y + .03 + .5*i.hair_length - Y)
+    temples = c.cover(A - (p.head_w - .035 + .12*(Y - p.head_y - .06)))*c.cover(p.head_y + .03 + .5
+        *i.hair_length - Y)
     c.paint(torch.maximum(fringe, temples)*skin, i.hair_tone)
     cheeks = torch.minimum(((.9*A + Y - .36)/.10).clamp_(0, 1), ((Y - .06)/.10).clamp_(0, 1))
-    c.paint(torch.maximum(cheeks, ((Y - .36)/.05).clamp_(0, 1))*skin*i.beard, .6*i.hair_tone + .25*i.skin_tone)
+    c.paint(torch.maximum(cheeks, ((Y - .36)/.05).clamp_(0, 1))*skin*i.beard,
+            .6*i.hair_tone + .25*i.skin_tone)
 
 # %% ../../nbs/2_base/04_draw.ipynb #2161a23f
 def _draw_eyes(c, p, i):
@@ -239,7 +278,8 @@ def _draw_eyes(c, p, i):
 def _draw_eye_creases(c, p, u):
     "Crow's feet and the edge of the raised cheek (action unit 6)."
     v, out = c.Y - p.eye_y, c.A - p.eye_x - p.eye_w
-    rays = torch.minimum(torch.minimum((v - .30*out).abs(), (v + .30*out).abs()), (v - out + .004).abs()*.8)
+    rays = torch.minimum(torch.minimum((v - .30*out).abs(), (v + .30*out).abs()),
+                         (v - out + .004).abs()*.8)
     c.shadow(c.stroke(rays, .0045)*c.cover(torch.minimum(out - .014, .066 - out))*(.5*p.crow))
     c.shadow(c.stroke(v - .062 + .03*u*u, .006)*c.cover((1.05 - u.abs())*p.eye_w)*(.6*p.cheek))
 
@@ -253,7 +293,8 @@ def _draw_brows(c, p, i):
     middle, sides = (1 - A/.17).clamp_(0, 1), ((A - .10)/.08).clamp_(0, 1)*c.cover(.28 - A)
     strength = torch.maximum((1.3*p.forehead_in*middle).clamp_(0, 1), p.forehead_out*sides)
     arch = .012*middle - .25*(A - .15)*(A - .15)
-    for y, weight in ((-.325, .55), (-.368, .44)): c.shadow(c.stroke(Y - y - arch, .0055)*strength*weight)
+    for y, weight in ((-.325, .55), (-.368, .44)):
+        c.shadow(c.stroke(Y - y - arch, .0055)*strength*weight)
     fold = A - .024 - .06*(Y + .20).abs()
     c.shadow(c.stroke(fold, .006)*c.cover(torch.minimum(Y + .275, -.165 - Y))*(.7*p.glabella))
 
@@ -268,45 +309,53 @@ def _draw_nose(c, p, i):
     c.shadow(_hump((A - width - .010)/.016)*between*(.16 + .10*t))
     v = X/p.nose_w
     c.shadow(c.stroke(Y - p.nose_y + .022*v*v, .0065)*c.cover((1.05 - v.abs())*p.nose_w)*.45)
-    nx, ny = (A - .48*p.nose_w)/(.0215 + .008*p.nostril), (Y - p.nose_y + .014)/(.0105 + .004*p.nostril)
+    nx, ny = (A - .48*p.nose_w)/(.0215 + .008*p.nostril), (Y - p.nose_y + .014)/(.0105 + .004
+        *p.nostril)
     c.shadow(c.cover((1 - (nx*nx + ny*ny).sqrt_())*.014)*.72)
     h = Y - p.nose_y + .045
-    c.shadow(c.stroke(A - p.nose_w - .002 + 3.2*h*h, .0055)*c.cover(torch.minimum(h + .04, .033 - h))*.5)
-    for y in (-.105, -.070, -.035): c.shadow(c.stroke(Y - y - .45*A, .005)*c.cover(.060 - A)*(.5*p.wrinkle))
+    c.shadow(c.stroke(A - p.nose_w - .002 + 3.2*h*h, .0055)*c.cover(torch.minimum(h + .04,
+        .033 - h))*.5)
+    for y in (-.105, -.070, -.035):
+        c.shadow(c.stroke(Y - y - .45*A, .005)*c.cover(.060 - A)*(.5*p.wrinkle))
 
 # %% ../../nbs/2_base/04_draw.ipynb #036f3aa6
 def _draw_mouth(c, p, i):
     X, Y, A = c.X, c.Y, c.A
-    side = lambda right, left: torch.where(X < 0, right, left)
+    def side(right, left): return torch.where(X < 0, right, left)
     lift, u = side(p.lift_r, p.lift_l), X/p.mouth_w
     inner_u = u.clamp(-1, 1)
     q = 1 - inner_u*inner_u
     edge, top, bottom, rim = _lip_heights(p, inner_u, lift)
     within = c.cover((1 - u.abs())*p.mouth_w + .003)
     c.shadow(_hump((Y - rim - .022)/.020)*(1 - 1.6*u*u).clamp_(0, 1)*.28)
-    c.paint(c.cover(torch.minimum(Y - edge, rim - Y))*within, i.lip_tone*torch.where(Y > bottom, 1.12, .92))
+    c.paint(c.cover(torch.minimum(Y - edge, rim - Y))*within,
+            i.lip_tone*torch.where(Y > bottom, 1.12, .92))
     c.shadow(c.stroke(Y - edge, .004)*within*.30)
     c.shadow(c.stroke(Y - rim, .004)*within*.35)
     gap = torch.minimum(Y - top, bottom - Y)                            # > 0 inside the opening
     c.paint(c.cover(torch.maximum(gap, .0045 - (Y - top).abs()))*within, .07 + 0*i.lip_tone)
     inside = c.cover(gap - .003)*c.cover((.97 - u.abs())*p.mouth_w)
     c.paint(c.cover(top + .034*q + .004 - Y)*inside*.92, .93 + 0*i.lip_tone)
-    c.paint(c.cover(Y - bottom + .024*p.lower_teeth*q)*inside*(.9*p.lower_teeth), .86 + 0*i.lip_tone)
+    c.paint(c.cover(Y - bottom + .024*p.lower_teeth*q)*inside*(.9*p.lower_teeth),
+            .86 + 0*i.lip_tone)
     tx, ty = X/(.62*p.mouth_w), (Y - bottom - .004)/.055
-    c.paint(c.cover((1 - (tx*tx + ty*ty).sqrt_())*.05)*inside*(.7*p.round).clamp(0, 1), .36 + 0*i.lip_tone)
+    c.paint(c.cover((1 - (tx*tx + ty*ty).sqrt_())*.05)*inside*(.7*p.round).clamp(0, 1),
+            .36 + 0*i.lip_tone)
     _draw_mouth_folds(c, p, side, lift)
 
 # %% ../../nbs/2_base/04_draw.ipynb #dc34e2c8
 def _draw_mouth_folds(c, p, side, lift):
     "Nasolabial fold, dimple (action unit 14) and the pouch below the corner (action unit 15)."
     Y, A = c.Y, c.A
-    t = (Y - p.nose_y + .05)/(p.mouth_y - p.nose_y + .06)               # 0 at the wing, 1 beside the mouth
+    t = (Y - p.nose_y + .05)/(p.mouth_y - p.nose_y + .06)  # 0 at the wing, 1 beside the mouth
     tt = t.clamp(0, 1)
     fold = A - p.nose_w - .022 - (p.mouth_w - p.nose_w + .040)*(tt*(1.55 - .55*tt))
     c.shadow(_hump(fold/.013)*c.cover(torch.minimum(t, 1 - t)*.15)*(.42*side(p.fold_r, p.fold_l)))
-    out, v = A - p.mouth_w, Y - p.mouth_y + .7*lift                     # from the corner: outwards, downwards
-    c.shadow(_hump((out - .016 + 9*v*v)/.0085)*c.cover(.040 - v.abs())*(.62*side(p.dimple_r, p.dimple_l)))
-    c.shadow(_hump((v - .020 - .9*(out + .01))/.012)*c.cover(torch.minimum(out + .020, .028 - out))*(.4*p.pouch))
+    out, v = A - p.mouth_w, Y - p.mouth_y + .7*lift  # from the corner: outwards, downwards
+    c.shadow(_hump((out - .016 + 9*v*v)/.0085)*c.cover(.040 - v.abs())*(.62*side(p.dimple_r,
+        p.dimple_l)))
+    c.shadow(_hump((v - .020 - .9*(out + .01))/.012)*c.cover(torch.minimum(out + .020,
+        .028 - out))*(.4*p.pouch))
 
 # %% ../../nbs/2_base/04_draw.ipynb #d28e809f
 def _draw_glasses(c, p, i):
@@ -315,7 +364,8 @@ def _draw_glasses(c, p, i):
     x2, y2 = gx*gx, gy*gy
     rim = c.cover(.0085 - ((x2*x2 + y2*y2 + x2*y2).sqrt_().sqrt_() - 1).abs()*.095)
     bridge = c.cover(.007 - (Y - p.eye_y + .018).abs())*c.cover(.068 - A)
-    arms = c.cover(.007 - (Y - p.eye_y + .012).abs())*c.cover(torch.minimum(A - p.eye_x - .112, p.head_w + .02 - A))
+    arms = c.cover(.007 - (Y - p.eye_y + .012).abs())*c.cover(torch.minimum(A - p.eye_x - .112,
+        p.head_w + .02 - A))
     c.paint(torch.maximum(rim, torch.maximum(bridge, arms))*i.glasses, .08 + 0*i.glasses)
 
 # %% ../../nbs/2_base/04_draw.ipynb #4b304506
@@ -328,30 +378,34 @@ def _draw_hand(image, x, y, s, i, size):
     d = r - (x*x + y*y).sqrt()
     for k, length in enumerate((1.45, 1.75, 1.7, 1.35)):
         fx = x - r*(.5*k - .75)
-        fy = y + (-y).clamp_min(0).minimum(length*r)                    # distance along the finger, 0 within it
+        fy = y + (-y).clamp_min(0).minimum(length*r)  # distance along the finger, 0 within it
         d = torch.maximum(d, .235*r - (fx*fx + fy*fy).sqrt())
-    image += (d*size + .5).clamp_(0, 1)*s.hand*(i.skin_tone*(.62 + .30*(d/.05).clamp_(0, 1)) - image)
+    image += (d*size + .5).clamp_(0, 1)*s.hand*(i.skin_tone*(.62 + .30*(d/.05).clamp_(0, 1))
+                                                - image)
 
 # %% ../../nbs/2_base/04_draw.ipynb #6931e54c
 def _camera(image, s, noise):
     "Contrast, tone curve, blur and noise; image (b, S, S) in 0…1 becomes uint8."
     image = ((image - .5)*s.contrast + .5).clamp_(0, 1)
     image *= 1 + s.gamma*(1 - image)
-    for axis in (1, 2):                                                 # blur: move towards both neighbours
+    for axis in (1, 2):  # blur: move towards both neighbours
         here, size = image, image.shape[axis]
         image = here.clone()
         a, b = here.narrow(axis, 0, size - 1), here.narrow(axis, 1, size - 1)
         step = s.blur*(b - a)
-        image.narrow(axis, 0, size - 1).add_(step); image.narrow(axis, 1, size - 1).sub_(step)
+        image.narrow(axis, 0, size - 1).add_(step)
+        image.narrow(axis, 1, size - 1).sub_(step)
     if noise is not None: image += noise*s.noise
     return (image.clamp_(0, 1)*255 + .5).to(torch.uint8)
 
 # %% ../../nbs/2_base/04_draw.ipynb #5370e527
 def _box(s, size, half, top, low):
     "Rows and columns of the picture that the face's rectangle |x| < half, top < y < low can reach."
-    corners = torch.tensor([[-half, top], [half, top], [-half, low], [half, low]]).expand(len(s['tilt']), 4, 2)
+    corners = torch.tensor([[-half, top], [half, top], [-half, low],
+                            [half, low]]).expand(len(s['tilt']), 4, 2)
     reach = _place(corners, s)*size
-    (c0, r0), (c1, r1) = (v.int().tolist() for v in (reach.amin((0, 1)) - 2, reach.amax((0, 1)) + 3))
+    (c0, r0), (c1, r1) = (v.int().tolist() for v in (reach.amin((0, 1)) - 2,
+                                                     reach.amax((0, 1)) + 3))
     c0, r0 = (min(max(v, 0), size - 1) for v in (c0, r0))
     return r0, min(max(r1, r0 + 1), size), c0, min(max(c1, c0 + 1), size)
 
@@ -361,12 +415,13 @@ _LAYERS = ((_draw_eyes, .42, -.26, .03), (_draw_brows, .42, -.46, -.05),
 # %% ../../nbs/2_base/04_draw.ipynb #95ac3937
 def _draw_chunk(shape, look, scene, size, noise):
     "Draw faces from their parameters, each a dict name → (b,); (b, size, size) uint8."
-    spread = lambda d: SimpleNamespace(**{k: v[:, None, None] for k, v in d.items()})
+    def spread(d): return SimpleNamespace(**{k: v[:, None, None] for k, v in d.items()})
     p, i, s = spread(shape), spread(look), spread(scene)
     g = (torch.arange(size) + .5)/size - .5
     x, y = g[None, None, :], g[None, :, None]
     dx, dy = x - s.shift_x, y - s.shift_y
-    X, Y = s.turn_cos*dx + s.turn_sin*dy, s.turn_cos*dy - s.turn_sin*dx # (b, S, S) in the face's frame
+    # (b, S, S) in the face's frame
+    X, Y = s.turn_cos*dx + s.turn_sin*dy, s.turn_cos*dy - s.turn_sin*dx
     X -= s.yaw*(1 - X*X/_W**2).clamp_min_(0)
     image = s.background*(1 + .3*x - .5*y)
     c = _Canvas(X, Y, image, 1.1/(size*s.scale))
@@ -382,7 +437,8 @@ def _draw_chunk(shape, look, scene, size, noise):
         some = scene[key] > 0
         if some.any():
             few = image[some]
-            draw(few, x, y, *(spread({k: v[some] for k, v in d.items()}) for d in (scene, look)), size)
+            draw(few, x, y, *(spread({k: v[some] for k, v in d.items()}) for d in (scene, look)),
+                 size)
             image[some] = few
     return _camera(image, s, noise)
 
@@ -400,9 +456,12 @@ def _tones(identity):
     "Traits by name, with the grey tones that follow from them."
     i = dict(zip(TRAITS, identity.unbind(1)))
     skin, hair = .68 + .17*i['skin'], .22 + .14*i['hair']
-    return i | dict(skin_tone=skin, hair_tone=hair, white_tone=.42 + .55*skin.clamp_min(.1).sqrt(), lip_tone=.66*skin,
-                    brow_tone=torch.minimum(.8*hair, .45*skin).clamp_min(.02), parting=i['gaze'].sign())
+    return i | dict(skin_tone=skin, hair_tone=hair, white_tone=.42 + .55*skin.clamp_min(.1).sqrt(),
+                    lip_tone=.66*skin,
+                    brow_tone=torch.minimum(.8*hair, .45*skin).clamp_min(.02),
+                    parting=i['gaze'].sign())
 
+# %% ../../nbs/2_base/04_draw.ipynb #b483603f
 def _scene(scene):
     "Scene by name, with the values that a plain scene stands for added, and cosines and sines."
     s = {k: v + _PLAIN.get(k, 0.) for k, v in zip(SCENE, scene.unbind(1))}
@@ -419,7 +478,7 @@ def draw_faces(
     size:int=96,                  # side of the pictures in pixels
     noise_seed:int=0,             # for the camera's noise
     chunk:int|None=None,          # faces drawn at once; changes speed and memory, never the result
-) -> tuple:                       # images (n, 1, size, size) uint8, landmarks (n, 68, 2) fractions of the side
+) -> tuple:  # images (n, 1, size, size) uint8, landmarks (n, 68, 2) fractions of the side
     "Draw faces, and tell where their 68 landmarks lie."
     n = len(au)
     identity = torch.zeros(n, len(TRAITS)) if identity is None else identity
@@ -434,8 +493,10 @@ def draw_faces(
     with _one_thread():
         for k in range(0, n, chunk):
             few = slice(k, k + chunk)
-            images.append(_draw_chunk(*({name: v[few] for name, v in d.items()} for d in (shape, look, scene)), size,
-                                      None if noise is None else strip[noise[few]].view(-1, size, size)))
+            images.append(_draw_chunk(*({name: v[few] for name, v in d.items()} for d in (shape,
+                look, scene)), size,
+                                      None if noise is None else strip[noise[few]].view(-1, size,
+                size)))
     return torch.cat(images)[:, None], _place(_face_landmarks(shape), scene)
 
 # %% ../../nbs/2_base/04_draw.ipynb #b4b180dd
@@ -443,9 +504,11 @@ def few_colours(fig, colours=16, mode='L'):
     "A figure as a picture with few colours, to keep a notebook small."
     from io import BytesIO
     from PIL import Image
-    file = BytesIO(); fig.savefig(file, dpi=70)
+    file = BytesIO()
+    fig.savefig(file, dpi=70)
     return Image.open(file).convert(mode).quantize(colours)
 
+# %% ../../nbs/2_base/04_draw.ipynb #741c4eee
 def show_faces(
     images,       # (n, 1, size, size) uint8
     titles=(),    # one for each face, or fewer
@@ -458,17 +521,21 @@ def show_faces(
     cols, k = len(images)//rows, 1 if bars is None else 2
     tall = rows*width*(1.15 if bars is None else 1.75)
     fig = Figure(figsize=(cols*width, tall), layout='constrained')
-    axs = fig.subplots(rows*k, cols, squeeze=False, height_ratios=([3, 1.6] if bars is not None else [1])*rows)
+    axs = fig.subplots(rows*k, cols, squeeze=False,
+                       height_ratios=([3, 1.6] if bars is not None else [1])*rows)
     for j, image in enumerate(images):
         ax = axs[j//cols*k, j % cols]
-        ax.imshow(image[0], cmap='gray', vmin=0, vmax=255); ax.axis('off')
+        ax.imshow(image[0], cmap='gray', vmin=0, vmax=255)
+        ax.axis('off')
         if j < len(titles): ax.set_title(titles[j], fontsize=8, pad=2)
         if bars is not None: _draw_bars(axs[j//cols*k + 1, j % cols], bars[j])
     return few_colours(fig)
 
+# %% ../../nbs/2_base/04_draw.ipynb #633e784b
 def _draw_bars(ax, distribution):
     "A distribution over the eight expressions as small bars."
     ax.bar(range(8), distribution, color='0.2')
     ax.set(ylim=(0, 1), yticks=[])
     ax.set_xticks(range(8), [e[:2] for e in EXPRESSIONS], fontsize=6)
-    ax.tick_params(length=0); ax.spines[['top', 'left', 'right']].set_visible(False)
+    ax.tick_params(length=0)
+    ax.spines[['top', 'left', 'right']].set_visible(False)

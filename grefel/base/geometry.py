@@ -14,14 +14,16 @@ from .core import GrefelError, manifest
 
 # %% ../../nbs/2_base/01_geometry.ipynb #0c2b4110
 REGIONS = dict(
-    jaw         = list(range(0, 17)),   # from the person's right ear over the chin (8) to the left ear
+    # from the person's right ear over the chin (8) to the left ear
+    jaw         = list(range(0, 17)),
     right_brow  = list(range(17, 22)),  # outer end to inner end
     left_brow   = list(range(22, 27)),  # inner end to outer end
     nose_bridge = list(range(27, 31)),  # from between the eyes down to the tip (30)
     nose_base   = list(range(31, 36)),  # nostrils; 33 is the middle
     right_eye   = list(range(36, 42)),  # outer corner, upper lid (2), inner corner, lower lid (2)
     left_eye    = list(range(42, 48)),  # inner corner, upper lid (2), outer corner, lower lid (2)
-    outer_lip   = list(range(48, 60)),  # right corner, over the upper lip, left corner (54), back along the lower lip
+    # right corner, over the upper lip, left corner (54), back along the lower lip
+    outer_lip   = list(range(48, 60)),
     inner_lip   = list(range(60, 68)),  # likewise for the edge of the opening
 )
 
@@ -35,7 +37,8 @@ PATHS = {name: points + (points[:1] if name in _CLOSED else [])  # the points to
          for name, points in REGIONS.items() if name not in ('nose', 'mouth')}
 
 # %% ../../nbs/2_base/01_geometry.ipynb #e34faa5a
-def mean_shape() -> Tensor:  # (68, 2) float32, fractions of the image side, exactly mirror-symmetric
+# (68, 2) float32, fractions of the image side, exactly mirror-symmetric
+def mean_shape() -> Tensor:
     "The mean face of FER+'s training images, from the shipped `landmark_template.csv` (columns point, x, y)."
     path = manifest('landmark_template.csv')
     with open(path, newline='') as f: rows = list(csv.DictReader(f))
@@ -61,7 +64,8 @@ def plot_landmarks(
     for path in PATHS.values(): ax.plot(*lmk[path].T.numpy(), color=color, lw=.8)
     ax.scatter(*lmk.T.numpy(), s=size, color=color, zorder=3)
     if numbers:
-        for i, (x, y) in enumerate(lmk.tolist()): ax.annotate(i, (x, y), (2, 2), textcoords='offset points', fontsize=7)
+        for i, (x, y) in enumerate(lmk.tolist()):
+            ax.annotate(i, (x, y), (2, 2), textcoords='offset points', fontsize=7)
     ax.set(aspect='equal', xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
     return ax
 
@@ -69,7 +73,8 @@ def plot_landmarks(
 def _mirror_index():
     "Each point's partner on the other side of the face."
     swap = torch.arange(68)
-    pairs = ([(i, 16 - i) for i in range(8)] + [(17 + i, 26 - i) for i in range(5)] + [(31, 35), (32, 34)]
+    pairs = ([(i, 16 - i) for i in range(8)] + [(17 + i, 26 - i) for i in range(5)] + [(31, 35),
+        (32, 34)]
              + [(36, 45), (37, 44), (38, 43), (39, 42), (40, 47), (41, 46)]
              + [(48, 54), (49, 53), (50, 52), (55, 59), (56, 58), (60, 64), (61, 63), (65, 67)])
     for a, b in pairs: swap[a], swap[b] = b, a
@@ -130,7 +135,8 @@ def invert_affine(
 ) -> Tensor:        # (…, 2, 3)
     "The map that undoes `matrix`."
     a, b, c, d = (matrix[..., i, j] for i in (0, 1) for j in (0, 1))
-    inv = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)/(a*d - b*c)[..., None, None]
+    inv = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)/(a*d - b*c)[...,
+        None, None]
     return torch.cat([inv, -inv @ matrix[..., 2:]], dim=-1)
 
 # %% ../../nbs/2_base/01_geometry.ipynb #a65edb0f
@@ -148,31 +154,34 @@ def _eye_frame(lmk):
     r, l = lmk[..., 36:42, :].mean(-2), lmk[..., 42:48, :].mean(-2)     # (…, 2) eye centres
     axis = l - r
     norm = torch.linalg.vector_norm(axis, dim=-1, keepdim=True).clamp_min(1e-6)
-    c, s = (axis/norm).unbind(-1)                                       # (…) cosine and sine of the tilt
+    c, s = (axis/norm).unbind(-1)  # (…) cosine and sine of the tilt
     x, y = (lmk - ((r + l)/2)[..., None, :]).unbind(-1)                 # (…, 68)
     c, s = c[..., None], s[..., None]
     turned = torch.stack([c*x + s*y, c*y - s*x], -1)                    # (…, 68, 2)
-    return turned/interocular(lmk).clamp_min(1e-6)[..., None, None], torch.atan2(axis[..., 1], axis[..., 0])
+    return turned/interocular(lmk).clamp_min(1e-6)[..., None, None], torch.atan2(axis[..., 1],
+        axis[..., 0])
 
 # %% ../../nbs/2_base/01_geometry.ipynb #742c5014
 def face_measures(
     lmk:Tensor,  # (…, 68, 2)
-) -> dict:       # name → (…), in inter-ocular units; `tilt` in radians, positive where the left eye is lower
+# name → (…), in inter-ocular units; `tilt` in radians, positive where the left eye is lower
+) -> dict:
     "The distances and angles that carry expression, free of position, size and tilt."
     p, tilt = _eye_frame(lmk)
     x, y = p.unbind(-1)                                                # (…, 68)
-    mid = lambda *i: y[..., list(i)].mean(-1)                          # mean height of some points, downwards
+    def mid(*i): return y[..., list(i)].mean(-1)  # mean height of some points, downwards
     lip = (y[..., 51] + y[..., 57])/2                                  # middle of the mouth
     lift = {side: lip - y[..., i] for side, i in (('right', 48), ('left', 54))}
     return dict(
-        eye_opening   = (mid(40, 41) - mid(37, 38) + mid(46, 47) - mid(43, 44))/2,   # AU5 +, AU6 AU7 −
-        brow_raise    = -mid(*range(17, 27)),                                        # AU1 AU2 +, AU4 −
-        brow_slope    = mid(17, 18, 25, 26) - mid(20, 21, 22, 23),                   # AU1 + (inner ends up), AU4 −
+        # AU5 +, AU6 AU7 −
+        eye_opening   = (mid(40, 41) - mid(37, 38) + mid(46, 47) - mid(43, 44))/2,
+        brow_raise    = -mid(*range(17, 27)),  # AU1 AU2 +, AU4 −
+        brow_slope    = mid(17, 18, 25, 26) - mid(20, 21, 22, 23),  # AU1 + (inner ends up), AU4 −
         brow_gap      = x[..., 22] - x[..., 21],                                     # AU4 −
         nose_to_lip   = y[..., 51] - y[..., 33],                                     # AU9 AU10 −
-        mouth_width   = x[..., 54] - x[..., 48],                                     # AU12 AU20 +, AU23 −
+        mouth_width   = x[..., 54] - x[..., 48],  # AU12 AU20 +, AU23 −
         mouth_opening = mid(65, 66, 67) - mid(61, 62, 63),                           # AU25 AU26 +
-        corner_lift   = (lift['right'] + lift['left'])/2,                            # AU12 +, AU15 −
-        corner_skew   = lift['right'] - lift['left'],                                # one-sided AU12, AU14: not 0
+        corner_lift   = (lift['right'] + lift['left'])/2,  # AU12 +, AU15 −
+        corner_skew   = lift['right'] - lift['left'],  # one-sided AU12, AU14: not 0
         jaw_drop      = y[..., 8] - y[..., 33],                                      # AU26 +
         tilt          = tilt)

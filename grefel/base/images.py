@@ -19,7 +19,8 @@ def _to_uint8(array):
     if array.dtype.kind == 'u' and array.dtype.itemsize == 2:                # also big-endian
         return ((array.astype(np.uint32) + 128)//257).astype(np.uint8)
     if array.dtype.kind != 'f':
-        raise ValueError(f'numbers of type {array.dtype}; needed are uint8, uint16 or floats from 0 to 1')
+        raise ValueError(f'numbers of type {array.dtype}; needed are uint8, uint16 or floats from '
+                         f'0 to 1')
     if not np.isfinite(array).all(): raise ValueError('holds NaN or infinity')
     low, high = float(array.min()), float(array.max())
     if low < -1e-3 or high > 1 + 1e-3:
@@ -33,7 +34,8 @@ def _eight_bits(image):
     array = np.asarray(image)
     if image.mode == 'I':
         if array.min() < 0 or array.max() > 65535:
-            raise ValueError(f'integers from {array.min()} to {array.max()}; at most 16 bits are read')
+            raise ValueError(f'integers from {array.min()} to {array.max()}; at most 16 bits are '
+                             f'read')
         array = array.astype(np.uint16)
     return Image.fromarray(_to_uint8(array))
 
@@ -42,7 +44,7 @@ def _upright_rgb(image):
     "Decode a PIL picture and make it upright, opaque, RGB and 8 bits a channel."
     image.load()
     try: image = ImageOps.exif_transpose(image)
-    except Exception: pass                       # a broken EXIF note: keep the picture as it is stored
+    except Exception: pass  # a broken EXIF note: keep the picture as it is stored
     image = _eight_bits(image)
     if image.has_transparency_data:
         image = image.convert('RGBA')
@@ -64,26 +66,31 @@ def _read_header(file):
             if accepts and accepts(prefix) is not True: continue
             file.seek(0)
             try: return plugin(file, '')
-            except (SyntaxError, IndexError, TypeError, struct.error): pass   # so PIL's plugins say "not mine"
+            # so PIL's plugins say "not mine"
+            except (SyntaxError, IndexError, TypeError, struct.error): pass
 
+# %% ../../nbs/2_base/02_images.ipynb #8d612bed
 def _check_size(size, max_pixels):
     "`ValueError` if a picture of this (width, height) has no pixels or too many."
     width, height = size
     if width < 1 or height < 1: raise ValueError(f'{width}×{height} pixels: nothing to see')
     if max_pixels is not None and width*height > max_pixels:
-        raise ValueError(f'{width:,}×{height:,} pixels are more than the {max_pixels:,} allowed (max_pixels)')
+        raise ValueError(f'{width:,}×{height:,} pixels are more than the {max_pixels:,} allowed '
+                         f'(max_pixels)')
 
 # %% ../../nbs/2_base/02_images.ipynb #ec63e921
 def _from_array(array, max_pixels):
     "A PIL picture from an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."
     if array.size == 0: raise ValueError('holds no pixels')
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
-        hint = '; channels come last in an array' if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ''
+        hint = '; channels come last in an array' if array.ndim == 3 and array.shape[0] in (1, 3,
+            4) else ''
         raise ValueError(f'needed is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4){hint}')
     _check_size(array.shape[1::-1], max_pixels)
     if array.ndim == 3 and array.shape[2] == 1: array = array[..., 0]
     return Image.fromarray(np.ascontiguousarray(_to_uint8(array)))
 
+# %% ../../nbs/2_base/02_images.ipynb #cde719fc
 def _from_tensor(tensor, max_pixels):
     "A PIL picture from a tensor (H, W) or (C, H, W), on any device, of any float type."
     tensor = tensor.detach().cpu()
@@ -103,6 +110,7 @@ def _open_file(path):
     if path.stat().st_size == 0: raise ValueError('is an empty file')
     return path.open('rb')
 
+# %% ../../nbs/2_base/02_images.ipynb #efeddfab
 def _from_file(file, max_pixels):
     "Decode the picture in an open binary file."
     if not (hasattr(file, 'seek') and file.seekable()): file = io.BytesIO(file.read())
@@ -115,8 +123,10 @@ def _from_file(file, max_pixels):
 def image_name(source):
     "What an error message calls a picture."
     if isinstance(source, (str, os.PathLike)): return str(source)
-    if isinstance(source, (bytes, bytearray, memoryview)): return f'picture of {len(source):,} bytes'
-    if isinstance(source, Image.Image): return getattr(source, 'filename', '') or f'PIL picture of mode {source.mode}'
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f'picture of {len(source):,} bytes'
+    if isinstance(source, Image.Image):
+        return getattr(source, 'filename', '') or f'PIL picture of mode {source.mode}'
     if hasattr(source, 'shape'): return f'picture of shape {tuple(source.shape)}'
     return str(getattr(source, 'name', f'picture ({type(source).__name__})'))
 
@@ -132,15 +142,16 @@ def _load(source, max_pixels):
         _check_size(source.size, max_pixels)
         return _upright_rgb(source)
     if isinstance(source, np.ndarray): return _upright_rgb(_from_array(source, max_pixels))
-    if hasattr(source, 'shape') and hasattr(source, 'detach'): return _upright_rgb(_from_tensor(source, max_pixels))
+    if hasattr(source, 'shape') and hasattr(source, 'detach'):
+        return _upright_rgb(_from_tensor(source, max_pixels))
     if hasattr(source, 'read'): return _from_file(source, max_pixels)
     raise ValueError('needed is a path, bytes, a binary file, a PIL picture, an array or a tensor')
 
 # %% ../../nbs/2_base/02_images.ipynb #193deea4
 def load_image(
-    source,                      # path, bytes, binary file, PIL picture, array (H, W[, C]) or tensor ([C,] H, W)
+    source,  # path, bytes, binary file, PIL picture, array (H, W[, C]) or tensor ([C,] H, W)
     max_pixels:int=100_000_000,  # refuse, undecoded, what has more pixels; None for no limit
-) -> Image.Image:                # RGB of 8 bits, upright, on white where transparent, the first frame of several
+) -> Image.Image:  # RGB of 8 bits, upright, on white where transparent, the first frame of several
     "Read any picture as a person sees it (arrays: uint8, uint16 or floats in [0, 1]); else `GrefelError` says why not."
     try:
         with warnings.catch_warnings():
@@ -155,12 +166,16 @@ def load_image(
 # %% ../../nbs/2_base/02_images.ipynb #fdc94ef4
 def _in_folder(folder, recursive):
     "Pictures in a folder, sorted, hidden files and folders left out."
-    def unreadable(error): raise GrefelError(f'{error.filename}: cannot be listed ({error.strerror})')
+    def unreadable(error):
+        raise GrefelError(f'{error.filename}: cannot be listed ({error.strerror})')
     found = []
     for parent, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = [f for f in folders if recursive and not f.startswith('.') and f != '__MACOSX']
-        found += [Path(parent)/f for f in files if f.lower().endswith(IMAGE_ENDINGS) and not f.startswith('.')]
-    if not found: raise GrefelError(f'{folder}: no pictures in this folder ({", ".join(IMAGE_ENDINGS[:5])}, …)')
+        found += [Path(parent)/f for f in files if f.lower().endswith(IMAGE_ENDINGS)
+                  and not f.startswith('.')]
+    if not found:
+        raise GrefelError(
+            f'{folder}: no pictures in this folder ({", ".join(IMAGE_ENDINGS[:5])}, …)')
     return sorted(found)
 
 # %% ../../nbs/2_base/02_images.ipynb #1f30f94e
@@ -189,8 +204,9 @@ def _padded(image, left, top, right, bottom):
 # %% ../../nbs/2_base/02_images.ipynb #d256510f
 def crop_box(
     image:Image.Image,          # of 8 bits a channel, as `load_image` gives it
-    box,                        # (x0, y0, x1, y1) in pixels, x right and y down; may reach beyond the picture
-    size:int|tuple|None=None,   # side, or (width, height), in pixels to resize to; None leaves the box's own
+    box,  # (x0, y0, x1, y1) in pixels, x right and y down; may reach beyond the picture
+    # side, or (width, height), in pixels to resize to; None leaves the box's own
+    size:int|tuple|None=None,
 ) -> Image.Image:               # same mode
     "The part of a picture within `box`, its border repeated beyond the edge; `GrefelError` for impossible boxes."
     try: x0, y0, x1, y1 = map(float, box)
@@ -201,8 +217,10 @@ def crop_box(
         raise GrefelError(f'box {box}: does not fit a picture of {image.width}×{image.height}')
     if size is None:
         left, top = int(np.floor(x0 + 0.5)), int(np.floor(y0 + 0.5))
-        return _padded(image, left, top, max(left + 1, int(np.floor(x1 + 0.5))), max(top + 1, int(np.floor(y1 + 0.5))))
+        return _padded(image, left, top, max(left + 1, int(np.floor(x1 + 0.5))),
+                       max(top + 1, int(np.floor(y1 + 0.5))))
     left, top = int(np.floor(x0)), int(np.floor(y0))
     part = _padded(image, left, top, int(np.ceil(x1)), int(np.ceil(y1)))
-    return part.resize((size, size) if isinstance(size, int) else tuple(size), Image.Resampling.BILINEAR,
+    return part.resize((size, size) if isinstance(size, int) else tuple(size),
+                       Image.Resampling.BILINEAR,
                        box=(x0 - left, y0 - top, x1 - left, y1 - top))

@@ -67,13 +67,17 @@ a { color: var(--blue); } nav a { margin-right: 1rem; }
 # %% ../../nbs/2_base/06_page.ipynb #cafd1594
 def _theme(ink, line):
     "Matplotlib settings for drawing on a page of either shade."
-    return {'text.color': ink, 'axes.labelcolor': ink, 'axes.titlecolor': ink, 'xtick.color': ink, 'ytick.color': ink,
-            'axes.edgecolor': line, 'figure.facecolor': 'none', 'axes.facecolor': 'none', 'savefig.facecolor': 'none',
+    return {'text.color': ink, 'axes.labelcolor': ink, 'axes.titlecolor': ink, 'xtick.color': ink,
+            'ytick.color': ink,
+            'axes.edgecolor': line, 'figure.facecolor': 'none', 'axes.facecolor': 'none',
+            'savefig.facecolor': 'none',
             'font.size': 10, 'axes.titlesize': 11}
 _THEMES = dict(light=_theme('#1d2530', '#8a8f98'), dark=_theme('#e6eaf0', '#8a8f98'))
 
-def data_uri(data, kind='image/png'): return f'data:{kind};base64,' + base64.b64encode(data).decode('ascii')
+def data_uri(data, kind='image/png'):
+    return f'data:{kind};base64,' + base64.b64encode(data).decode('ascii')
 
+# %% ../../nbs/2_base/06_page.ipynb #34ead299
 def page_picture(
     draw,             # called without arguments, gives a Matplotlib `Figure`
     alt:str,          # what it shows, for those who do not see it
@@ -97,6 +101,7 @@ def face_array(images, i):
     face = np.asarray(images[i])
     return face[0] if len(face) == 1 else np.moveaxis(face, 0, -1)
 
+# %% ../../nbs/2_base/06_page.ipynb #254f76cf
 def page_face(
     pixels,         # (H, W) or (H, W, 3) uint8
     name:str,       # shown when pointed at
@@ -164,8 +169,10 @@ def page_table(
     folded:bool=False,   # shown only when its caption is clicked
 ) -> dict:
     "A table for `render_page`."
-    return dict(caption=caption, head=list(head), rows=[list(r) for r in rows], text=text, folded=folded)
+    return dict(caption=caption, head=list(head), rows=[list(r) for r in rows], text=text,
+                folded=folded)
 
+# %% ../../nbs/2_base/06_page.ipynb #80ea4ca2
 def page_answer(
     question:str,        # what a reader asks
     text:str,            # the answer, in a sentence or two
@@ -175,6 +182,7 @@ def page_answer(
     "A question and its answer for `render_page`."
     return dict(question=question, text=text, word=word, mood=mood)
 
+# %% ../../nbs/2_base/06_page.ipynb #427878eb
 def page_section(
     title:str,               # heading
     texts=(),                # paragraphs
@@ -188,6 +196,7 @@ def page_section(
     if narrow % 2: [p for p in plots if not p['wide']][-1]['wide'] = True
     return dict(title=title, texts=texts, plots=plots, galleries=galleries, tables=tables)
 
+# %% ../../nbs/2_base/06_page.ipynb #f96077c9
 def render_page(
     title:str,           # of the page
     about:str,           # one line: what was looked at
@@ -201,5 +210,6 @@ def render_page(
     "The whole page as HTML that needs nothing else."
     from jinja2 import Environment
     page = Environment(autoescape=True, trim_blocks=False).from_string(_PAGE)
-    return page.render(title=title, about=about, cards=cards, sentences=sentences, sections=sections, links=links,
+    return page.render(title=title, about=about, cards=cards, sentences=sentences,
+                       sections=sections, links=links,
                        verdict=verdict, answers=answers, css=_CSS)

@@ -20,21 +20,23 @@ def _whole(
     "A column's cells in order; arrays count to the last value, which text would abbreviate."
     import pandas as pd
     if column.dtype != object or not column.map(np.ndim).any():
-        return pd.util.hash_array(column.astype(str).to_numpy(object), categorize=True).tobytes()   # (n,) uint64
+        # (n,) uint64
+        return pd.util.hash_array(column.astype(str).to_numpy(object), categorize=True).tobytes()
     def cell(c):
         content = c.tobytes() if c.dtype.kind in 'iuf' else repr(c.tolist()).encode()
         return f'{c.dtype} {c.size} '.encode() + content
     return b''.join(map(cell, map(np.ravel, column)))
 
+# %% ../../nbs/2_base/07_resume.ipynb #ace71ede
 def fingerprint(
     table,           # DataFrame; cells may be arrays
     columns=None,    # names of the columns that count; None: all
 ) -> str:            # 16 letters
     "A short digest of a table's cells and their order."
     digest = hashlib.blake2b(digest_size=8)
-    for c in table.columns if columns is None else columns: digest.update(str(c).encode() + _whole(table[c]))
+    for c in table.columns if columns is None else columns:
+        digest.update(str(c).encode() + _whole(table[c]))
     return digest.hexdigest()
-
 
 # %% ../../nbs/2_base/07_resume.ipynb #167a3b67
 class Parts:
@@ -47,12 +49,14 @@ class Parts:
         note = self.folder/'job.json'
         try: before = json.loads(note.read_text()) if note.exists() else None
         except (OSError, ValueError):
-            raise GrefelError(f'{note}: cannot be read; delete {self.folder} to start anew') from None
+            raise GrefelError(
+                f'{note}: cannot be read; delete {self.folder} to start anew') from None
         if before is None and self.folder.exists() and any(self.folder.iterdir()):
             raise GrefelError(f'{self.folder}: holds files of something else; choose another place')
         if before not in (None, job):
             differs = ', '.join(sorted(k for k in {*before, *job} if before.get(k) != job.get(k)))
-            raise GrefelError(f'{self.folder}: holds parts of a run with another {differs}; delete it to start anew')
+            raise GrefelError(f'{self.folder}: holds parts of a run with another {differs}; delete '
+                              f'it to start anew')
         if before is None: write_file(note, json.dumps(job, indent=1) + '\n')
 
     def path(self, name): return self.folder/f'{name}.parquet'
@@ -71,7 +75,8 @@ def write_part(
     table:pa.Table,   # all of it
 ):
     "Write a Parquet file whole or not at all, in small row groups."
-    repeated = [f.name for f in table.schema if pa.types.is_string(f.type) or pa.types.is_dictionary(f.type)]
+    repeated = [f.name for f in table.schema if pa.types.is_string(f.type)
+                or pa.types.is_dictionary(f.type)]
     buffer = io.BytesIO()
     pq.write_table(table, buffer, row_group_size=GROUP, compression='zstd', use_dictionary=repeated)
     write_file(path, buffer.getvalue())
@@ -103,19 +108,23 @@ def merge_parts(
     files, out = list(files), Path(out)
     part, schema = out.with_name(out.name + '.part'), pq.read_schema(files[0])
     schema = schema if metadata is None else schema.with_metadata(metadata)
-    repeated = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_dictionary(f.type)]
+    repeated = [f.name for f in schema if pa.types.is_string(f.type)
+                or pa.types.is_dictionary(f.type)]
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with open(part, 'wb') as sink:
-            with pq.ParquetWriter(sink, schema, compression='zstd', use_dictionary=repeated) as writer:
+            with pq.ParquetWriter(sink, schema, compression='zstd',
+                                  use_dictionary=repeated) as writer:
                 for table in _groups(files): writer.write_table(table.cast(schema))
-            sink.flush(); os.fsync(sink.fileno())
+            sink.flush()
+            os.fsync(sink.fileno())
         os.replace(part, out)
     except OSError as e:
         if part.is_file(): part.unlink()
         raise GrefelError(f'{out}: cannot be written ({e.strerror or e})') from None
     return out
 
+# %% ../../nbs/2_base/07_resume.ipynb #7eef05fc
 def refuse_overwrite(
     out,        # a file that is to be written
     sources,    # files that it is made from
@@ -125,7 +134,6 @@ def refuse_overwrite(
     if out.resolve() in {Path(str(s)).resolve() for s in sources}:
         raise GrefelError(f'{out}: is read to make this; name another file for the result')
     return out
-
 
 # %% ../../nbs/2_base/07_resume.ipynb #66eb92f8
 def _groups(files):

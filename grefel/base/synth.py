@@ -15,7 +15,8 @@ from .draw import action_units, AU_INDEX, draw_faces, SCENE, TRAITS
 # %% ../../nbs/2_base/05_synth.ipynb #84204c54
 def _diagnostic(au):
     "The telling units (n, 16): 12 and 14 split into a two-sided and a one-sided part, 25 left out."
-    cols = [au[:, i] for code, i in AU_INDEX.items() if code not in ('R12', 'L12', 'R14', 'L14', '25')]
+    cols = [au[:, i] for code, i in AU_INDEX.items() if code not in ('R12', 'L12', 'R14', 'L14',
+        '25')]
     for c in ('12', '14'):
         r, l = au[:, AU_INDEX['R' + c]], au[:, AU_INDEX['L' + c]]
         cols += [torch.minimum(r, l), (r - l).abs()]
@@ -30,6 +31,7 @@ def expression_mix(
     m = _diagnostic(au) @ torch.linalg.pinv(prototypes)                                # (n, 7)
     return torch.cat([1 - m.sum(1, keepdim=True), m], 1)
 
+# %% ../../nbs/2_base/05_synth.ipynb #f4b1c462
 def expression_truth(
     au:Tensor,              # (n, A) action-unit intensities
     sharpness:float=8.,     # κ: the larger, the narrower the zone between two expressions
@@ -46,18 +48,20 @@ def noise_matrix(
     t = torch.as_tensor(label_noise, dtype=torch.float32)
     if t.ndim == 0: t = t/(num_classes - 1) + (1 - t - t/(num_classes - 1))*torch.eye(num_classes)
     if t.shape != (num_classes,)*2 or (t < 0).any() or (t.sum(1) - 1).abs().max() > 1e-4:
-        raise GrefelError(f'label_noise: a number from 0 to 1, or a matrix with {num_classes} rows that sum to 1')
+        raise GrefelError(f'label_noise: a number from 0 to 1, or a matrix with {num_classes} rows '
+                          f'that sum to 1')
     return t
 
 # %% ../../nbs/2_base/05_synth.ipynb #a3f1f205
 def true_confusion(
     truth:Tensor,                 # (n, 8) true distributions
     label_noise:float|Tensor=0.,  # as given to `synth_faces`
-) -> Tensor:                      # (8, 8) expected share of faces: row = label, column = best answer; sums to 1
+) -> Tensor:  # (8, 8) expected share of faces: row = label, column = best answer; sums to 1
     "The confusion matrix of the best possible answers, for labels drawn from the truth and then flipped."
     answer = torch.nn.functional.one_hot(truth.argmax(1), truth.shape[1]).to(truth)     # (n, 8)
     return (truth @ noise_matrix(label_noise, truth.shape[1]).to(truth)).T @ answer/len(truth)
 
+# %% ../../nbs/2_base/05_synth.ipynb #c3734968
 def bayes_accuracy(
     truth:Tensor,                 # (n, 8)
     label_noise:float|Tensor=0.,
@@ -71,10 +75,14 @@ class _Lots:
     _STREAMS = ('expression', 'identity', 'scene', 'occlusion', 'group', 'votes', 'flips')
     def __init__(self, n, seed, stream):
         self.n, self.g = n, torch.Generator().manual_seed(16*seed + self._STREAMS.index(stream))
-    def uniform(self, low=0., high=1.): return low + (high - low)*torch.rand(self.n, generator=self.g)
-    def normal(self, *more, clip=2.): return torch.randn(self.n, *more, generator=self.g).clamp(-clip, clip)
+    def uniform(self, low=0., high=1.):
+        return low + (high - low)*torch.rand(self.n, generator=self.g)
+    def normal(self, *more, clip=2.):
+        return torch.randn(self.n, *more, generator=self.g).clamp(-clip, clip)
     def chance(self, share): return torch.rand(self.n, generator=self.g) < share
-    def pick(self, weights, k=1): return torch.multinomial(weights, k, replacement=True, generator=self.g)  # (n, k)
+    # (n, k)
+    def pick(self, weights, k=1):
+        return torch.multinomial(weights, k, replacement=True, generator=self.g)
 
 # %% ../../nbs/2_base/05_synth.ipynb #51da610d
 def _lot_expressions(lots, ambiguity, weights):
@@ -99,22 +107,28 @@ def _lot_expressions(lots, ambiguity, weights):
 def _lot_identity(lots):
     "Traits (n, T)."
     t = dict(zip(TRAITS, lots.normal(len(TRAITS)).unbind(1)))
-    t |= dict(skin=lots.uniform(-2, 1.5), hair=lots.uniform(-1.2, 2.2), hair_length=lots.uniform()*lots.chance(.7),
-              beard=lots.chance(.16)*lots.uniform(.5, 1), glasses=lots.chance(.125).float(), gaze=.5*t['gaze'])
+    t |= dict(skin=lots.uniform(-2, 1.5), hair=lots.uniform(-1.2, 2.2),
+              hair_length=lots.uniform()*lots.chance(.7),
+              beard=lots.chance(.16)*lots.uniform(.5, 1), glasses=lots.chance(.125).float(),
+              gaze=.5*t['gaze'])
     return torch.stack(list(t.values()), 1)
 
+# %% ../../nbs/2_base/05_synth.ipynb #a5d99f41
 def _lot_scene(lots, other, pose, light, noise, occlusion):
     "Scenes (n, len(SCENE)); occluders are drawn from the stream `other`."
     s = dict.fromkeys(SCENE, torch.zeros(lots.n))
-    s |= dict(tilt=.10*pose*lots.normal(), yaw=.035*pose*lots.normal(), scale=.06*pose*lots.normal(),
+    s |= dict(tilt=.10*pose*lots.normal(), yaw=.035*pose*lots.normal(),
+              scale=.06*pose*lots.normal(),
               shift_x=.025*pose*lots.normal(), shift_y=.025*pose*lots.normal(),
-              background=light*lots.uniform(-.45, .35), light_x=.35*light*lots.normal(), light_y=.2*light*lots.normal(),
+              background=light*lots.uniform(-.45, .35), light_x=.35*light*lots.normal(),
+              light_y=.2*light*lots.normal(),
               contrast=.16*light*lots.normal(), gamma=.18*light*lots.normal(),
               blur=lots.uniform(0, .3)*min(1., 20*noise), noise=noise*lots.uniform(0, 2))
     covered, kind = other.chance(occlusion), other.chance(.5)
     angle, turn = other.uniform(0, 2*math.pi), other.uniform(0, math.pi)
     s |= dict(bar=(covered & kind).float(), hand=(covered & ~kind).float(),
-              bar_angle=turn, bar_offset=other.uniform(-.32, .32), bar_width=other.uniform(.03, .08),
+              bar_angle=turn, bar_offset=other.uniform(-.32, .32),
+              bar_width=other.uniform(.03, .08),
               bar_tone=torch.where(other.chance(.5), .08, .9),
               hand_x=.36*angle.cos(), hand_y=.08 + .30*angle.sin(), hand_r=other.uniform(.09, .14))
     return torch.stack([s[k] for k in SCENE], 1)
@@ -122,25 +136,30 @@ def _lot_scene(lots, other, pose, light, noise, occlusion):
 # %% ../../nbs/2_base/05_synth.ipynb #39737a1b
 def _lot_groups(lots, group, share, penalty, identity, scene):
     "Which faces belong to the marked group (n,), with their traits and scenes changed in place."
-    if group not in (None, 'glasses', 'skin'): raise GrefelError(f"group {group!r}: None, 'glasses' or 'skin'")
+    if group not in (None, 'glasses', 'skin'):
+        raise GrefelError(f"group {group!r}: None, 'glasses' or 'skin'")
     marked = lots.chance(share) if group else torch.zeros(lots.n, dtype=torch.bool)
     if group == 'glasses': identity[:, TRAITS.index('glasses')] = marked.float()
     if group == 'skin':
-        identity[:, TRAITS.index('skin')] = torch.where(marked, lots.uniform(-2, -1), lots.uniform(-.2, 1.5))
-    column = lambda name: scene[:, SCENE.index(name)]
+        identity[:, TRAITS.index('skin')] = torch.where(marked, lots.uniform(-2, -1),
+                                                        lots.uniform(-.2, 1.5))
+    def column(name): return scene[:, SCENE.index(name)]
     hard = penalty*marked
     for name in ('tilt', 'yaw', 'scale', 'shift_x', 'shift_y'): column(name).mul_(1 + .7*hard)
     column('contrast').copy_((1 + column('contrast'))*(1 - .4*hard) - 1)
-    column('blur').copy_(torch.maximum(column('blur'), .33*hard)); column('noise').add_(.03*hard)
+    column('blur').copy_(torch.maximum(column('blur'), .33*hard))
+    column('noise').add_(.03*hard)
     return marked.long()
 
 # %% ../../nbs/2_base/05_synth.ipynb #57988c14
 def _lot_labels(lots, flips, truth, num_votes, labels_from, label_noise):
     "Votes (n, 8), clean labels (n,), labels (n,)."
     if num_votes < 1: raise GrefelError(f'num_votes={num_votes}: at least one vote is needed')
-    if labels_from not in ('majority', 'draw'): raise GrefelError(f"labels_from={labels_from!r}: 'majority' or 'draw'")
+    if labels_from not in ('majority', 'draw'):
+        raise GrefelError(f"labels_from={labels_from!r}: 'majority' or 'draw'")
     ballots = lots.pick(truth, num_votes)                                               # (n, V)
-    votes = torch.zeros(len(truth), 8, dtype=torch.int64).scatter_add_(1, ballots, torch.ones_like(ballots))
+    votes = torch.zeros(len(truth), 8, dtype=torch.int64).scatter_add_(1, ballots,
+        torch.ones_like(ballots))
     lead = (votes + .5*torch.rand(votes.shape, generator=lots.g)).argmax(1)
     clean = lead if labels_from == 'majority' else ballots[:, 0]
     return votes, clean, flips.pick(noise_matrix(label_noise)[clean])[:, 0]
@@ -154,23 +173,25 @@ def synth_faces(
     ambiguity:float=.3,             # share of faces that blend two expressions, 0 to 1
     num_votes:int=10,               # voters per face
     labels_from:str='majority',     # 'majority' of the votes, or 'draw': the first vote
-    label_noise:float|Tensor=0.,    # share of labels flipped, or a matrix (8, 8); see `noise_matrix`
+    label_noise:float|Tensor=0.,  # share of labels flipped, or a matrix (8, 8); see `noise_matrix`
     class_weights=None,             # 8 numbers: how often each expression is drawn; uniform if None
     sharpness:float=8.,             # κ of `expression_truth`
     occlusion:float=.15,            # share of faces behind a bar or a hand
-    noise:float=.02,                # mean standard deviation of the camera's noise, in units of white
+    noise:float=.02,  # mean standard deviation of the camera's noise, in units of white
     pose:float=1., light:float=1.,  # how far head pose and light stray; 0 is plain and frontal
     group:str|None=None,            # 'glasses' or 'skin': plant a group
     group_share:float=.3,           # how many faces belong to it
     group_penalty:float=0.,         # how much harder its pictures are to read, 0 to 1
-    chunk:int|None=None,            # faces drawn at once; changes speed and memory, never the result
+    chunk:int|None=None,  # faces drawn at once; changes speed and memory, never the result
 ) -> dict:
     """Draw a data set whose truth is known. Tensors, one row per face: images uint8 (n, 1, size, size),
     landmarks (n, 68, 2), truth (n, 8), votes (n, 8), labels and clean_labels (n,), action_units (n, A), mix (n, 8) the
     planned blend, identity (n, T), scene (n, S), groups (n,) 0 or 1, occluded (n,) bool.
     Raises `GrefelError` for arguments that make no sense."""
-    weights = torch.ones(8) if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
-    if n < 1 or size < 8: raise GrefelError(f'synth_faces: n={n}, size={size}; needs at least one face of 8 pixels')
+    weights = torch.ones(8) if class_weights is None else torch.as_tensor(class_weights,
+        dtype=torch.float32)
+    if n < 1 or size < 8:
+        raise GrefelError(f'synth_faces: n={n}, size={size}; needs at least one face of 8 pixels')
     if weights.shape != (8,) or (weights < 0).any() or weights.sum() <= 0:
         raise GrefelError('class_weights: eight numbers, none negative, not all zero')
     lots = {stream: _Lots(n, seed, stream) for stream in _Lots._STREAMS}
@@ -179,8 +200,11 @@ def synth_faces(
     scene = _lot_scene(lots['scene'], lots['occlusion'], pose, light, noise, occlusion)
     groups = _lot_groups(lots['group'], group, group_share, group_penalty, identity, scene)
     truth = expression_truth(au, sharpness)
-    votes, clean, labels = _lot_labels(lots['votes'], lots['flips'], truth, num_votes, labels_from, label_noise)
+    votes, clean, labels = _lot_labels(lots['votes'], lots['flips'], truth, num_votes, labels_from,
+                                       label_noise)
     images, landmarks = draw_faces(au, identity, scene, size, noise_seed=seed, chunk=chunk)
     occluded = (scene[:, SCENE.index('bar')] + scene[:, SCENE.index('hand')]) > 0
-    return dict(images=images, landmarks=landmarks, truth=truth, votes=votes, labels=labels, clean_labels=clean,
-                action_units=au, mix=mix, identity=identity, scene=scene, groups=groups, occluded=occluded)
+    return dict(images=images, landmarks=landmarks, truth=truth, votes=votes, labels=labels,
+                clean_labels=clean,
+                action_units=au, mix=mix, identity=identity, scene=scene, groups=groups,
+                occluded=occluded)

@@ -1,0 +1,3 @@
+from .._moved import former_names
+
+__getattr__ = former_names('data')

@@ -28,6 +28,7 @@ def crop_matrix(
     m[:, 0, 2], m[:, 1, 2], m[:, 2, 2] = -x0/side, -y0/side, 1.
     return m
 
+# %% ../../nbs/4_data/06_augment.ipynb #a96f75a5
 def flip_matrix(
     flip:Tensor,  # (B,) bool: mirror this one
 ) -> Tensor:      # (B, 3, 3), from source to result
@@ -60,9 +61,10 @@ def warp_images(
     padding:str='border',  # what lies outside: 'border', 'reflection' or 'zeros'
 ) -> Tensor:               # (B, C, S, S)
     "Every picture through its own affine map, sampled once, bilinearly."
-    inverse = invert_affine(matrix[:, :2])                                          # (B, 2, 3), result to source
+    inverse = invert_affine(matrix[:, :2])  # (B, 2, 3), result to source
     A, b = inverse[..., :2], inverse[..., 2:]
-    theta = torch.cat([A, A.sum(2, keepdim=True) + 2*b - 1], 2).to(images)          # (B, 2, 3), units of −1…1
+    # (B, 2, 3), units of −1…1
+    theta = torch.cat([A, A.sum(2, keepdim=True) + 2*b - 1], 2).to(images)
     grid = F.affine_grid(theta, [len(images), 1, size, size], align_corners=False)  # (B, S, S, 2)
     return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)   # (B, C, S, S)
 
@@ -84,7 +86,8 @@ def shrink_images(
 ) -> Tensor:        # (B, C, size, size), or the input if it is at most 1.5 times as large
     "Smooth pictures down to `size` where they are so much larger that sampling would alias."
     if max(images.shape[-2:]) <= 1.5*size: return images
-    return F.interpolate(images, size=(size, size), mode='bilinear', antialias=True, align_corners=False)
+    return F.interpolate(images, size=(size, size), mode='bilinear', antialias=True,
+                         align_corners=False)
 
 # %% ../../nbs/4_data/06_augment.ipynb #59a97bda
 def luma(
@@ -101,6 +104,7 @@ def to_grey(
     "Pictures as weights that were trained on grey ones want them."
     return luma(images.float()).round().byte()
 
+# %% ../../nbs/4_data/06_augment.ipynb #d0705988
 def shift_hue(
     images:Tensor,  # (B, 3, H, W) in [0, 1]
     amount:Tensor,  # (B,) part of the colour circle, −0.5…0.5
@@ -110,14 +114,15 @@ def shift_hue(
     r, g, b = images.unbind(1)
     d = torch.where(c == 0, 1., c)
     h = torch.where(v == r, (g - b)/d, torch.where(v == g, 2 + (b - r)/d, 4 + (r - g)/d))
-    h = h + 6*amount[:, None, None]                                                   # (B, H, W), sixths
-    k = (torch.tensor([5., 3., 1.], device=h.device)[:, None, None] + h[:, None]) % 6  # (B, 3, H, W)
+    h = h + 6*amount[:, None, None]  # (B, H, W), sixths
+    # (B, 3, H, W)
+    k = (torch.tensor([5., 3., 1.], device=h.device)[:, None, None] + h[:, None]) % 6
     return v[:, None] - c[:, None]*torch.minimum(k, 4 - k).clamp(0, 1)               # (B, 3, H, W)
 
 # %% ../../nbs/4_data/06_augment.ipynb #b52d9e17
 def _jitter_step(x, factor, op):
     "One operation per sample, the one named by `op` (B,): three kinds of blend in one formula, and hue."
-    col = lambda v: v.to(x.device)[:, None, None, None]                          # (B, 1, 1, 1)
+    def col(v): return v.to(x.device)[:, None, None, None]                          # (B, 1, 1, 1)
     grey, f = luma(x), col(torch.where(op == 3, 1., factor))                     # (B, 1, H, W)
     other = col(op == 1)*grey.mean((2, 3), keepdim=True)                         # (B, 1, 1, 1)
     if (op == 2).any(): other = other + col(op == 2)*grey                        # (B, 1, H, W)
@@ -129,15 +134,16 @@ def _jitter_step(x, factor, op):
 # %% ../../nbs/4_data/06_augment.ipynb #2a474baf
 def colour_jitter(
     images:Tensor,         # (B, 1 or 3, H, W) in [0, 1]
-    factors:Tensor,        # (B, 4) brightness, contrast, saturation (1: as it is), hue (0: as it is)
-    order:Tensor,          # (B, 4) each row a permutation of 0…3: which of the four comes first, second, …
+    factors:Tensor,  # (B, 4) brightness, contrast, saturation (1: as it is), hue (0: as it is)
+    order:Tensor,  # (B, 4) each row a permutation of 0…3: which of the four comes first, second, …
     active:tuple=(1,)*4,   # which of the four are in use at all
 ) -> Tensor:               # (B, 1 or 3, H, W)
     "Brightness, contrast, saturation and hue as torchvision's `ColorJitter`, every sample in its own order."
     on = [i for i in range(4) if active[i] and (i < 2 or images.shape[1] == 3)]
     if not on: return images
-    order = order[torch.isin(order, torch.tensor(on))].view(-1, len(on))         # (B, how many are on)
-    for op in order.unbind(1): images = _jitter_step(images, factors.gather(1, op[:, None])[:, 0], op)
+    order = order[torch.isin(order, torch.tensor(on))].view(-1, len(on))  # (B, how many are on)
+    for op in order.unbind(1):
+        images = _jitter_step(images, factors.gather(1, op[:, None])[:, 0], op)
     return images
 
 # %% ../../nbs/4_data/06_augment.ipynb #6aad2dd7
@@ -150,7 +156,8 @@ def gaussian_blur(
     r = min(max(1, math.ceil(3*float(sigma.max()))), H - 1, W - 1)
     t = torch.arange(-r, r + 1.)                                                     # (2r+1,)
     k = torch.exp(-0.5*(t/sigma.clamp(min=1e-3)[:, None])**2)                        # (B, 2r+1)
-    k = (k/k.sum(1, keepdim=True)).to(images).repeat_interleave(C, 0)[:, None, None]  # (B·C, 1, 1, 2r+1)
+    # (B·C, 1, 1, 2r+1)
+    k = (k/k.sum(1, keepdim=True)).to(images).repeat_interleave(C, 0)[:, None, None]
     x = F.pad(images.reshape(1, B*C, H, W), (r,)*4, mode='reflect')
     return F.conv2d(F.conv2d(x, k, groups=B*C), k.mT, groups=B*C).view(B, C, H, W)
 
@@ -183,22 +190,28 @@ _NEUTRAL = dict(
 
 AUGMENTATIONS = dict(
     none  = {},
-    light = dict(flip=.5, rotate=10., scale=(.9, 1.1), shift=.08, brightness=.2, contrast=.2, erase=.25),
-    heavy = dict(crop=224/256, flip=.5, rotate=15., brightness=.4, contrast=.4, saturation=.4, hue=.1))
+    light = dict(flip=.5, rotate=10., scale=(.9, 1.1), shift=.08, brightness=.2, contrast=.2,
+                 erase=.25),
+    heavy = dict(crop=224/256, flip=.5, rotate=15., brightness=.4, contrast=.4, saturation=.4,
+                 hue=.1))
 IMAGENET_MEAN = (.485, .456, .406)  # red, green, blue of values in 0…1
 IMAGENET_STD  = (.229, .224, .225)
 
 # %% ../../nbs/4_data/06_augment.ipynb #f70b2bdb
-_DICE = ('flip', 'crop_x', 'crop_y', 'angle', 'zoom', 'dx', 'dy', 'brightness', 'contrast', 'saturation', 'hue',
+_DICE = ('flip', 'crop_x', 'crop_y', 'angle', 'zoom', 'dx', 'dy', 'brightness', 'contrast',
+         'saturation', 'hue',
          'order_b', 'order_c', 'order_s', 'order_h', 'gamma', 'blur', 'noise',
          'erase', 'area', 'ratio', 'erase_x', 'erase_y')
 
 def _between(u, low, high): return low + u*(high - low)
+
 def _either_way(u, reach): return (2*u - 1)*reach
 
+# %% ../../nbs/4_data/06_augment.ipynb #efca3cc2
 def _erase_box(u, p, area):
     "Boxes (n, 4) in fractions, empty with probability 1 − p"
-    share, ratio = _between(u['area'], *area), torch.exp(_between(u['ratio'], math.log(.3), math.log(3.3)))
+    share, ratio = _between(u['area'], *area), torch.exp(_between(u['ratio'], math.log(.3),
+        math.log(3.3)))
     w, h = (share/ratio).sqrt().clamp(max=1), (share*ratio).sqrt().clamp(max=1)
     w = torch.where(u['erase'] < p, w, 0.)
     x0, y0 = u['erase_x']*(1 - w), u['erase_y']*(1 - h)
@@ -213,14 +226,18 @@ def draw_parameters(
     "One set of random decisions per sample."
     s, u = settings, dict(zip(_DICE, torch.rand(n, len(_DICE), generator=generator).unbind(1)))
     gap, blends = 1 - s['crop'], ('brightness', 'contrast', 'saturation')
-    factors = [_between(u[k], max(0., 1 - s[k]), 1 + s[k]) for k in blends] + [_either_way(u['hue'], s['hue'])]
+    factors = [_between(u[k], max(0., 1 - s[k]), 1 + s[k]) for k in blends] + [_either_way(u['hue'],
+        s['hue'])]
     return dict(
         flip=u['flip'] < s['flip'], crop_x=gap*u['crop_x'], crop_y=gap*u['crop_y'],
         angle=_either_way(u['angle'], s['rotate']), zoom=_between(u['zoom'], *s['scale']),
         dx=_either_way(u['dx'], s['shift']), dy=_either_way(u['dy'], s['shift']),
-        factors=torch.stack(factors, 1), order=torch.stack([u[f'order_{k}'] for k in 'bcsh'], 1).argsort(1),  # (n, 4)
+        # (n, 4)
+        factors=torch.stack(factors, 1), order=torch.stack([u[f'order_{k}'] for k in 'bcsh'],
+                                                           1).argsort(1),
         gamma=torch.exp(_either_way(u['gamma'], math.log1p(s['gamma']))),
-        blur=u['blur']*s['blur'], noise=u['noise']*s['noise'], box=_erase_box(u, s['erase'], s['erase_area']))
+        blur=u['blur']*s['blur'], noise=u['noise']*s['noise'],
+                box=_erase_box(u, s['erase'], s['erase_area']))
 
 # %% ../../nbs/4_data/06_augment.ipynb #cd2babfc
 class BatchTransform:
@@ -236,9 +253,11 @@ class BatchTransform:
         self.settings, self.img_size, self.name = _complete(settings), int(img_size), name
         self.mean, self.std, self.channels_last = _three(mean), _three(std), channels_last
         s = self.settings
-        self.moves = s['crop'] != 1 or tuple(s['scale']) != (1, 1) or any(s[k] for k in ('flip', 'rotate', 'shift'))
+        self.moves = s['crop'] != 1 or tuple(s['scale']) != (1,
+            1) or any(s[k] for k in ('flip', 'rotate', 'shift'))
         self.jitters = tuple(bool(s[k]) for k in ('brightness', 'contrast', 'saturation', 'hue'))
-        self.random = self.moves or any(self.jitters) or any(s[k] for k in ('gamma', 'blur', 'noise', 'erase'))
+        self.random = self.moves or any(self.jitters) or any(s[k] for k in ('gamma', 'blur',
+            'noise', 'erase'))
 
     def __repr__(self): return f'BatchTransform({self.name!r}, img_size={self.img_size})'
 
@@ -246,13 +265,17 @@ class BatchTransform:
 def _complete(settings):
     "All parts of a setting, those not named at their neutral value; GrefelError for a part that does not exist"
     wrong = sorted(set(settings) - set(_NEUTRAL))
-    if wrong: raise GrefelError(f'unknown augmentation part {wrong[0]!r}; known: {", ".join(_NEUTRAL)}')
+    if wrong:
+        raise GrefelError(f'unknown augmentation part {wrong[0]!r}; known: {", ".join(_NEUTRAL)}')
     s = _NEUTRAL | settings
-    if not 0 < s['crop'] <= 1: raise GrefelError(f"augmentation part 'crop' must be in (0, 1], not {s['crop']}")
+    if not 0 < s['crop'] <= 1:
+        raise GrefelError(f"augmentation part 'crop' must be in (0, 1], not {s['crop']}")
     if s['padding'] not in ('border', 'reflection', 'zeros'):
-        raise GrefelError(f"augmentation part 'padding' must be border, reflection or zeros, not {s['padding']!r}")
+        raise GrefelError(f"augmentation part 'padding' must be border, reflection or zeros, not "
+                          f"{s['padding']!r}")
     return s
 
+# %% ../../nbs/4_data/06_augment.ipynb #8ac278c9
 def _three(v): return (float(v),)*3 if isinstance(v, (int, float)) else tuple(float(x) for x in v)
 
 # %% ../../nbs/4_data/06_augment.ipynb #d3aa5c65
@@ -263,7 +286,7 @@ def _move(self:BatchTransform, x, landmarks, p):
     m = turn_matrix(p['angle'], p['zoom'], p['dx'], p['dy']) @ flip_matrix(p['flip'])
     m = m @ crop_matrix(p['crop_x'], p['crop_y'], s['crop'])                            # (B, 3, 3)
     x = shrink_images(x, round(self.img_size/s['crop']))
-    x = warp_images(x, m, self.img_size, s['padding'])                                  # (B, C, S, S)
+    x = warp_images(x, m, self.img_size, s['padding'])  # (B, C, S, S)
     return x, None if landmarks is None else move_landmarks(landmarks, m, p['flip'])
 
 # %% ../../nbs/4_data/06_augment.ipynb #57fa62df
@@ -274,17 +297,21 @@ def _recolour(self:BatchTransform, x, p, generator):
     x = colour_jitter(x, p['factors'], p['order'], self.jitters)
     if s['gamma']: x = x.clamp(min=0)**col(p['gamma'])
     if s['blur']: x = gaussian_blur(x, p['blur'])
-    if s['noise']: x = (x + col(p['noise'])*torch.randn(x.shape, generator=generator).to(x.device)).clamp_(0, 1)
+    if s['noise']:
+        x = (x + col(p['noise'])*torch.randn(x.shape, generator=generator).to(x.device)).clamp_(0,
+            1)
     return x
 
+# %% ../../nbs/4_data/06_augment.ipynb #b86a2403
 @patch
 def _finish(self:BatchTransform, x, p):
     "Normalise to three channels and blank the erased boxes"
     mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
-    x = torch.addcmul(-mean/std, x, 1/std)                                              # (B, 3, S, S)
+    x = torch.addcmul(-mean/std, x, 1/std)  # (B, 3, S, S)
     if p is not None and self.settings['erase']:
         x.masked_fill_(erase_mask(p['box'].to(x.device), self.img_size), 0.)
-    return x.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
+    return x.contiguous(memory_format=torch.channels_last if self.channels_last
+                        else torch.contiguous_format)
 
 # %% ../../nbs/4_data/06_augment.ipynb #c0e3ab54
 @patch
@@ -300,7 +327,8 @@ def apply(self:BatchTransform,
     size = (self.img_size,)*2
     x = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
     if self.moves and params is not None: x, landmarks = self._move(x, landmarks, params)
-    elif x.shape[-2:] != size: x = F.interpolate(x, size=size, mode='bilinear', antialias=True, align_corners=False)
+    elif x.shape[-2:] != size:
+        x = F.interpolate(x, size=size, mode='bilinear', antialias=True, align_corners=False)
     if params is not None: x = self._recolour(x, params, generator)
     return self._finish(x, params), landmarks
 
@@ -308,9 +336,9 @@ def apply(self:BatchTransform,
 @patch
 def __call__(self:BatchTransform,
     images:Tensor,                        # (B, 1 or 3, H, W) uint8, or float in [0, 1]
-    landmarks=None,                       # (B, 68, 2) fractions of the side, NaN where not known; or None
+    landmarks=None,  # (B, 68, 2) fractions of the side, NaN where not known; or None
     generator:torch.Generator|None=None,  # on the CPU; None draws from torch's global one
-) -> tuple:                               # images (B, 3, S, S) float32, landmarks (B, 68, 2) or None
+) -> tuple:  # images (B, 3, S, S) float32, landmarks (B, 68, 2) or None
     "Throw the dice for every sample and apply what they say."
     params = draw_parameters(self.settings, len(images), generator) if self.random else None
     return self.apply(images, landmarks, params, generator)
@@ -321,13 +349,16 @@ def denormalise(self:BatchTransform,
     images:Tensor,  # (B, 3, S, S) as this transform gives them
 ) -> Tensor:        # (B, 3, S, S) in [0, 1]
     "Back to values that can be shown."
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.mean,
+        self.std))
     return (images*std + mean).clamp(0, 1)
 
+# %% ../../nbs/4_data/06_augment.ipynb #e57aaecb
 @patch(as_prop=True)
 def config(self:BatchTransform):
     "Plain dict from which `BatchTransform(**config)` is built again"
-    return {k: getattr(self, k) for k in ('settings', 'img_size', 'mean', 'std', 'channels_last', 'name')}
+    return {k: getattr(self, k) for k in ('settings', 'img_size', 'mean', 'std', 'channels_last',
+                                          'name')}
 
 # %% ../../nbs/4_data/06_augment.ipynb #53c1ab07
 def make_transform(
@@ -346,12 +377,14 @@ def make_transform(
 # %% ../../nbs/4_data/06_augment.ipynb #b10f4ff2
 class Batches:
     "Batches of a data set, pass after pass; its length is the number of batches in a pass."
-    def __init__(self, data, transform, bs=64, shuffle=False, seed=0, device='cpu', drop_last=False):
+    def __init__(self, data, transform, bs=64, shuffle=False, seed=0, device='cpu',
+                 drop_last=False):
         if bs < 1: raise GrefelError(f'batch size must be at least 1, not {bs}')
         self.data, self.transform, self.bs, self.shuffle = data, transform, int(bs), shuffle
         self.seed, self.device, self.drop_last, self.epoch = seed, device, drop_last, 0
 
-    def __len__(self): return len(self.data)//self.bs if self.drop_last else -(-len(self.data)//self.bs)
+    def __len__(self):
+        return len(self.data)//self.bs if self.drop_last else -(-len(self.data)//self.bs)
 
     def __iter__(self):
         g = torch.Generator().manual_seed(self.seed*1_000_003 + self.epoch)
@@ -365,14 +398,16 @@ class Batches:
 def batch(self:Batches,
     index:Tensor,    # (B,) which samples
     generator=None,  # CPU torch.Generator for the transform; None draws from torch's global one
-) -> tuple:          # images (B, 3, S, S), landmarks (B, 68, 2), targets (B, N), index (B,), on the device
+) -> tuple:  # images (B, 3, S, S), landmarks (B, 68, 2), targets (B, N), index (B,), on the device
     "The named samples, transformed."
     d = self.data
-    images, landmarks, targets = (t[index.to(t.device)].to(self.device) for t in (d.images, d.landmarks, d.targets))
+    images, landmarks, targets = (t[index.to(t.device)].to(self.device) for t in (d.images,
+        d.landmarks, d.targets))
     return *self.transform(images, landmarks, generator), targets, index.to(self.device)
 
+# %% ../../nbs/4_data/06_augment.ipynb #abe24d24
 def batches(
-    data,                      # has `images` (n, C, H, W) uint8, `landmarks` (n, 68, 2), `targets` (n, N), and a length
+    data,  # has `images` (n, C, H, W) uint8, `landmarks` (n, 68, 2), `targets` (n, N), and a length
     transform:BatchTransform,  # from `make_transform`
     bs:int=64,                 # samples in a batch
     shuffle:bool=False,        # in a new order at every pass

@@ -26,15 +26,19 @@ from .table import find_layout, read_table, SPLITS, stored_pictures
 @dataclass
 class DataList:
     "The data sets that can be read by name."
-    rows: list             # one dict each: name, title, pictures, classes, licence, page, here (a path or None)
+    # one dict each: name, title, pictures, classes, licence, page, here (a path or None)
+    rows: list
     home: Path|None        # the data folder
 
     @property
     def text(self):
         "The list for people."
-        width = {k: max(len(k), *(len(r[k]) for r in self.rows)) for k in ('name', 'title', 'pictures')}
-        lines = [f'{"name":{width["name"]}}  {"what":{width["title"]}}  {"pictures":{width["pictures"]}}  here  terms']
-        lines += [f'{r["name"]:{width["name"]}}  {r["title"]:{width["title"]}}  {r["pictures"]:{width["pictures"]}}  '
+        width = {k: max(len(k), *(len(r[k]) for r in self.rows)) for k in ('name', 'title',
+            'pictures')}
+        lines = [f'{"name":{width["name"]}}  {"what":{width["title"]}}  '
+                 f'{"pictures":{width["pictures"]}}  here  terms']
+        lines += [f'{r["name"]:{width["name"]}}  {r["title"]:{width["title"]}}  '
+                  f'{r["pictures"]:{width["pictures"]}}  '
                   f'{"yes" if r["here"] else "no":4s}  {r["licence"]}' for r in self.rows]
         where = f'looked for in {self.home}' if self.home else 'set GREFEL_DATA to the folder that holds them'
         lines += ['', f'{where}; "synth" draws faces and needs nothing.',
@@ -43,6 +47,7 @@ class DataList:
 
     def as_dict(self): return dict(home=str(self.home) if self.home else None, datasets=self.rows)
 
+# %% ../../nbs/4_data/08_check.ipynb #175ad545
 def data_list(
     data_home=None,   # the folder that holds the data sets; default $GREFEL_DATA
 ) -> DataList:
@@ -52,8 +57,10 @@ def data_list(
     return DataList([dict(r, here=h) for r, h in zip(table.to_dict('records'), here)], home)
 
 # %% ../../nbs/4_data/08_check.ipynb #f31d0480
-_KINDS = {'L': 'grey', 'P': 'palette', 'PA': 'palette', 'RGBA': 'transparent', 'LA': 'transparent', 'RGB': 'colour',
-          '1': 'black and white', 'CMYK': 'print colours', 'I;16': '16-bit grey', 'I': '16-bit grey'}
+_KINDS = {'L': 'grey', 'P': 'palette', 'PA': 'palette', 'RGBA': 'transparent', 'LA': 'transparent',
+          'RGB': 'colour',
+          '1': 'black and white', 'CMYK': 'print colours', 'I;16': '16-bit grey',
+          'I': '16-bit grey'}
 
 def _look(content, path, decode):
     "(kind, longer side in pixels, bytes, has it colour or None) of one picture, or a text: why it cannot be read."
@@ -78,7 +85,8 @@ _AT_ONCE = 1024  # pictures
 def _contents(df):
     "Bytes and paths of the rows' pictures, some rows at a time; None for the one that is not used."
     here = next((c for c in ('path', 'image') if c in df), None)
-    cells = iter(c if c is not pd.NA else None for c in df[here]) if here else stored_pictures(df, _AT_ONCE)
+    cells = iter(c if c is not pd.NA else None for c in df[here]) if here else stored_pictures(df,
+        _AT_ONCE)
     while part := list(islice(cells, _AT_ONCE)):
         yield ([None]*len(part), part) if here == 'path' else (part, [None]*len(part))
 
@@ -88,7 +96,8 @@ def _look_at_all(df, decode, progress=None):
     def key(cell): return hash(cell) if isinstance(cell, (str, bytes)) else None
     if 'pixels' in df: return [None]*len(df), 0, [key(p) for p in df['pixels']]
     looks, keys, n = [], [], len(df)
-    whole = np.diff(np.arange(n + 1)*min(decode, n)//max(n, 1), prepend=-1)[:n] > 0     # `decode` of n, spread evenly
+    # `decode` of n, spread evenly
+    whole = np.diff(np.arange(n + 1)*min(decode, n)//max(n, 1), prepend=-1)[:n] > 0
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         warnings.simplefilter('ignore')
         for contents, paths in _contents(df):
@@ -101,11 +110,13 @@ def _look_at_all(df, decode, progress=None):
 def _labels_counted(df, votes):
     "The label of each row: its own, or the majority's where there are votes; missing where the rule drops it."
     if 'label' in df and df['label'].notna().any(): return df['label'].astype(object)
-    out, good = np.full(len(df), None, object), np.flatnonzero(votes.sum(1))              # wrong votes are zeros
+    # wrong votes are zeros
+    out, good = np.full(len(df), None, object), np.flatnonzero(votes.sum(1))
     keep, _, labels = apply_rule(votes[good], targets='hard')
     out[good[keep]] = [EXPRESSIONS[i] for i in labels[keep]]
     return pd.Series(out, df.index)
 
+# %% ../../nbs/4_data/08_check.ipynb #f802a669
 def published_counts(
     name,              # a data set's name, as in `data/datasets.csv`
 ) -> dict:             # (split, class) -> count; '' stands for all splits or all classes
@@ -119,23 +130,29 @@ _GROUPS = [('no such picture', 'pictures are missing'), ('the same picture', 'ro
            ('is (an empty|damaged|not a picture)|cannot be (read|opened)|readable image|no image',
             'pictures cannot be read'),
            ('no label', 'rows have no label'), ('label ', 'labels are no expression'),
-           ('landmark', 'rows have landmarks that cannot be used'), ('vote', 'rows have votes that cannot be used'),
-           ('pixel', 'rows have pixels that cannot be used'), ('unknown split', 'rows are in no known split')]
-
+           ('landmark', 'rows have landmarks that cannot be used'),
+           ('vote', 'rows have votes that cannot be used'),
+           ('pixel', 'rows have pixels that cannot be used'),
+           ('unknown split', 'rows are in no known split')]
 _NOTES = [('not a picture', 'files are no pictures'), ('no list names', 'pictures are in no list'),
           ('spelt otherwise', 'pictures are spelt otherwise in the list'),
           ('written with', 'lists have Windows line ends or a byte order mark'),
           ('another kind', 'pictures are of another kind than most'),
           ('the same picture', 'pictures are copies of an earlier one'),
-          ('labelled -1', 'frames are labelled -1, left out'), ('labels without', 'labels have no frame, left out'),
-          ('frames without', 'frames have no label, left out'), ('more than one', 'frames have several pictures'),
-          ('of a video without', 'videos have frames and no labels'), ('empty video', 'videos are empty'),
-          ('empty folder', 'folders are empty'), ('cells instead', 'lines are too long or too short, left out'),
+          ('labelled -1', 'frames are labelled -1, left out'),
+          ('labels without', 'labels have no frame, left out'),
+          ('frames without', 'frames have no label, left out'),
+          ('more than one', 'frames have several pictures'),
+          ('of a video without', 'videos have frames and no labels'),
+          ('empty video', 'videos are empty'),
+          ('empty folder', 'folders are empty'),
+          ('cells instead', 'lines are too long or too short, left out'),
           ('without a name', 'rows have no name, left out')]
 
 def _group(what, groups=_GROUPS, other='rows cannot be used'):
     return next((title for pattern, title in groups if re.search(pattern, what)), other)
 
+# %% ../../nbs/4_data/08_check.ipynb #165f8e48
 @dataclass
 class DataCheck:
     "What was found out about a source."
@@ -146,9 +163,9 @@ class DataCheck:
     published: dict                              # split -> class -> published count; '' for totals
     rows: int                                    # rows in the table
     faults: list                                 # (where, what) of rows that cannot be used
-    odd: list                                    # (where, what, n) of what is besides the rows, or unusual
+    odd: list  # (where, what, n) of what is besides the rows, or unusual
     kinds: dict = field(default_factory=dict)    # how many pictures are colour, grey, …
-    sides: tuple = ()                            # smallest, median and largest longer side in pixels
+    sides: tuple = ()  # smallest, median and largest longer side in pixels
     size: int = 0                                # bytes of all pictures
     decoded: int = 0                             # pictures that were decoded in full
     seconds: float = 0.
@@ -195,14 +212,18 @@ def check_data(
     name, published = _published(df, labels)
     counts = _crosstab(labels, df['split'])
     return DataCheck(df.attrs['source'], df.attrs['layout'], name, counts, published, len(df), told,
-                     odd=[tuple(o) for o in df.attrs['odd']] + unusual + _copies(keys, where), kinds=kinds, sides=sides,
+                     odd=[tuple(o) for o in df.attrs['odd']] + unusual + _copies(keys, where),
+                     kinds=kinds, sides=sides,
                      size=size, decoded=decoded, seconds=time.perf_counter() - start, split=split,
-                     set_aside={c: int((labels == c).sum()) for c in NO_EXPRESSION if (labels == c).any()})
+                     set_aside={c: int((labels == c).sum()) for c in NO_EXPRESSION
+                                if (labels == c).any()})
 
+# %% ../../nbs/4_data/08_check.ipynb #c43f0f84
 def _places(df):
     "A function from row number to the file, and row in it, that the row comes from."
     files, rows = df['file'].tolist(), df['row'].tolist()
-    return lambda i: files[i] if rows[i] is pd.NA or rows[i] != rows[i] else f'{files[i]}, row {rows[i]}'
+    return lambda i: files[i] if rows[i] is pd.NA or rows[i] != rows[
+        i] else f'{files[i]}, row {rows[i]}'
 
 # %% ../../nbs/4_data/08_check.ipynb #2413c985
 def _pictures(looks, where, df):
@@ -216,8 +237,10 @@ def _pictures(looks, where, df):
     coloured = [c for _, kind, *_, c in seen if kind == 'colour' and c is not None]
     if coloured and not any(coloured): kinds['grey, stored in three channels'] = kinds.pop('colour')
     sides, sizes = (np.array([look[k] for look in seen]) for k in (2, 3))
-    return dict(kinds), (int(sides.min()), int(np.median(sides)), int(sides.max())), int(sizes.sum()), rare
+    return dict(kinds), (int(sides.min()), int(np.median(sides)),
+                         int(sides.max())), int(sizes.sum()), rare
 
+# %% ../../nbs/4_data/08_check.ipynb #69b46c5b
 def _copies(keys, where):
     "Notes on pictures that are, byte by byte or number by number, the same as an earlier one."
     first = {}
@@ -230,10 +253,12 @@ def _crosstab(labels, split):
     order = [c for c in (*EXPRESSIONS, *NO_EXPRESSION) if c in table]
     return {s: {c: int(table.at[s, c]) for c in order} for s in (*SPLITS, '') if s in table.index}
 
+# %% ../../nbs/4_data/08_check.ipynb #f1190bb7
 def _published(df, labels):
     "The data set that a layout stands for, and its published counts by split and class."
     name = df.attrs['layout']
-    if name == 'parquet' and 'votes' in df and 'label' not in df: name = 'ferplus'     # FER+ as converted
+    # FER+ as converted
+    if name == 'parquet' and 'votes' in df and 'label' not in df: name = 'ferplus'
     if name == 'csv' and Path(df['file'].iloc[0]).name == 'fer2013.csv': name = 'fer2013_own'
     if name == 'fer2013' and 'votes' not in df: name = 'fer2013_own'
     out = {}
@@ -243,23 +268,28 @@ def _published(df, labels):
 # %% ../../nbs/4_data/08_check.ipynb #e8b40804
 def _short(where, source):
     "A place within the source, without the way to it."
-    return where.replace(f'{Path(source) if Path(source).is_dir() else Path(source).parent}{os.sep}', '')
+    return where.replace(
+        f'{Path(source) if Path(source).is_dir() else Path(source).parent}{os.sep}', '')
 
-def _size(n): return f'{n/1e9:.1f} GB' if n >= 1e9 else f'{n/1e6:.1f} MB' if n >= 1e6 else f'{n/1e3:.0f} KB'
+def _size(n):
+    return f'{n/1e9:.1f} GB' if n >= 1e9 else f'{n/1e6:.1f} MB' if n >= 1e6 else f'{n/1e3:.0f} KB'
 
+# %% ../../nbs/4_data/08_check.ipynb #52073822
 def _count_table(check):
     "Lines: a class a row, a split a column, each 'here of published'."
     splits = list(check.counts)
     classes = list(dict.fromkeys(c for s in splits for c in check.counts[s]))
-    whole = check.published.get('', {})                                     # published without splits
+    whole = check.published.get('', {})  # published without splits
     def cell(n, p): return f'{n:,}' if p is None else f'{n:,} of {p:,}'
-    table = {s: [cell(check.counts[s].get(c, 0), check.published.get(s, {}).get(c)) for c in classes] for s in splits}
+    table = {s: [cell(check.counts[s].get(c, 0), check.published.get(s, {}).get(c))
+                 for c in classes] for s in splits}
     for s in splits:
         p = check.published.get(s, {})
         table[s].append(cell(sum(check.counts[s].values()), p.get('', sum(p.values()) or None)))
     if len(splits) > 1:
         of = [sum(check.counts[s].get(c, 0) for s in splits) for c in classes]
-        table['all'] = [*(cell(n, whole.get(c)) for n, c in zip(of, classes)), cell(sum(of), whole.get(''))]
+        table['all'] = [*(cell(n, whole.get(c)) for n, c in zip(of, classes)),
+                        cell(sum(of), whole.get(''))]
     columns = [['', *classes, 'all'], *([s or 'no split', *cells] for s, cells in table.items())]
     width = [max(map(len, c)) for c in columns]
     for first, *line in zip(*columns):
@@ -276,18 +306,22 @@ def _page(check, shown=4):
         low, middle, high = check.sides
         kinds = ', '.join(f'{n:,} {k}' for k, n in check.kinds.items())
         yield f'pictures: {kinds}; longer side {low} to {high} pixels, median {middle}'
-        if check.decoded < check.rows: yield f'{check.decoded:,} of them decoded in full, the others only opened'
+        if check.decoded < check.rows:
+            yield f'{check.decoded:,} of them decoded in full, the others only opened'
     yield ''
     yield 'Faces that can be used' + (', of how many are published' if check.name else '')
     yield from _count_table(check)
-    if check.set_aside: yield f'({", ".join(check.set_aside)}: no expression to learn, set aside in training)'
+    if check.set_aside:
+        yield f'({", ".join(check.set_aside)}: no expression to learn, set aside in training)'
     yield ''
     faults = [(_group(t), w, t, 1) for w, t in check.faults]
-    yield from _told(f'Rows that cannot be used, and will be skipped: {len(faults):,}', faults, check.source, shown)
+    yield from _told(f'Rows that cannot be used, and will be skipped: {len(faults):,}', faults,
+                     check.source, shown)
     notes = [(_group(t, _NOTES, 'further notes'), *note) for note in check.odd for t in note[1:2]]
     yield from _told('Also noticed', notes, check.source, shown)
     yield from _advice(check)
 
+# %% ../../nbs/4_data/08_check.ipynb #60642620
 def _told(title, found, source, shown):
     "Findings by group: of each how many, and the first few."
     if not found: return
@@ -295,23 +329,32 @@ def _told(title, found, source, shown):
     for group in dict.fromkeys(g for g, *_ in found):
         mine = [f for f in found if f[0] == group]
         yield f'  {sum(n for *_, n in mine):,}: {group}'
-        for _, where, what, _ in mine[:shown]: yield f'    {_short(where, source)}: {_short(what, source)}'
-        if len(mine) > shown: yield f'    … and {len(mine) - shown:,} more places (--json lists all)'
+        for _, where, what, _ in mine[:shown]:
+            yield f'    {_short(where, source)}: {_short(what, source)}'
+        if len(mine) > shown:
+            yield f'    … and {len(mine) - shown:,} more places (--json lists all)'
     yield ''
 
+# %% ../../nbs/4_data/08_check.ipynb #99b72e74
 def _more(difference): return 'fewer' if difference > 0 else 'more'
 
+# %% ../../nbs/4_data/08_check.ipynb #c18ec2a8
 def _advice(check):
     "What to do about it."
     for split, published in check.published.items():
-        here, there = sum(check.counts.get(split, {}).values()), published.get('') or sum(published.values())
+        here, there = sum(check.counts.get(split,
+                                           {}).values()), published.get('') or sum(
+            published.values())
         if split and split in check.counts:
             how = 'as many as' if here == there else f'{abs(there - here):,} {_more(there - here)} than'
             yield f'Faces in {split}: {how} published.'
-        elif split and check.split is None: yield f'Faces in {split}: none here, {there:,} are published.'
-    page = {r['name']: r['page'] for r in data_list().rows}.get(dict(fer2013_own='fer2013').get(check.name, check.name))
+        elif split and check.split is None:
+            yield f'Faces in {split}: none here, {there:,} are published.'
+    page = {r['name']: r['page']
+            for r in data_list().rows}.get(dict(fer2013_own='fer2013').get(check.name, check.name))
     missing = sum('no such picture' in t for _, t in check.faults)
-    if missing > 0.5*check.rows: yield 'Most pictures are missing: was their archive unpacked where the page says?'
+    if missing > 0.5*check.rows:
+        yield 'Most pictures are missing: was their archive unpacked where the page says?'
     elif not check.faults: yield 'Every row can be used.'
     else: yield f'{check.rows - len(check.faults):,} of {check.rows:,} rows can be used.'
     if page: yield f'How it should look: data/{page}'

@@ -43,7 +43,8 @@ def _grey_if_grey(array): return array[..., 0] if (array == array[..., :1]).all(
 def _as_it_is(blob, path):
     "The bytes to store for one picture and the hash of its pixels, or a text that says what is wrong with it."
     try:
-        pixels = _grey_if_grey(np.asarray(load_image(path if blob is None else blob)))   # (H, W) or (H, W, 3)
+        # (H, W) or (H, W, 3)
+        pixels = _grey_if_grey(np.asarray(load_image(path if blob is None else blob)))
         small = max(pixels.shape[:2]) <= PLAIN
         if not small and blob is None: blob = Path(path).read_bytes()
     except GrefelError as e: return str(e)
@@ -53,22 +54,25 @@ def _as_it_is(blob, path):
 # %% ../../nbs/4_data/09_convert.ipynb #b7639793
 def _made_ready(rows, side):
     "Like `_as_it_is` for every row, at the size `side`; and (n, 2) widths and heights before."
-    images, shape, wrong = decode_images(rows, side)                                           # (n, C, side, side)
+    images, shape, wrong = decode_images(rows, side)  # (n, C, side, side)
     arrays = [_grey_if_grey(x.permute(1, 2, 0).numpy()) for x in images]
     return [wrong.get(i) or (plain_pixels(a), _pixel_hash(a)) for i, a in enumerate(arrays)], shape
 
 def _pictures(rows, img_size, threads):
     "What to store for every row; and (n, 2) widths and heights before, where they were changed."
     if img_size: return _made_ready(rows, img_size)
-    blobs, paths = (([None if _missing(x) else x for x in rows[c].tolist()] if c in rows else [None]*len(rows))
+    blobs, paths = (([None if _missing(x) else x for x in rows[c].tolist()] if c in rows
+                     else [None]*len(rows))
                     for c in ('image', 'path'))
     with ThreadPoolExecutor(threads) as pool: return list(pool.map(_as_it_is, blobs, paths)), None
 
+# %% ../../nbs/4_data/09_convert.ipynb #b5273e8a
 def _missing(x): return x is None or x is pd.NA or (isinstance(x, float) and x != x)
 
 # %% ../../nbs/4_data/09_convert.ipynb #cb0607ae
 _IMAGE = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
-_FIXED = dict(name=pa.string(), image=_IMAGE, label=pa.string(), split=pa.string(), votes=pa.list_(pa.float32()),
+_FIXED = dict(name=pa.string(), image=_IMAGE, label=pa.string(), split=pa.string(),
+              votes=pa.list_(pa.float32()),
               landmarks=pa.list_(pa.float32()))
 
 def _cells(column, kind=None):
@@ -77,6 +81,7 @@ def _cells(column, kind=None):
     if kind == pa.string(): cells = [x if x is None else str(x) for x in cells]
     return pa.array(cells, kind, from_pandas=True)
 
+# %% ../../nbs/4_data/09_convert.ipynb #49222417
 def _kind(column):
     "The Arrow type of a column; text where it has no single type."
     try: return _cells(column).type
@@ -87,24 +92,30 @@ def _schema(df, about):
     "Names and types of the columns to store, with `about` as metadata."
     left_out = {'path', 'pixels', 'file', 'row', 'fault', 'pixel_hash'}
     filled = [c for c in df.columns if c not in {*_FIXED, *left_out} and not df[c].isna().all()]
-    fields = [(c, t) for c, t in _FIXED.items() if c in ('name', 'image') or (c in df and not df[c].isna().all())]
+    fields = [(c, t) for c, t in _FIXED.items() if c in ('name', 'image')
+              or (c in df and not df[c].isna().all())]
     fields += [(c, _kind(df[c])) for c in filled] + [('pixel_hash', pa.int64())]
     pictures = dict(info=dict(features=dict(image=dict(_type='Image'))))
-    return pa.schema(fields, {b'grefel': json.dumps(about).encode(), b'huggingface': json.dumps(pictures).encode()})
+    return pa.schema(fields, {b'grefel': json.dumps(about).encode(),
+                              b'huggingface': json.dumps(pictures).encode()})
 
 # %% ../../nbs/4_data/09_convert.ipynb #f4ee0638
 def _faults(rows):
     "{row: what is wrong with it, pictures apart}."
-    wrong = {i: f for i, f in enumerate(rows['fault'].tolist()) if not _missing(f)} if 'fault' in rows else {}
+    wrong = {i: f for i, f in enumerate(rows['fault'].tolist())
+             if not _missing(f)} if 'fault' in rows else {}
     labels = rows['label'].tolist() if 'label' in rows else []
-    if 'votes' in rows: wrong = check_votes([None if _missing(v) else v for v in rows['votes'].tolist()])[1] | wrong
+    if 'votes' in rows:
+        wrong = check_votes([None if _missing(v) else v for v in rows['votes'].tolist()])[1] | wrong
     if not all(map(_missing, labels)):
         wrong = {i: 'no label' if _missing(x) else f'label {x!r} is no expression'
-                 for i, x in enumerate(labels) if x not in EXPRESSIONS and x not in NO_EXPRESSION} | wrong
+                 for i, x in enumerate(labels) if x not in EXPRESSIONS
+                 and x not in NO_EXPRESSION} | wrong
     for i, points in enumerate(rows['landmarks'].tolist() if 'landmarks' in rows else []):
-        if np.ndim(points) == 0: continue                                                # none known
+        if np.ndim(points) == 0: continue  # none known
         points = np.asarray(points, np.float32)
-        if points.size != 136 or not np.isfinite(points).all(): wrong[i] = 'landmarks are not 136 numbers'
+        if points.size != 136 or not np.isfinite(points).all():
+            wrong[i] = 'landmarks are not 136 numbers'
     return wrong
 
 # %% ../../nbs/4_data/09_convert.ipynb #2437d7c5
@@ -113,14 +124,18 @@ def _part(rows, schema, img_size, threads, strict):
     pictures, shape = _pictures(rows, img_size, threads)
     wrong = {i: p for i, p in enumerate(pictures) if isinstance(p, str)} | _faults(rows)
     where = [{c: None if c not in rows or _missing(rows[c].iloc[i]) else str(rows[c].iloc[i])
-              for c in ('file', 'row', 'name', 'label', 'split')} | dict(reason=wrong[i]) for i in sorted(wrong)]
+              for c in ('file', 'row', 'name', 'label', 'split')} | dict(reason=wrong[i])
+             for i in sorted(wrong)]
     if strict and where: raise GrefelError(_said(where[0]))
     good = [i for i in range(len(rows)) if i not in wrong]
     kept, pictures = rows.iloc[good], [pictures[i] for i in good]
-    if shape is not None and 'landmarks' in kept: kept = kept.assign(landmarks=_squared_points(kept, shape[good]))
+    if shape is not None and 'landmarks' in kept:
+        kept = kept.assign(landmarks=_squared_points(kept, shape[good]))
     image = [dict(bytes=p[0], path=str(n)) for p, n in zip(pictures, kept['name'])]
-    columns = dict(image=pa.array(image, _IMAGE), pixel_hash=pa.array([p[1] for p in pictures], pa.int64()))
-    arrays = [columns[f.name] if f.name in columns else _cells(kept[f.name], f.type) for f in schema]
+    columns = dict(image=pa.array(image, _IMAGE), pixel_hash=pa.array([p[1] for p in pictures],
+        pa.int64()))
+    arrays = [columns[f.name] if f.name in columns else _cells(kept[f.name], f.type)
+              for f in schema]
     note = {b'grefel_bad': json.dumps(where).encode()}
     return pa.Table.from_arrays(arrays, schema=schema.with_metadata(schema.metadata | note))
 
@@ -128,8 +143,10 @@ def _part(rows, schema, img_size, threads, strict):
 def _squared_points(rows, shape):
     "Landmarks of pictures as fractions of the square that each was padded to."
     part = shape/shape.max(1, keepdims=True)                                             # (n, 2)
-    return pd.Series([None if np.ndim(p) == 0 else (0.5 + (np.reshape(p, (68, 2)) - 0.5)*r).astype(np.float32).ravel()
-                      for p, r in zip(rows['landmarks'].tolist(), part)], index=rows.index, dtype=object)
+    return pd.Series([None if np.ndim(p) == 0
+                      else (0.5 + (np.reshape(p, (68, 2)) - 0.5)*r).astype(np.float32).ravel()
+                      for p, r in zip(rows['landmarks'].tolist(), part)], index=rows.index,
+                     dtype=object)
 
 def _said(bad):
     "A bad row in one line."
@@ -138,11 +155,13 @@ def _said(bad):
     return f"{at}: {bad['reason'].removeprefix(at + ': ')}"
 
 # %% ../../nbs/4_data/09_convert.ipynb #52885851
-_COUNTED = ('name', 'label', 'split', 'votes', 'landmarks', 'box')  # tell one table of a source from another
+# tell one table of a source from another
+_COUNTED = ('name', 'label', 'split', 'votes', 'landmarks', 'box')
 
 def _plan(df, part_rows, mix, shards):
     "Name -> row numbers of every part, one split each."
-    split = df['split'].astype(object).where(df['split'].notna(), 'train').to_numpy()      # one file is its own split
+    # one file is its own split
+    split = df['split'].astype(object).where(df['split'].notna(), 'train').to_numpy()
     order = np.random.default_rng(0).permutation(len(df)) if mix else np.arange(len(df))
     plan = {}
     for s in dict.fromkeys(split):
@@ -152,11 +171,14 @@ def _plan(df, part_rows, mix, shards):
         plan |= {f'{s}-{k:05d}{of}': piece for k, piece in enumerate(pieces)}
     return plan
 
+# %% ../../nbs/4_data/09_convert.ipynb #e79631f6
 def _stamp(files):
     "A short digest of the size and time of change of files; what is no file counts by its name."
     digest = hashlib.blake2b(digest_size=8)
     for f in map(str, files):
-        try: at = os.stat(f); digest.update(f'{f} {at.st_size} {at.st_mtime_ns}\n'.encode())
+        try:
+            at = os.stat(f)
+            digest.update(f'{f} {at.st_size} {at.st_mtime_ns}\n'.encode())
         except (OSError, ValueError): digest.update(f'{f}\n'.encode())
     return digest.hexdigest()
 
@@ -178,30 +200,40 @@ def convert(
     "Any source as one Parquet file or a folder of shards; the same call goes on after a stop."
     for name, value in dict(img_size=img_size, shard_rows=shard_rows, threads=threads).items():
         if value is not None: in_range(value, name, 1, whole=True)
-    out, start, df = Path(out), time.perf_counter(), read_table(source, split=split, data_home=data_home, **options)
+    out, start, df = Path(out), time.perf_counter(), read_table(source, split=split,
+        data_home=data_home, **options)
     if landmarks is not None: df = with_landmarks(df, landmarks)
     shards, size = out.suffix != '.parquet', img_size or _pixel_side(df)
     mix, threads = shards if mix is None else mix, threads or min(8, os.cpu_count() or 1)
     df = df.assign(fault=_noted(df))
-    if size and 'box' in df: df = df.assign(box_in_source=df['box'])      # it is cut out, and no box of the result
-    about = dict(classes=EXPRESSIONS, source=str(df.attrs['source']), layout=df.attrs['layout'], grefel=__version__)
+    # it is cut out, and no box of the result
+    if size and 'box' in df: df = df.assign(box_in_source=df['box'])
+    about = dict(classes=EXPRESSIONS, source=str(df.attrs['source']), layout=df.attrs['layout'],
+                 grefel=__version__)
     schema = _schema(df.drop(columns='box') if size and 'box' in df else df, about)
     plan = _plan(df, shard_rows, mix, shards)
     files = dict.fromkeys(chain(*(df[c].unique() for c in ('file', 'path') if c in df)))
     if not shards: refuse_overwrite(out, files)
-    job = dict(source=[about['source'], _stamp(files)], split=split, img_size=img_size, shard_rows=shard_rows,
+    job = dict(source=[about['source'], _stamp(files)], split=split, img_size=img_size,
+               shard_rows=shard_rows,
                mixed=mix, rows=len(df),
                landmarks=None if landmarks is None else [str(landmarks), _stamp([landmarks])],
                table=fingerprint(df, [c for c in _COUNTED if c in df]))
     parts = Parts(out if shards else out.with_name(out.name + '.parts'), job)
-    make = lambda name: _part(df.iloc[plan[name]], schema, size, threads, strict)
+    def make(name): return _part(df.iloc[plan[name]], schema, size, threads, strict)
     reused = run_parts(parts, plan, [len(rows) for rows in plan.values()], make, progress)
     files = [parts.path(name) for name in plan]
-    bad = list(chain.from_iterable(json.loads(pq.read_schema(f).metadata[b'grefel_bad']) for f in files))
-    if len(bad) == len(df): raise GrefelError(f'{source}: none of its {len(df)} rows can be stored; {_said(bad[0])}')
-    if not shards: files = [merge_parts(files, out, schema.metadata)]; parts.remove()
-    return dict(rows=len(df), stored=len(df) - len(bad), bad=len(bad), report=_report(out, bad, shards),
-                files=[str(f) for f in files], bytes=sum(f.stat().st_size for f in files), reused=reused,
+    bad = list(chain.from_iterable(json.loads(pq.read_schema(f).metadata[b'grefel_bad'])
+                                   for f in files))
+    if len(bad) == len(df):
+        raise GrefelError(f'{source}: none of its {len(df)} rows can be stored; {_said(bad[0])}')
+    if not shards:
+        files = [merge_parts(files, out, schema.metadata)]
+        parts.remove()
+    return dict(rows=len(df), stored=len(df) - len(bad), bad=len(bad),
+                report=_report(out, bad, shards),
+                files=[str(f) for f in files], bytes=sum(f.stat().st_size for f in files),
+                reused=reused,
                 seconds=round(time.perf_counter() - start, 1))
 
 # %% ../../nbs/4_data/09_convert.ipynb #0fb553c7
@@ -209,18 +241,22 @@ def _noted(df):
     "What is known to be wrong with each row before its picture is opened: as its reader says, or a repeat."
     repeats = check_repeats(df)
     said = df['fault'].tolist() if 'fault' in df else [None]*len(df)
-    return pd.Series([repeats.get(i) if _missing(f) else f for i, f in enumerate(said)], index=df.index, dtype=object)
+    return pd.Series([repeats.get(i) if _missing(f) else f for i, f in enumerate(said)],
+                     index=df.index, dtype=object)
 
 def _pixel_side(df):
     "The side that most pictures have that come as cells of pixels; None for sources with files or bytes."
     if 'pixels' not in df: return None
-    sizes = Counter(len(cell.split()) if isinstance(cell, str) else np.size(cell) for cell in df['pixels'])
+    sizes = Counter(len(cell.split()) if isinstance(cell, str) else np.size(cell)
+                    for cell in df['pixels'])
     return max(1, math.isqrt(sizes.most_common(1)[0][0]))
 
 # %% ../../nbs/4_data/09_convert.ipynb #f97a8766
 def _report(out, bad, shards):
     "Write the rows that were set aside beside the result; None where there are none."
     path = out/'bad.csv' if shards else out.with_suffix('.bad.csv')
-    if not bad: path.unlink(missing_ok=True); return None
+    if not bad:
+        path.unlink(missing_ok=True)
+        return None
     write_file(path, pd.DataFrame(bad).to_csv(index=False))
     return str(path)

@@ -33,19 +33,22 @@ class FaceData:
     images: torch.Tensor                       # (n, C, H, W) uint8; C = 1 (grey) or 3
     targets: torch.Tensor                      # (n, N) float32, each row a distribution
     labels: torch.Tensor                       # (n,) int64
-    landmarks: torch.Tensor                    # (n, 68, 2) float32, fractions of the side; NaN where not known
+    landmarks: torch.Tensor  # (n, 68, 2) float32, fractions of the side; NaN where not known
     names: list                                # n strings
     votes: torch.Tensor|None = None            # (n, 10) crowd votes, where there are any
     classes: tuple = EXPRESSIONS               # names of the N classes
     split: str = 'train'
-    notes: dict = field(default_factory=dict)  # source, layout, rule, rows read, rows dropped and why
-    extra: dict = field(default_factory=dict)  # further columns of the source: name -> tensor or array of n rows
+    # source, layout, rule, rows read, rows dropped and why
+    notes: dict = field(default_factory=dict)
+    # further columns of the source: name -> tensor or array of n rows
+    extra: dict = field(default_factory=dict)
 
     def __len__(self): return len(self.labels)
 
     grey = property(lambda self: self.images.shape[1] == 1, doc='Have the images one channel?')
     face_size = property(lambda self: self.images.shape[-1], doc='Side of the images in pixels.')
-    share = property(lambda self: self.targets.mean(0), doc="Each class's share of the targets, (N,).")
+    share = property(lambda self: self.targets.mean(0), doc="Each class's share of the targets, "
+                                                            "(N,).")
 
     def __repr__(self):
         n, c, h, w = self.images.shape
@@ -58,8 +61,10 @@ class FaceData:
         if not n: return f'{len(self):,} rows'
         how = 'its own labels' if n['rule'] == 'label' else f"rule {n['rule']}"
         parts = [f"{Path(n['source']).name}, {how}: {n['kept']:,} of {n['rows']:,} rows"]
-        if n['dropped_duplicates']: parts.append(f"less {n['dropped_duplicates']:,} with a twin in a later split")
-        if n['set_aside']: parts.append(', '.join(f'{k:,} {c} set aside' for c, k in n['set_aside'].items()))
+        if n['dropped_duplicates']:
+            parts.append(f"less {n['dropped_duplicates']:,} with a twin in a later split")
+        if n['set_aside']:
+            parts.append(', '.join(f'{k:,} {c} set aside' for c, k in n['set_aside'].items()))
         if n['bad']: parts.append(f"{len(n['bad'])} bad rows skipped")
         return ', '.join(parts)
 
@@ -69,18 +74,24 @@ class FaceData:
         "The faces at `index`, in that order, all columns in step."
         index = torch.as_tensor(np.asarray(index))
         index = index.nonzero()[:, 0] if index.dtype == torch.bool else index.long()
-        pick = lambda x: None if x is None else x[index] if torch.is_tensor(x) else np.asarray(x)[index.numpy()]
-        tensors = {k: pick(getattr(self, k)) for k in ('images', 'targets', 'labels', 'landmarks', 'votes')}
-        return replace(self, **tensors, names=[self.names[i] for i in index.tolist()], notes=dict(self.notes),
+        def pick(x):
+            return None if x is None else x[index] if torch.is_tensor(x) else np.asarray(x)[
+                index.numpy()]
+        tensors = {k: pick(getattr(self, k)) for k in ('images', 'targets', 'labels', 'landmarks',
+                                                       'votes')}
+        return replace(self, **tensors, names=[self.names[i] for i in index.tolist()],
+                       notes=dict(self.notes),
                        extra={k: pick(v) for k, v in self.extra.items()})
 
     def describe(self):
         "A table with one row a class: how many faces, their share, and how far the crowd agreed where there are votes."
         count = torch.bincount(self.labels, minlength=len(self.classes)).numpy()
-        table = pd.DataFrame(dict(count=count, share=(count/max(len(self), 1)).round(4)), index=list(self.classes))
+        table = pd.DataFrame(dict(count=count, share=(count/max(len(self), 1)).round(4)),
+                             index=list(self.classes))
         if self.votes is not None:
             top = pd.Series((self.votes.amax(1)/self.votes.sum(1)).numpy())
-            table['agreement'] = top.groupby(self.labels.numpy()).mean().reindex(range(len(count))).round(3).to_numpy()
+            table['agreement'] = top.groupby(self.labels.numpy()).mean().reindex(
+                range(len(count))).round(3).to_numpy()
         return table
 
 # %% ../../nbs/4_data/05_faces.ipynb #77b16be8
@@ -101,9 +112,11 @@ def _check_landmarks(column):
     wrong = {int(i): f'{lengths[i]} landmark numbers, expected 136 (x, y of 68 points)'
              for i in np.flatnonzero((lengths >= 0) & (lengths != 136))}
     broken = (lengths == 136) & ~np.isfinite(out).all(1)
-    wrong |= {int(i): 'landmarks hold NaN or infinity (null stands for not known)' for i in np.flatnonzero(broken)}
+    wrong |= {int(i): 'landmarks hold NaN or infinity (null stands for not known)'
+              for i in np.flatnonzero(broken)}
     return out.astype(np.float32).reshape(-1, 68, 2), wrong
 
+# %% ../../nbs/4_data/05_faces.ipynb #d44a2908
 def _check_labels(names, classes=EXPRESSIONS):
     "(n,) int64 labels in the order of `classes`, -1 where it lacks them, and {row: what is wrong with it}."
     column = pd.Categorical(names)
@@ -112,7 +125,8 @@ def _check_labels(names, classes=EXPRESSIONS):
     aside = {*EXPRESSIONS, *NO_EXPRESSION, *classes}
     of = np.array([index.get(c, -1) for c in column.categories] + [-1], np.int64)
     fine = np.array([c in aside for c in column.categories] + [False])
-    wrong = {int(i): 'no label' if column.codes[i] < 0 else f'label {column[i]!r} is no expression ({known})'
+    wrong = {int(i): 'no label' if column.codes[i] < 0 else f'label {column[i]!r} is no expression '
+                                                            f'({known})'
              for i in np.flatnonzero(~fine[column.codes])}
     return of[column.codes], wrong
 
@@ -135,6 +149,7 @@ def _grey_if_grey(array):
     grey = array[..., 0]
     return grey if (grey == array[..., 1]).all() and (grey == array[..., 2]).all() else array
 
+# %% ../../nbs/4_data/05_faces.ipynb #be560fae
 def _squared(image, size):
     "A PIL picture as (size, size) or (size, size, 3) uint8, padded to a square, and its (width, height) before."
     w, h = image.size
@@ -149,21 +164,27 @@ def _squared(image, size):
 def _plain_pixels(blob, size):
     "PGM or PPM bytes of the right size, which need no decoder, as an array; else None."
     kind, *sides = blob[:16].split(maxsplit=4)[:4]
-    if kind not in (b'P5', b'P6') or sides[:2] != [b'%d' % size]*2 or sides[2:] != [b'255']: return None
+    if kind not in (b'P5', b'P6') or sides[:2] != [b'%d' % size]*2 or sides[2:] != [b'255']:
+        return None
     shape = (size, size) if kind == b'P5' else (size, size, 3)
     pixels = blob[len(blob) - math.prod(shape):]
-    return np.frombuffer(pixels, np.uint8).reshape(shape) if len(pixels) == math.prod(shape) else None
+    return np.frombuffer(pixels,
+                         np.uint8).reshape(shape) if len(pixels) == math.prod(shape) else None
 
+# %% ../../nbs/4_data/05_faces.ipynb #590ea2ce
 def _decode_bytes(blob, size):
     "Encoded bytes as an array and the picture's (width, height)."
-    if blob[:2] in (b'P5', b'P6') and (plain := _plain_pixels(blob, size)) is not None: return plain, (size, size)
+    if blob[:2] in (b'P5', b'P6') and (plain := _plain_pixels(blob, size)) is not None:
+        return plain, (size, size)
     kind = 'WEBP' if blob[8:12] == b'WEBP' else 'PNG' if blob[:4] == b'\x89PNG' else None
     if kind and len(blob) < 2**16:
         with Image.open(io.BytesIO(blob), formats=(kind,)) as image:
             plain = image.mode in ('L', 'RGB') and not {'exif', 'transparency'} & set(image.info)
-            if plain and image.size == (size, size): return _grey_if_grey(np.asarray(image)), image.size
+            if plain and image.size == (size, size):
+                return _grey_if_grey(np.asarray(image)), image.size
     return _squared(load_image(blob), size)
 
+# %% ../../nbs/4_data/05_faces.ipynb #866fa6f0
 def _decode_row(blob, path, size, box=None):
     "One picture, or the box in it, from bytes or a file; or a text that says why not."
     try:
@@ -180,13 +201,16 @@ def _parse_cell(cell):
     "One cell of pixels as an array of uint8, or a text that says what is wrong with it."
     if not isinstance(cell, str): return np.asarray(cell)
     try: values = np.fromstring(cell, dtype=np.int32, sep=' ')
-    except (ValueError, DeprecationWarning): return 'pixels are not whole numbers with spaces between'
-    return values.astype(np.uint8) if ((values >= 0) & (values < 256)).all() else 'pixels must be 0 to 255'
+    except (ValueError, DeprecationWarning):
+        return 'pixels are not whole numbers with spaces between'
+    return values.astype(np.uint8) if ((values >= 0) & (values < 256)).all(
+        ) else 'pixels must be 0 to 255'
 
+# %% ../../nbs/4_data/05_faces.ipynb #4d437ca2
 def parse_pixels(cells):
     "Each cell as a (side, side) uint8 array, or a text that says what is wrong with it."
     with warnings.catch_warnings():
-        warnings.simplefilter('error', DeprecationWarning)                  # NumPy's word for "this is no number"
+        warnings.simplefilter('error', DeprecationWarning)  # NumPy's word for "this is no number"
         cells = [_parse_cell(c) for c in cells]
     sizes = Counter(c.size for c in cells if not isinstance(c, str))
     usual = sizes.most_common(1)[0][0] if sizes else 0
@@ -198,12 +222,15 @@ def parse_pixels(cells):
 # %% ../../nbs/4_data/05_faces.ipynb #fc421e14
 def column_values(df, column):
     "The values of a column, None where there is none."
-    return [None if v is pd.NA else v for v in df[column].tolist()] if column in df else [None]*len(df)
+    return [None if v is pd.NA else v for v in df[column].tolist()] if column in df else [None]*len(
+        df)
 
+# %% ../../nbs/4_data/05_faces.ipynb #31b5edb0
 def _decode_all(df, size):
     "What `_decode_row` gives, for every row."
     if 'pixels' in df:
-        return [c if isinstance(c, str) else _squared(Image.fromarray(c), size) for c in parse_pixels(df['pixels'])]
+        return [c if isinstance(c, str) else _squared(Image.fromarray(c), size)
+                for c in parse_pixels(df['pixels'])]
     blobs, paths = (column_values(df, c) for c in ('image', 'path'))
     box = vectors(df['box'], 4)[0] if 'box' in df else [None]*len(df)
     if 'path' not in df and sum(len(b or b'') for b in blobs) < 10_000*len(df):
@@ -211,28 +238,35 @@ def _decode_all(df, size):
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(_decode_row, blobs, paths, [size]*len(df), box))
 
+# %% ../../nbs/4_data/05_faces.ipynb #08a60770
 def _plain_block(df, size):
     "(n, C, size, size) uint8 if all pictures are plain pixels of this size and one kind; else None."
     blobs = [] if {'pixels', 'path', 'box'} & {*df.columns} else column_values(df, 'image')
-    if not blobs or len({blob[:2] + b'%d' % len(blob) if blob else None for blob in blobs}) > 1: return None
+    if not blobs or len({blob[:2] + b'%d' % len(blob) if blob else None for blob in blobs}) > 1:
+        return None
     first = _plain_pixels(blobs[0], size) if blobs[0] and blobs[0][:2] in (b'P5', b'P6') else None
     if first is None: return None
-    rows = np.frombuffer(b''.join(blobs), np.uint8).reshape(len(blobs), -1)                 # (n, header and pixels)
+    # (n, header and pixels)
+    rows = np.frombuffer(b''.join(blobs), np.uint8).reshape(len(blobs), -1)
     header = rows.shape[1] - first.size
-    if (rows[:, :header] != rows[0, :header]).any(): return None                            # another shape or range
+    if (rows[:, :header] != rows[0, :header]).any(): return None  # another shape or range
     pixels = rows[:, header:].reshape(-1, *first.shape)
     return (pixels[:, None] if first.ndim == 2 else pixels.transpose(0, 3, 1, 2)).copy()
 
+# %% ../../nbs/4_data/05_faces.ipynb #03b25892
 def decode_images(df, size):
     "(n, C, size, size) uint8, the (n, 2) widths and heights of the originals, and {row: what is wrong with it}."
     block = _plain_block(df, size)
-    if block is not None: return torch.from_numpy(block), np.full((len(df), 2), size, np.float32), {}
+    if block is not None:
+        return torch.from_numpy(block), np.full((len(df), 2), size, np.float32), {}
     results = _decode_all(df, size)
     wrong = {i: r for i, r in enumerate(results) if isinstance(r, str)}
     channels = 3 if any(r[0].ndim == 3 for r in results if not isinstance(r, str)) else 1
-    out, shape = np.zeros((len(df), channels, size, size), np.uint8), np.ones((len(df), 2), np.float32)
+    out, shape = np.zeros((len(df), channels, size, size), np.uint8), np.ones((len(df), 2),
+        np.float32)
     for i, r in enumerate(results):
-        if i not in wrong: out[i], shape[i] = (r[0] if r[0].ndim == 2 else r[0].transpose(2, 0, 1)), r[1]
+        if i not in wrong:
+            out[i], shape[i] = (r[0] if r[0].ndim == 2 else r[0].transpose(2, 0, 1)), r[1]
     return torch.from_numpy(out), shape, wrong
 
 # %% ../../nbs/4_data/05_faces.ipynb #46222182
@@ -240,17 +274,20 @@ def natural_size(df):
     "The median of the longer sides of the first 25 pictures, at most 64 pixels."
     def side(row):
         if 'pixels' in df:
-            return math.isqrt(len(row.pixels.split()) if isinstance(row.pixels, str) else np.size(row.pixels))
+            return math.isqrt(len(row.pixels.split()) if isinstance(row.pixels, str)
+                              else np.size(row.pixels))
         box = boxes[row.Index]
         if np.isfinite(box).all(): return max(box[2:] - box[:2])
-        with Image.open(row.path if 'path' in df else io.BytesIO(row.image)) as image: return max(image.size)
+        with Image.open(row.path if 'path' in df else io.BytesIO(row.image)) as image:
+            return max(image.size)
     sides, df = [], df.head(25).reset_index(drop=True)
     boxes = vectors(df['box'], 4)[0] if 'box' in df else np.full((len(df), 4), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         for row in df.itertuples():
             try: sides.append(side(row))
-            except (OSError, TypeError, ValueError, Image.DecompressionBombError): pass  # told when it is decoded
+            # told when it is decoded
+            except (OSError, TypeError, ValueError, Image.DecompressionBombError): pass
     return max(8, min(64, int(np.median(sides)))) if sides else 64
 
 # %% ../../nbs/4_data/05_faces.ipynb #dc35f7b8
@@ -260,39 +297,46 @@ def ferplus_duplicates(
     "FER+ images of `split` with a pixel-identical twin in a later split (train < valid < test), by the manifest."
     table = pd.read_csv(manifest('ferplus_duplicates.csv'))
     later = table['split'].isin(SPLITS[SPLITS.index(split) + 1:])
-    return set(table.loc[(table['split'] == split) & table['group'].isin(table.loc[later, 'group']), 'name'])
+    return set(table.loc[(table['split'] == split) & table['group'].isin(table.loc[later, 'group']),
+                         'name'])
 
+# %% ../../nbs/4_data/05_faces.ipynb #d5ef2475
 def as_published(df):
     "Whether all faces of a table are FER+'s, by their names, in the splits that they were published in."
     if not df['name'].str.fullmatch(r'fer\d{7}\.png').all(): return False
     known = pd.read_csv(manifest('ferplus_duplicates.csv'))
-    there, here = known.set_index('name')['split'].reindex(df['name']).to_numpy(), df['split'].astype(object).to_numpy()
+    there, here = known.set_index('name')['split'].reindex(df['name']).to_numpy(), df[
+        'split'].astype(object).to_numpy()
     return bool((pd.isna(there) | pd.isna(here) | (there == here)).all())
 
-def _pixel_hashes(images): return [hashlib.blake2b(i.numpy().tobytes(), digest_size=16).digest() for i in images]
+def _pixel_hashes(images):
+    return [hashlib.blake2b(i.numpy().tobytes(), digest_size=16).digest() for i in images]
 
+# %% ../../nbs/4_data/05_faces.ipynb #7e3dacce
 def _pixel_duplicates(images, later):
     "(n,) bool: which of `images` are, pixel by pixel, in the table `later` of the later splits as well."
     if not len(later): return np.zeros(len(images), bool)
     others, _, wrong = decode_images(later, images.shape[-1])
-    if others.shape[1] != images.shape[1]: images, others = (x.expand(-1, 3, -1, -1) for x in (images, others))
+    if others.shape[1] != images.shape[1]:
+        images, others = (x.expand(-1, 3, -1, -1) for x in (images, others))
     known = {h for i, h in enumerate(_pixel_hashes(others)) if i not in wrong}
     return np.array([h in known for h in _pixel_hashes(images)], bool)
 
 # %% ../../nbs/4_data/05_faces.ipynb #c7409bad
 def _label(df, rule, targets, classes):
     "keep, targets, labels, votes, the rule in force, and {row: what is wrong} of a table."
-    kind = 'hard' if targets == 'truth' else targets                        # 'truth' is put in later
+    kind = 'hard' if targets == 'truth' else targets  # 'truth' is put in later
     votes, wrong = check_votes(column_values(df, 'votes')) if 'votes' in df else (None, {})
     if 'label' not in df or (votes is not None and df['label'].isna().all()):
         if votes is None: raise GrefelError(f"{df.attrs['source']}: has neither labels nor votes")
-        votes[list(wrong)] = 1                                              # set aside by the caller: any votes do
+        votes[list(wrong)] = 1  # set aside by the caller: any votes do
         found = apply_rule(votes, rule, 7 + ('contempt' in classes), kind)
         return *in_order_of(*found, classes), votes, rule, wrong
     if votes is None and kind != 'hard':
         raise GrefelError(f"{df.attrs['source']}: has no votes for targets={targets!r}; use 'hard'")
     labels, unknown = _check_labels(df['label'], classes if kind == 'hard' else EXPRESSIONS)
-    if kind == 'hard': y = np.eye(len(classes) + 1, dtype=np.float32)[labels, :-1]   # -1: the last row, all zeros
+    # -1: the last row, all zeros
+    if kind == 'hard': y = np.eye(len(classes) + 1, dtype=np.float32)[labels, :-1]
     else:
         y = votes_to_targets(votes, argmax_rule(votes)[2], labels, kind, 8)
         _, y, labels = in_order_of(labels >= 0, y, labels, classes)
@@ -311,84 +355,106 @@ def _set_aside(df, wrong, strict, bad):
         ok[i] = False
     return ok
 
+# %% ../../nbs/4_data/05_faces.ipynb #e6c2d341
 def _extra(df):
     "Columns that no part here knows; those whose rows are numbers in arrays of one shape as tensors."
-    known = {'name', 'image', 'path', 'pixels', 'label', 'votes', 'split', 'landmarks', 'box', 'fault', 'file', 'row',
+    known = {'name', 'image', 'path', 'pixels', 'label', 'votes', 'split', 'landmarks', 'box',
+             'fault', 'file', 'row',
              'pixel_hash'}
     def column(rows):
-        arrays = all(isinstance(x, (np.ndarray, list)) and np.shape(x) == np.shape(rows[0]) for x in rows)
-        if arrays and (stacked := np.stack(rows)).dtype.kind in 'iufb': return torch.from_numpy(stacked)
+        arrays = all(isinstance(x, (np.ndarray, list)) and np.shape(x) == np.shape(rows[0])
+                     for x in rows)
+        if arrays and (stacked := np.stack(rows)).dtype.kind in 'iufb':
+            return torch.from_numpy(stacked)
         return np.array(pd.Series([None if x is pd.NA else x for x in rows]))
     return {c: column(df[c].tolist()) for c in df.columns if c not in known}
 
+# %% ../../nbs/4_data/05_faces.ipynb #c1d36b96
 def with_landmarks(df, file):
     "The table with its landmarks taken from a file, by name; null where the file has none."
     try: found = pq.read_table(file, columns=['name', 'landmarks']).combine_chunks()
-    except (pa.ArrowException, OSError) as e: raise GrefelError(f'{file}: no file of landmarks by name ({e})') from None
+    except (pa.ArrowException, OSError) as e:
+        raise GrefelError(f'{file}: no file of landmarks by name ({e})') from None
     names = pa.array(df['name'].astype(str), pa.string())
-    row = pc.index_in(names, value_set=found['name'].cast(pa.string()).combine_chunks())      # null: not in the file
-    if row.null_count == len(row): raise GrefelError(f'{file}: knows none of the {len(df):,} faces by name')
+    # null: not in the file
+    row = pc.index_in(names, value_set=found['name'].cast(pa.string()).combine_chunks())
+    if row.null_count == len(row):
+        raise GrefelError(f'{file}: knows none of the {len(df):,} faces by name')
     points = found['landmarks'].take(row).combine_chunks()
     return df.assign(landmarks=pd.array(points, pd.ArrowDtype(points.type)))
 
 # %% ../../nbs/4_data/05_faces.ipynb #6861acb5
 def load_faces(
-    source='ferplus',            # a data set's name ('ferplus', 'rafdb', 'synth', …), or the path of a file or folder
+    # a data set's name ('ferplus', 'rafdb', 'synth', …), or the path of a file or folder
+    source='ferplus',
     split:str|None='train',      # 'train', 'valid' or 'test'; None for all rows
     rule:str='majority',         # label rule for sources with votes, see `RULES`
-    targets:str='hard',          # 'hard', 'votes' or 'raw' (see `apply_rule`); 'truth' for synthetic faces
-    drop_duplicates:bool|None=None,  # leave out what has an identical twin in a later split; None: only for train
-    img_size:int|None=None,      # side of the stored images in pixels; None: as they are, at most 64
+    targets:str='hard',  # 'hard', 'votes' or 'raw' (see `apply_rule`); 'truth' for synthetic faces
+    # leave out what has an identical twin in a later split; None: only for train
+    drop_duplicates:bool|None=None,
+    img_size:int|None=None,  # side of the stored images in pixels; None: as they are, at most 64
     num_classes:int=8,           # 8, or 7 without contempt
     data_home=None,              # the folder that holds the named sources; default $GREFEL_DATA
     strict:bool|None=None,       # True: a bad row is an error; else it is skipped, see notes['bad']
-    landmarks=None,              # a Parquet file with landmarks by name, in place of the source's own
-    classes=None,                # names of the classes, if they are not the first `num_classes` expressions
+    landmarks=None,  # a Parquet file with landmarks by name, in place of the source's own
+    classes=None,  # names of the classes, if they are not the first `num_classes` expressions
     **options,                   # passed on to `read_table`: valid_share, or what the reader takes
 ) -> FaceData:
     "Read, label and decode one split of a source. `GrefelError` names file and row of what is wrong."
-    if targets not in TARGETS: raise GrefelError(f'unknown targets {targets!r}; known: {", ".join(TARGETS)}')
-    if num_classes not in (7, 8): raise GrefelError(f'num_classes is {num_classes}; it is 8, or 7 without contempt')
+    if targets not in TARGETS:
+        raise GrefelError(f'unknown targets {targets!r}; known: {", ".join(TARGETS)}')
+    if num_classes not in (7, 8):
+        raise GrefelError(f'num_classes is {num_classes}; it is 8, or 7 without contempt')
     classes = tuple(classes or EXPRESSIONS[:num_classes])
     df = read_table(source, split, data_home, **options)
     if landmarks is not None: df = with_landmarks(df, landmarks)
     keep, y, labels, points, votes, notes = _chosen(df, rule, targets, classes, bool(strict))
     own_split, layout, bad = bool(df['split'].isna().all()), df.attrs['layout'], notes['bad']
-    if drop_duplicates is None: drop_duplicates = split == 'train' and not own_split and layout != 'synth'
-    if drop_duplicates and split is None: raise GrefelError('drop_duplicates needs a split, to compare with later ones')
-    whole = dict(images=False) if layout == 'parquet' else {}                   # names and splits are enough
-    by_name = bool(drop_duplicates) and not options.get('valid_share') and as_published(df) and as_published(
+    if drop_duplicates is None:
+        drop_duplicates = split == 'train' and not own_split and layout != 'synth'
+    if drop_duplicates and split is None:
+        raise GrefelError('drop_duplicates needs a split, to compare with later ones')
+    whole = dict(images=False) if layout == 'parquet' else {}  # names and splits are enough
+    by_name = bool(drop_duplicates) and not options.get('valid_share') and as_published(
+        df) and as_published(
         read_table(source, None, data_home, **options | whole))
-    twin = df['name'].isin(ferplus_duplicates(split)).to_numpy(bool) if by_name else np.zeros(len(df), bool)
+    twin = df['name'].isin(ferplus_duplicates(split)).to_numpy(bool) if by_name else np.zeros(
+        len(df), bool)
     index = np.flatnonzero(keep & ~twin)
     images, shape, wrong = decode_images(df.iloc[index], img_size or natural_size(df.iloc[index]))
     good = _set_aside(df.iloc[index], wrong, strict, bad)
     keep[index[~good]] = False
     if drop_duplicates and not by_name and not own_split:
         rest = read_table(source, None, data_home, **options)
-        copy = _pixel_duplicates(images, rest[rest['split'].isin(SPLITS[SPLITS.index(split) + 1:])]) & good
+        copy = _pixel_duplicates(images,
+                                 rest[rest['split'].isin(SPLITS[SPLITS.index(split) + 1:])]) & good
         twin[index[copy]], good = True, good & ~copy
     if not good.any(): raise GrefelError(_nothing_left(df, notes))
-    notes |= dict(kept=int(keep.sum()), twins=int(twin.sum()), dropped_duplicates=int((twin & keep).sum()),
+    notes |= dict(kept=int(keep.sum()), twins=int(twin.sum()),
+                  dropped_duplicates=int((twin & keep).sum()),
                   own_split=own_split)
     index, images, shape = index[good], images[torch.from_numpy(good)], shape[good]
     rows = (a if a is None else a[index] for a in (y, labels, points, votes))
-    return _face_data(df.iloc[index], images, shape, *rows, None if own_split else split, classes, notes)
+    return _face_data(df.iloc[index], images, shape, *rows, None if own_split else split, classes,
+                      notes)
 
 # %% ../../nbs/4_data/05_faces.ipynb #e4c2eb87
 def _chosen(df, rule, targets, classes, strict):
     "keep (n,), targets (n, N), labels (n,), landmarks (n, 68, 2) and votes of a table, and the notes so far."
     keep, y, labels, votes, rule, wrong = _label(df, rule, targets, classes)
-    points, wrong_points = _check_landmarks(df['landmarks'] if 'landmarks' in df else [None]*len(df))
+    points, wrong_points = _check_landmarks(df['landmarks'] if 'landmarks' in df
+                                            else [None]*len(df))
     wrong = check_repeats(df) | wrong_points | wrong | _known_faults(df)
     bad, aside = [], {}
     keep = keep & _set_aside(df, wrong, strict, bad)
     if 'label' in df:
         counts = df['label'].value_counts()
-        aside = {c: int(counts[c]) for c in NO_EXPRESSION if c in counts and c not in classes and counts[c]}
+        aside = {c: int(counts[c]) for c in NO_EXPRESSION if c in counts and c not in classes
+                 and counts[c]}
     notes = dict(df.attrs, rule=rule, targets=targets, rows=len(df), bad=bad, set_aside=aside)
     return keep, y, labels, points, votes, notes
 
+# %% ../../nbs/4_data/05_faces.ipynb #b3e57087
 def _known_faults(df): return dict(df['fault'].dropna().items()) if 'fault' in df else {}
 
 def row_faults(
@@ -398,9 +464,11 @@ def row_faults(
     wrong = _check_landmarks(df['landmarks'])[1] if 'landmarks' in df else {}
     if 'label' in df and df['label'].notna().any(): wrong |= _check_labels(df['label'])[1]
     elif 'votes' in df: wrong |= check_votes(column_values(df, 'votes'))[1]
-    if 'pixels' in df: wrong |= {i: p for i, p in enumerate(parse_pixels(df['pixels'])) if isinstance(p, str)}
+    if 'pixels' in df:
+        wrong |= {i: p for i, p in enumerate(parse_pixels(df['pixels'])) if isinstance(p, str)}
     return check_repeats(df) | wrong | _known_faults(df)
 
+# %% ../../nbs/4_data/05_faces.ipynb #1b5d7277
 def _nothing_left(df, notes):
     first = f"; {': '.join(notes['bad'][0])}" if notes['bad'] else ''
     return f"{df.attrs['source']}: no face left of {len(df)} rows{first}"
@@ -408,14 +476,17 @@ def _nothing_left(df, notes):
 # %% ../../nbs/4_data/05_faces.ipynb #650b8740
 def _face_data(df, images, shape, targets, labels, points, votes, split, classes, notes):
     "Arrays of m kept rows as `FaceData`."
-    ratio = (shape/shape.max(1, keepdims=True))[:, None]          # (m, 1, 2): how much of the square is picture
+    # (m, 1, 2): how much of the square is picture
+    ratio = (shape/shape.max(1, keepdims=True))[:, None]
     points = np.where(ratio == 1, points, 0.5 + (points - 0.5)*ratio).astype(np.float32)
     extra = _extra(df)
     if notes['targets'] == 'truth':
-        if 'truth' not in extra: raise GrefelError(f"{notes['source']}: has no true distributions for targets='truth'")
+        if 'truth' not in extra:
+            raise GrefelError(f"{notes['source']}: has no true distributions for targets='truth'")
         targets = extra['truth'][:, class_map(classes)].numpy()
         targets = targets/targets.sum(1, keepdims=True)
-    targets, labels, points = (torch.from_numpy(a) for a in (targets.astype(np.float32), labels, points))
+    targets, labels, points = (torch.from_numpy(a) for a in (targets.astype(np.float32), labels,
+        points))
     votes = None if votes is None else torch.from_numpy(votes)
     return FaceData(images, targets, labels, points, df['name'].tolist(), votes, classes,
                     split or 'all', notes, extra)

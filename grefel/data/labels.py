@@ -21,7 +21,7 @@ def _majority(votes):
 
 def argmax_rule(votes):
     v, chosen = _without_single_votes(votes), votes.argmax(1)
-    lone = v[:, :8].sum(1, keepdims=True) == 0                    # nothing but single votes: take them as they are
+    lone = v[:, :8].sum(1, keepdims=True) == 0  # nothing but single votes: take them as they are
     return chosen < 8, chosen, np.where(lone, votes, v)[:, :8]
 
 # %% ../../nbs/4_data/01_labels.ipynb #97b77657
@@ -32,15 +32,18 @@ def _probability(votes):
     for _ in range(3):
         going &= (taken.sum(1) < 0.75*total) & ((taken > 0).sum(1) < 3)
         top = rest.max(1)
-        tied = (rest == top[:, None]) & ((top > 0) & going)[:, None]        # (n, 10): they share the most votes left
+        # (n, 10): they share the most votes left
+        tied = (rest == top[:, None]) & ((top > 0) & going)[:, None]
         taken, rest[tied] = np.where(tied[:, :8], v[:, :8], taken), 0
         going &= ~tied[:, 8:].any(1)
     return (taken.sum(1) > 0.5*total) & ((taken > 0).sum(1) <= 3), taken.argmax(1), taken
 
+# %% ../../nbs/4_data/01_labels.ipynb #188276ab
 def _multi(votes):
     v = _without_single_votes(votes)
     taken = np.where(v >= 0.3*v.sum(1, keepdims=True), v, 0)
-    return (taken.sum(1) > 0.5*v.sum(1)) & (taken.argmax(1) < 8), taken.argmax(1), np.sign(taken[:, :8])
+    return (taken.sum(1) > 0.5*v.sum(1)) & (taken.argmax(1) < 8), taken.argmax(1), np.sign(taken[:,
+        :8])
 
 # %% ../../nbs/4_data/01_labels.ipynb #27e8c097
 def _as_counts(rows):
@@ -50,34 +53,41 @@ def _as_counts(rows):
     if v.ndim != 2 or v.shape[1] not in (8, 10): return None
     return np.pad(v, ((0, 0), (0, 10 - v.shape[1])))
 
+# %% ../../nbs/4_data/01_labels.ipynb #01a44d54
 def check_votes(rows):
     "(n, 10) int64 votes, zeros where they are wrong, and {row: what is wrong with it}."
     v = _as_counts(rows)
-    fine = v is not None and np.isfinite(v).all() and (v >= 0).all() and not (v % 1).any() and v.sum(1).all()
+    fine = v is not None and np.isfinite(v).all() and (v >= 0).all() and not (v % 1).any(
+        ) and v.sum(1).all()
     if fine: return v.astype(np.int64), {}
     out, wrong = np.zeros((len(rows), 10), np.int64), {}
     for i, row in enumerate(rows):
         v = np.asarray([] if row is None else row).reshape(-1)
         if v.size not in (8, 10) or v.dtype.kind not in 'iuf':
             wrong[i] = f'votes must be 10 numbers ({", ".join(VOTES)})'
-        elif not (np.isfinite(v).all() and (v >= 0).all()): wrong[i] = f'votes must be 0 or more, not {v.tolist()}'
+        elif not (np.isfinite(v).all() and (v >= 0).all()):
+            wrong[i] = f'votes must be 0 or more, not {v.tolist()}'
         elif (v % 1).any(): wrong[i] = f'votes must be whole numbers, not {v[v % 1 > 0][0]:g}'
         elif v.sum() == 0: wrong[i] = 'votes sum to zero'
         else: out[i, :v.size] = v
     return out, wrong
 
 # %% ../../nbs/4_data/01_labels.ipynb #858400a1
-_RULES = dict(majority=_majority, votes=_probability, probability=_probability, multi=_multi, argmax=argmax_rule)
-RULES, TARGETS = tuple(_RULES), ('hard', 'votes', 'raw', 'truth')  # 'truth': the known distribution of synthetic faces
+_RULES = dict(majority=_majority, votes=_probability, probability=_probability, multi=_multi,
+              argmax=argmax_rule)
+# 'truth': the known distribution of synthetic faces
+RULES, TARGETS = tuple(_RULES), ('hard', 'votes', 'raw', 'truth')
 
 def apply_rule(
     votes,                   # (n, 10) vote counts in the order of `VOTES`; 8 columns do as well
     rule:str='majority',     # a name in `RULES`
     num_classes:int=8,       # 8, or 7 to leave out contempt
-    targets:str='votes',     # 'votes': shares after the rule's outlier removal; 'raw': shares as cast; 'hard': one-hot
-) -> tuple:                  # keep (n,) bool; targets (n, N) float32; labels (n,) int64; 0 and -1 where not kept
+    # 'votes': shares after the rule's outlier removal; 'raw': shares as cast; 'hard': one-hot
+    targets:str='votes',
+) -> tuple:  # keep (n,) bool; targets (n, N) float32; labels (n,) int64; 0 and -1 where not kept
     "Which images a label rule keeps, and as what. `GrefelError` for unknown names and impossible votes."
-    if rule not in _RULES: raise GrefelError(f'unknown label rule {rule!r}; known: {", ".join(RULES)}')
+    if rule not in _RULES:
+        raise GrefelError(f'unknown label rule {rule!r}; known: {", ".join(RULES)}')
     votes, wrong = check_votes(votes)
     for i, why in wrong.items(): raise GrefelError(f'votes, row {i}: {why}')
     keep, labels, shares = _RULES[rule](votes)
@@ -88,21 +98,24 @@ def apply_rule(
 # %% ../../nbs/4_data/01_labels.ipynb #2e998538
 def votes_to_targets(votes, shares, labels, targets, num_classes):
     "(n, N) float32 distributions; zeros where the label is -1."
-    if num_classes not in (7, 8): raise GrefelError(f'num_classes is {num_classes}; it is 8, or 7 without contempt')
-    if targets not in TARGETS[:3]: raise GrefelError(f'unknown targets {targets!r}; known: {", ".join(TARGETS[:3])}')
+    if num_classes not in (7, 8):
+        raise GrefelError(f'num_classes is {num_classes}; it is 8, or 7 without contempt')
+    if targets not in TARGETS[:3]:
+        raise GrefelError(f'unknown targets {targets!r}; known: {", ".join(TARGETS[:3])}')
     if targets == 'raw': shares = votes[:, :8]
     if targets == 'hard': shares = labels[:, None] == np.arange(8)
     out = np.where(labels[:, None] >= 0, shares, 0)[:, :num_classes].astype(np.float32)
     return out/np.maximum(out.sum(1, keepdims=True), 1e-9)
 
+# %% ../../nbs/4_data/01_labels.ipynb #c4f898ef
 def in_order_of(keep, targets, labels, classes):
     "keep, targets and labels in the order of `EXPRESSIONS` → in that of `classes`, which may be fewer."
     if tuple(classes) == EXPRESSIONS[:targets.shape[1]]: return keep, targets, labels
     unknown = sorted(set(classes) - set(EXPRESSIONS))
     if unknown: raise GrefelError(f'votes know nothing of {", ".join(unknown)}')
-    place = np.array([*class_map(EXPRESSIONS, classes), None], float)              # the last for -1: no label
+    place = np.array([*class_map(EXPRESSIONS, classes), None], float)  # the last for -1: no label
     labels = np.where(np.isnan(place), -1, place).astype(np.int64)[labels]
-    targets = np.where(labels[:, None] >= 0, targets[:, class_map(classes)], 0)    # (n, N), a share each
+    # (n, N), a share each
+    targets = np.where(labels[:, None] >= 0, targets[:, class_map(classes)], 0)
     keep = keep & (labels >= 0) & (targets.sum(1) > 0)
     return keep, targets/np.maximum(targets.sum(1, keepdims=True), 1e-9), labels
-

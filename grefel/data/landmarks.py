@@ -38,14 +38,16 @@ def builtin_landmarks(
     return torch.cat(found) if found else torch.zeros(0, 68, 2)
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #94e734b5
-VIEWS = ((False, 0., 1.), (True, 0., 1.), (False, 10., .95), (True, -10., .95))  # mirrored, degrees, magnification
+# mirrored, degrees, magnification
+VIEWS = ((False, 0., 1.), (True, 0., 1.), (False, 10., .95), (True, -10., .95))
 
 def _seen_again(images, view, model, device, bs):
     "What the model's head sees in one view, brought back to the picture's own fractions; (n, 68, 2)."
     flip, angle, zoom = view
     if view == VIEWS[0]: return builtin_landmarks(images, model, device, bs)
     zero = torch.zeros(len(images))
-    there = turn_matrix(zero + angle, zero + zoom, zero, zero) @ flip_matrix(zero.bool() | flip)       # (n, 3, 3)
+    # (n, 3, 3)
+    there = turn_matrix(zero + angle, zero + zoom, zero, zero) @ flip_matrix(zero.bool() | flip)
     turned = warp_images(images.float(), there, images.shape[-1]).round().byte()
     found = builtin_landmarks(turned, model, device, bs)
     return apply_affine(found[:, MIRROR] if flip else found, invert_affine(there[:, :2]))
@@ -61,8 +63,8 @@ def agreed_landmarks(
     if not len(images): return torch.zeros(0, 68, 2), torch.zeros(0)
     model = load_model() if model is None else model
     seen = [[_seen_again(b, view, model, device, bs) for view in VIEWS] for b in images.split(bs)]
-    looks = torch.cat([torch.stack(views) for views in seen], 1)                             # (4, n, 68, 2)
-    mean = looks.mean(0)                                                                     # (n, 68, 2)
+    looks = torch.cat([torch.stack(views) for views in seen], 1)  # (4, n, 68, 2)
+    mean = looks.mean(0)  # (n, 68, 2)
     scatter = torch.linalg.vector_norm(looks - mean, dim=-1).mean((0, 2))/interocular(mean)  # (n,)
     return mean, torch.exp(-10*scatter)
 
@@ -78,12 +80,16 @@ def write_landmarks(
 ) -> Path:
     "Keep landmarks in a file that `read_landmarks` understands."
     import pandas as pd
-    path, flat = Path(path), np.asarray(landmarks, np.float32).reshape(-1, 136)                  # (n, 136)
-    if len(names) != len(flat): raise GrefelError(f'{path}: {len(names)} names for {len(flat)} faces')
+    path, flat = Path(path), np.asarray(landmarks, np.float32).reshape(-1, 136)  # (n, 136)
+    if len(names) != len(flat):
+        raise GrefelError(f'{path}: {len(names)} names for {len(flat)} faces')
     found = np.isfinite(flat).all(1)
     table = pd.DataFrame({'name': [str(n) for n in names]})
-    if path.suffix == '.parquet': table['landmarks'] = [row if ok else None for row, ok in zip(flat, found)]
-    else: table = table.join(pd.DataFrame(np.where(found[:, None], flat, np.nan), columns=POINT_COLUMNS))
+    if path.suffix == '.parquet':
+        table['landmarks'] = [row if ok else None for row, ok in zip(flat, found)]
+    else:
+        table = table.join(pd.DataFrame(np.where(found[:, None], flat, np.nan),
+                                        columns=POINT_COLUMNS))
     if quality is not None: table['quality'] = np.asarray(quality, float)
     if path.suffix == '.csv': return write_file(path, table.to_csv(index=False))
     if path.suffix == '.parquet': return write_file(path, table.to_parquet(index=False))
@@ -94,13 +100,18 @@ def _wrong_row(path, wrong, what):
     "The error about the first of the rows that are `wrong`, counted from 1."
     return GrefelError(f'{path}, row {int(wrong.argmax()) + 1}: {what}')
 
+# %% ../../nbs/4_data/07_landmarks.ipynb #71b85097
 def _table(path):
     "The table in a landmark file."
     import pandas as pd
     if not path.exists(): raise GrefelError(f'{path}: no such file')
-    if path.suffix not in ('.csv', '.parquet'): raise GrefelError(f'{path}: landmarks are read from .csv or .parquet')
-    try: table = pd.read_csv(path, dtype={'name': str}) if path.suffix == '.csv' else pd.read_parquet(path)
-    except Exception as e: raise GrefelError(f'{path}: cannot be read as {path.suffix[1:]} ({e})') from None
+    if path.suffix not in ('.csv', '.parquet'):
+        raise GrefelError(f'{path}: landmarks are read from .csv or .parquet')
+    try:
+        table = pd.read_csv(path,
+                            dtype={'name': str}) if path.suffix == '.csv' else pd.read_parquet(path)
+    except Exception as e:
+        raise GrefelError(f'{path}: cannot be read as {path.suffix[1:]} ({e})') from None
     if 'name' not in table: raise GrefelError(f"{path}: has no column 'name'")
     twice = table['name'].duplicated().to_numpy()
     if twice.any(): raise _wrong_row(path, twice, f"{table['name'][twice.argmax()]!r} occurs twice")
@@ -116,9 +127,12 @@ def _points(table, path):
     for i, cell in enumerate(cells):
         if cell is None or isinstance(cell, float): continue          # null, in one way or another
         try: points[i] = np.asarray(cell, np.float32)
-        except (TypeError, ValueError): raise GrefelError(f'{path}, row {i + 1}: needs 136 numbers') from None
+        except (TypeError, ValueError):
+            raise GrefelError(f'{path}, row {i + 1}: needs 136 numbers') from None
     far = (np.abs(points) > 3).any(1)
-    if far.any(): raise _wrong_row(path, far, 'points far outside the picture; needed are fractions, not pixels')
+    if far.any():
+        raise _wrong_row(path, far, 'points far outside the picture; needed are fractions, not '
+                                    'pixels')
     points[np.isnan(points).any(1)] = np.nan
     return points.reshape(-1, 68, 2)
 
@@ -126,7 +140,7 @@ def _points(table, path):
 def read_landmarks(
     path,           # .csv or .parquet, see above
     names=None,     # which faces, in which order; None: all, as they stand
-) -> Tensor:        # (n, 68, 2) float32; NaN for names that the file lacks and faces that were not found
+) -> Tensor:  # (n, 68, 2) float32; NaN for names that the file lacks and faces that were not found
     "Landmarks from a file; `GrefelError` names the file and row of what is wrong."
     path = Path(path)
     table = _table(path)
@@ -134,23 +148,28 @@ def read_landmarks(
     if names is None: return torch.from_numpy(points)
     place = {name: i for i, name in enumerate(table['name'])}
     picked = np.array([place.get(str(n), len(points)) for n in names], int)
-    return torch.from_numpy(np.concatenate([points, np.full((1, 68, 2), np.nan, np.float32)])[picked])
+    return torch.from_numpy(np.concatenate([points,
+                                            np.full((1, 68, 2), np.nan, np.float32)])[picked])
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #4da28d26
 def _alignment(device='cpu', bs=16):
     "face-alignment's network for two-dimensional points."
     try: import face_alignment
     except ImportError as e:
-        raise GrefelError(f'face-alignment is not installed: pip install "grefel[landmarks]" ({e})') from None
+        raise GrefelError(
+            f'face-alignment is not installed: pip install "grefel[landmarks]" ({e})') from None
     from face_alignment.api import models_urls
     url = models_urls['2DFAN-4']
     place = Path(torch.hub.get_dir())/'checkpoints'/url.rsplit('/', 1)[-1]
     try:
-        with contextlib.redirect_stderr(io.StringIO()):                          # it announces its download there
-            return face_alignment.FaceAlignment(face_alignment.LandmarksType.TWO_D, device=str(device), compile=False,
-                                                flip_input=False, face_detector='folder', max_batch_size=bs)
-    except Exception as e:                          # the network, the disk or a damaged file: the way out is the same
-        raise GrefelError(f'{place}: face-alignment cannot load it ({e}); fetch {url} and put it there') from None
+        with contextlib.redirect_stderr(io.StringIO()):  # it announces its download there
+            return face_alignment.FaceAlignment(face_alignment.LandmarksType.TWO_D,
+                                                device=str(device), compile=False,
+                                                flip_input=False, face_detector='folder',
+                                                max_batch_size=bs)
+    except Exception as e:  # the network, the disk or a damaged file: the way out is the same
+        raise GrefelError(f'{place}: face-alignment cannot load it ({e}); fetch {url} and put it '
+                          f'there') from None
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #0bfeca2b
 def _strip(images):
@@ -159,8 +178,10 @@ def _strip(images):
     edge, cell = round(0.7*side), side + 2*round(0.7*side)
     canvas = np.zeros((cell, n*cell, 3), np.uint8)
     for i, image in enumerate(images):
-        canvas[edge:edge + side, i*cell + edge:i*cell + edge + side] = image.permute(1, 2, 0).numpy()
-    return canvas, [np.array([i*cell + edge, edge, i*cell + edge + side, edge + side], float) for i in range(n)]
+        canvas[edge:edge + side, i*cell + edge:i*cell + edge + side] = image.permute(1, 2,
+            0).numpy()
+    return canvas, [np.array([i*cell + edge, edge, i*cell + edge + side, edge + side], float)
+                    for i in range(n)]
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #564bcb5a
 def _aligned(network, images, bs=16):
@@ -168,7 +189,8 @@ def _aligned(network, images, bs=16):
     found, score = torch.full((len(images), 68, 2), float('nan')), torch.zeros(len(images))
     for at in range(0, len(images), bs):
         canvas, boxes = _strip(images[at:at + bs].expand(-1, 3, -1, -1))
-        points, heights, _ = network.get_landmarks_from_image(canvas, boxes, return_landmark_score=True)
+        points, heights, _ = network.get_landmarks_from_image(canvas, boxes,
+            return_landmark_score=True)
         for i, (p, h, box) in enumerate(zip(points or [], heights or [], boxes), at):
             found[i] = torch.as_tensor((p[:, :2] - box[:2])/(box[2] - box[0])).float()
             score[i] = float(np.clip(np.mean(h), 0, 1))
@@ -188,7 +210,8 @@ LANDMARK_SOURCES = ('builtin', 'face-alignment', 'file')
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #51b545fc
 def find_landmarks(
-    images:Tensor,          # (n, 1 or 3, H, W) uint8 face crops; only counted for 'file' and may then be None
+    # (n, 1 or 3, H, W) uint8 face crops; only counted for 'file' and may then be None
+    images:Tensor,
     source:str='builtin',   # one of `LANDMARK_SOURCES`
     model=None,             # for 'builtin': a `GReFELModel`; None: the shipped weights
     path=None, names=None,  # for 'file': the file and the faces' names in it
@@ -196,10 +219,12 @@ def find_landmarks(
 ) -> Tensor:                # (n, 68, 2) fractions of the side, NaN where nothing was found
     "The 68 points of each face, from the named source."
     known = ', '.join(LANDMARK_SOURCES)
-    if source not in LANDMARK_SOURCES: raise GrefelError(f'unknown landmark source {source!r}; known: {known}')
+    if source not in LANDMARK_SOURCES:
+        raise GrefelError(f'unknown landmark source {source!r}; known: {known}')
     if source == 'builtin': return builtin_landmarks(images, model, device)
     if source == 'face-alignment': return alignment_landmarks(images, device)
-    if path is None or names is None: raise GrefelError("landmarks from a file need its path and the faces' names")
+    if path is None or names is None:
+        raise GrefelError("landmarks from a file need its path and the faces' names")
     if images is not None and len(images) != len(names):
         raise GrefelError(f'{path}: {len(names)} names for {len(images)} faces')
     return read_landmarks(path, names)
@@ -209,7 +234,8 @@ def _finder(method, model, device, bs):
     "A function from square faces to points and quality; the side it wants; and what identifies it."
     if method == 'builtin':
         model = load_model() if model is None else model
-        return lambda x: agreed_landmarks(x, model, device, bs), model.config['img_size'], weights_digest(model)
+        return lambda x: agreed_landmarks(x, model, device,
+                                          bs), model.config['img_size'], weights_digest(model)
     if method != 'face-alignment':
         raise GrefelError(f'unknown landmark source {method!r}; known: builtin, face-alignment')
     network = _alignment(device, bs)
@@ -220,22 +246,25 @@ def _found_part(rows, find, side):
     "One part of a landmark file: name, landmarks, quality, problem."
     import pyarrow as pa
     from grefel.data.faces import decode_images
-    images, shape, wrong = decode_images(rows, side)                            # (n, C, side, side), (n, 2)
+    images, shape, wrong = decode_images(rows, side)  # (n, C, side, side), (n, 2)
     points, quality = (t.numpy() for t in find(images))
-    part = (shape/shape.max(1, keepdims=True))[:, None]                   # (n, 1, 2): how much of the square is picture
+    # (n, 1, 2): how much of the square is picture
+    part = (shape/shape.max(1, keepdims=True))[:, None]
     points = 0.5 + (points - 0.5)/part                                    # (n, 68, 2)
     lost = ~np.isfinite(points).all((1, 2))
     wrong = {int(i): 'no points found' for i in np.flatnonzero(lost)} | wrong
-    flat = [None if i in wrong else p for i, p in enumerate(points.reshape(-1, 136).astype(np.float32))]
+    flat = [None if i in wrong else p for i,
+            p in enumerate(points.reshape(-1, 136).astype(np.float32))]
     quality = [None if i in wrong else float(q) for i, q in enumerate(quality)]
     return pa.table(dict(name=pa.array([str(n) for n in rows['name']], pa.string()),
-                         landmarks=pa.array(flat, pa.list_(pa.float32())), quality=pa.array(quality, pa.float32()),
+                         landmarks=pa.array(flat, pa.list_(pa.float32())),
+                         quality=pa.array(quality, pa.float32()),
                          problem=pa.array([wrong.get(i) for i in range(len(rows))], pa.string())))
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #772286bd
 def make_landmarks(
     source,                   # what `read_table` takes: the name or path of a data set
-    out,                      # the file, .parquet; parts of an unfinished run lie beside it in FILE.parts
+    out,  # the file, .parquet; parts of an unfinished run lie beside it in FILE.parts
     method:str='builtin',     # 'builtin' or 'face-alignment'
     split:str|None=None,      # 'train', 'valid' or 'test'; None for all rows
     model=None,               # for 'builtin': a `GReFELModel`; None: the shipped weights
@@ -251,20 +280,23 @@ def make_landmarks(
     from grefel.data.table import read_table  # knows every data set
     from grefel.data.table import find_layout, stored_pictures
     out, start = Path(out), time.perf_counter()
-    if out.suffix != '.parquet': raise GrefelError(f'{out}: landmarks of a data set are kept as .parquet')
-    stored = find_layout(source, data_home)[1] == 'parquet'              # its pictures are fetched part by part
+    if out.suffix != '.parquet':
+        raise GrefelError(f'{out}: landmarks of a data set are kept as .parquet')
+    stored = find_layout(source, data_home)[1] == 'parquet'  # its pictures are fetched part by part
     if stored: options = options | dict(images=False)
     table = read_table(source, split=split, data_home=data_home, **options)
     refuse_overwrite(out, table['file'].unique() if 'file' in table else ())
-    repeated = table['name'].duplicated().to_numpy()                      # the first row of a name speaks for all
+    repeated = table['name'].duplicated().to_numpy()  # the first row of a name speaks for all
     whose = ['name', *(c for c in ('path', 'pixel_hash') if c in table)]
     if (of_another := repeated & ~(table.duplicated(whose).to_numpy() & (len(whose) > 1))).any():
         name = table['name'][of_another.argmax()]
-        raise GrefelError(f"{table.attrs['source']}: {name!r} is the name of two pictures, and landmarks are kept by "
+        raise GrefelError(f"{table.attrs['source']}: {name!r} is the name of two pictures, and "
+                          f"landmarks are kept by "
                           'name; give each its own, or ask for one split at a time')
     table, n = table[~repeated].reset_index(drop=True), int((~repeated).sum())
     find, side, network = _finder(method, model, device, bs)
-    job = dict(source=str(table.attrs.get('source', source)), split=split, method=method, network=network,
+    job = dict(source=str(table.attrs.get('source', source)), split=split, method=method,
+               network=network,
                rows=n, names=fingerprint(table, ['name']), part_rows=part_rows)
     parts, starts = Parts(out.with_name(out.name + '.parts'), job), range(0, n, part_rows)
     names, sizes = [f'{i:09d}' for i in starts], [min(part_rows, n - i) for i in starts]
@@ -278,7 +310,8 @@ def make_landmarks(
     merge_parts([parts.path(p) for p in names], out, {b'grefel': str(job).encode()})
     parts.remove()
     failed = pq.read_table(out, columns=['quality'])['quality'].null_count
-    return dict(file=str(out), rows=n, found=n - failed, failed=failed, repeated=int(repeated.sum()), parts=len(names),
+    return dict(file=str(out), rows=n, found=n - failed, failed=failed,
+                repeated=int(repeated.sum()), parts=len(names),
                 reused=reused, seconds=round(time.perf_counter() - start, 1))
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #290d2e07
@@ -293,15 +326,18 @@ def landmark_error(
 def error_table(
     found:Tensor,   # (n, 68, 2)
     known:Tensor,   # (n, 68, 2)
-):                  # DataFrame: a row for each region and one for all points, columns mean, median and p90
+):  # DataFrame: a row for each region and one for all points, columns mean, median and p90
     "Normalised mean error by region: mean, median and 90th percentile, over faces where both are known."
     import pandas as pd
     error = landmark_error(found, known)
     error = error[~error.isnan().any(1)]                                              # (m, 68)
-    both = dict(jaw=['jaw'], brows=['right_brow', 'left_brow'], nose=['nose'], eyes=['right_eye', 'left_eye'],
+    both = dict(jaw=['jaw'], brows=['right_brow', 'left_brow'], nose=['nose'],
+                eyes=['right_eye', 'left_eye'],
                 mouth=['mouth'])
-    points = {r: torch.cat([torch.arange(68)[REGIONS[part]] for part in parts]) for r, parts in both.items()}
-    means = dict(all=error.mean(1)) | {r: error[:, i].mean(1) for r, i in points.items()}     # (m,) each
+    points = {r: torch.cat([torch.arange(68)[REGIONS[part]] for part in parts]) for r,
+              parts in both.items()}
+    # (m,) each
+    means = dict(all=error.mean(1)) | {r: error[:, i].mean(1) for r, i in points.items()}
     faces = torch.stack(list(means.values()))                                         # (6, m)
     low, high = (faces.quantile(q, dim=1).tolist() for q in (0.5, 0.9))
     return pd.DataFrame(dict(mean=faces.mean(1).tolist(), median=low, p90=high), index=list(means))
@@ -312,14 +348,15 @@ def quality_table(
     found:Tensor,    # (n, 68, 2)
     known:Tensor,    # (n, 68, 2)
     groups:int=5,    # of equal size, from the lowest quality to the highest
-):                   # DataFrame: a row a group; `.attrs['spearman']`: rank correlation of quality and error
+):  # DataFrame: a row a group; `.attrs['spearman']`: rank correlation of quality and error
     "Landmark error by quality: is a face of higher quality nearer to the truth?"
     import pandas as pd
     error = landmark_error(found, known).mean(1)
     ok = ~(error.isnan() | quality.isnan())
     rows = pd.DataFrame(dict(quality=quality[ok].numpy(), error=error[ok].numpy()))
     group = pd.qcut(rows['quality'].rank(method='first'), groups, labels=False)
-    table = rows.groupby(group).agg(faces=('error', 'size'), quality=('quality', 'median'), median=('error', 'median'),
+    table = rows.groupby(group).agg(faces=('error', 'size'), quality=('quality', 'median'),
+                                    median=('error', 'median'),
                                     p90=('error', lambda e: e.quantile(.9)))
     table.attrs['spearman'] = float(rows['quality'].corr(rows['error'], method='spearman'))
     return table.rename_axis('group')

@@ -22,12 +22,16 @@ def _faces(size=64):
     warm = np.array([1., .86, .74])*np.linspace(.75, 1, 64)[:, None, None, None]
     return (grey*warm).astype(np.uint8), faces['clean_labels'].numpy(), faces['landmarks'].numpy()
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #026d9ca2
 def _face(expression, i=0):
     "The i-th face that shows `expression` ('other' and the like: any), and its landmarks."
     images, shown, landmarks = _faces()
-    of = np.flatnonzero(shown == EXPRESSIONS.index(expression)) if expression in EXPRESSIONS else np.arange(64)
+    of = np.flatnonzero(shown
+                        == EXPRESSIONS.index(
+        expression)) if expression in EXPRESSIONS else np.arange(64)
     return images[of[i % len(of)]], landmarks[of[i % len(of)]]
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #152f98ad
 def _encoded(array, ending='.jpg'):
     "An array or PIL picture as the bytes of a file."
     image, file = array if isinstance(array, Image.Image) else Image.fromarray(array), io.BytesIO()
@@ -48,7 +52,9 @@ class Copy:
     def picture(self, name, expression, i=0, scene=None):
         "A face; within a larger picture if `scene` gives its size and where the face is in it."
         face, points = _face(expression, i)
-        if scene is None: self.files[name] = _encoded(face, Path(name).suffix); return points
+        if scene is None:
+            self.files[name] = _encoded(face, Path(name).suffix)
+            return points
         (width, height), (left, top) = scene
         canvas = np.full((height, width, 3), (90, 120, 150), np.uint8)
         canvas[top:top + 64, left:left + 64] = face
@@ -59,32 +65,51 @@ class Copy:
         "A list as text; with faults one label is `spoilt`, one row is there twice, and line ends are Windows'."
         lines = list(lines)
         if self.faults and spoilt:
-            lines[row] = spoilt(lines[row]); self.plant('label out of range', f'{name}, row {row}')
-            lines.append(lines[0]); self.plant('duplicate row', f'{name}, row {len(lines) - 1}')
+            lines[row] = spoilt(lines[row])
+            self.plant('label out of range', f'{name}, row {row}')
+            lines.append(lines[0])
+            self.plant('duplicate row', f'{name}, row {len(lines) - 1}')
         text = '\n'.join(([header] if header else []) + lines) + '\n'
-        if self.faults: text = '\ufeff' + text.replace('\n', '\r\n'); self.plant('mark and line ends', name)
+        if self.faults:
+            text = '\ufeff' + text.replace('\n', '\r\n')
+            self.plant('mark and line ends', name)
         self.files[name] = text.encode()
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #cc2ad4f1
 def _spoil_pictures(copy, names, folder, listed=True):
     "Faults in the pictures `names`, all but the first three, and stray files in `folder`."
-    grey, palette, alpha, missing, upper, cut, empty = names[3:10] if len(names) > 9 else (*names[3:8], None, None)
+    grey, palette, alpha, missing, upper, cut, empty = names[3:10] if len(names) > 9 else (
+        *names[3:8], None, None)
     def image(name): return Image.open(io.BytesIO(copy.files[name])).convert('RGB')
-    copy.files[grey] = _encoded(image(grey).convert('L'), Path(grey).suffix); copy.plant('grey picture', grey)
-    copy.files[palette] = _encoded(image(palette).convert('P'), '.png'); copy.plant('palette picture', palette)
-    copy.files[alpha] = _encoded(image(alpha).convert('RGBA'), '.png'); copy.plant('transparent picture', alpha)
-    if listed: del copy.files[missing]; copy.plant('missing picture', missing)   # where no list names it, nobody knows
+    copy.files[grey] = _encoded(image(grey).convert('L'), Path(grey).suffix)
+    copy.plant('grey picture', grey)
+    copy.files[palette] = _encoded(image(palette).convert('P'), '.png')
+    copy.plant('palette picture', palette)
+    copy.files[alpha] = _encoded(image(alpha).convert('RGBA'), '.png')
+    copy.plant('transparent picture', alpha)
+    # where no list names it, nobody knows
+    if listed:
+        del copy.files[missing]
+        copy.plant('missing picture', missing)
     stem, dot, ending = upper.rpartition('.')
     copy.files[f'{stem}.{ending.upper()}'] = copy.files.pop(upper)          # found all the same
     if listed: copy.plant('upper-case ending', f'{stem}.{ending.upper()}')
-    if cut: copy.files[cut] = copy.files[cut][:200]; copy.plant('damaged picture', cut)
-    if empty: copy.files[empty] = b''; copy.plant('empty file', empty)
+    if cut:
+        copy.files[cut] = copy.files[cut][:200]
+        copy.plant('damaged picture', cut)
+    if empty:
+        copy.files[empty] = b''
+        copy.plant('empty file', empty)
     for stray in ('Thumbs.db', 'notes from Zoë.txt'):
-        copy.files[f'{folder}/{stray}' if folder else stray] = b'\xd0\xcf\x11\xe0'; copy.plant('stray file', stray)
+        copy.files[f'{folder}/{stray}' if folder else stray] = b'\xd0\xcf\x11\xe0'
+        copy.plant('stray file', stray)
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #2f15e164
 LOOKALIKES = {}   # layout name -> function that fills a `Copy`
 
-def _lookalike(f): LOOKALIKES[f.__name__.removeprefix('_make_')] = f; return f
+def _lookalike(f):
+    LOOKALIKES[f.__name__.removeprefix('_make_')] = f
+    return f
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #25bc2eda
 def _difficult_name(copy, names, i):
@@ -98,6 +123,7 @@ def _as_stored(name): return unicodedata.normalize('NFD', name)
 # %% ../../nbs/4_data/02_lookalikes.ipynb #dac4641c
 def _cycle(order, n): return [order[i % len(order)] for i in range(n)]
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #20312675
 @_lookalike
 def _make_rafdb(copy):
     order, lines = CLASS_ORDERS['rafdb'], []
@@ -107,34 +133,43 @@ def _make_rafdb(copy):
             copy.picture(f'basic/Image/aligned/{stem}_aligned.jpg', e, i)
             lines.append(f'{stem}.jpg {order.index(e) + 1}')                # labels count from 1
             attributes = ['28.1\t40.2']*5 + [str(i % 3), str(i % 3), str(i % 5)]
-            copy.files[f'basic/Annotation/manual/{stem}_manu_attri.txt'] = '\n'.join(attributes).encode()
+            copy.files[f'basic/Annotation/manual/{stem}_manu_attri.txt'] = '\n'.join(
+                attributes).encode()
     pictures = [n for n in copy.files if n.endswith('.jpg')]
     if copy.faults: _spoil_pictures(copy, pictures, 'basic/Image/aligned')
     copy.table('basic/EmoLabel/list_patition_label.txt', lines, lambda l: l.split()[0] + ' 0')
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #3ee5d64f
 @_lookalike
 def _make_affectnet(copy):
-    order, header = CLASS_ORDERS['affectnet'], ('subDirectory_filePath,face_x,face_y,face_width,face_height,'
+    order, header = CLASS_ORDERS['affectnet'], (
+        'subDirectory_filePath,face_x,face_y,face_width,face_height,'
                                                 'facial_landmarks,expression,valence,arousal')
-    for file, n, first in (('training', 14, 1000), ('validation', 11, 2000)):   # both have pictures in folder 1
+    # both have pictures in folder 1
+    for file, n, first in (('training', 14, 1000), ('validation', 11, 2000)):
         names, lines = _difficult_name(copy, [f'1/{first + i}.jpg' for i in range(n)], n - 2), []
         labels = [*order[:8], *order[:n - 11], *order[8:]]
         for i, (name, e) in enumerate(zip(names, labels)):
             left, top = 20 + i, 10 + 2*i
-            points = copy.picture(f'Manually_Annotated_Images/{_as_stored(name)}', e, i, ((160, 120), (left, top)))
+            points = copy.picture(f'Manually_Annotated_Images/{_as_stored(name)}', e, i,
+                                  ((160, 120), (left, top)))
             pixels = ';'.join(f'{v:.2f}' for v in (points*64 + (left, top)).ravel())
-            lines.append(f'{name},{left},{top},64,64,{pixels},{order.index(e)},0.1,-0.2' if e != 'non-face' else
+            lines.append(f'{name},{left},{top},64,64,{pixels},{order.index(e)},0.1,-0.2'
+                         if e != 'non-face' else
                          f'{name},NULL,NULL,NULL,NULL,NULL,10,-2,-2')
         pictures = [f'Manually_Annotated_Images/{_as_stored(n)}' for n in names]
-        if copy.faults and first == 1000: _spoil_pictures(copy, pictures, 'Manually_Annotated_Images/1')
+        if copy.faults and first == 1000:
+            _spoil_pictures(copy, pictures, 'Manually_Annotated_Images/1')
         spoilt = (lambda l: l.replace(',2,0.1,', ',11,0.1,')) if first == 1000 else None
         copy.table(f'Manually_Annotated_file_lists/{file}.csv', lines, spoilt, header)
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #f29611f5
 def _npy(value):
-    file = io.BytesIO(); np.save(file, value, allow_pickle=False)
+    file = io.BytesIO()
+    np.save(file, value, allow_pickle=False)
     return file.getvalue()
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #67e787fd
 @_lookalike
 def _make_affectnet_npy(copy):
     order = CLASS_ORDERS['affectnet8']
@@ -147,57 +182,73 @@ def _make_affectnet_npy(copy):
             copy.files |= {f'{base}_{k}.npy': _npy(v) for k, v in values.items()}
         if copy.faults and n == 16:
             _spoil_pictures(copy, pictures, 'train_set/images')
-            for i, kind, content in ((1, 'no label', b'no array'), (2, 'label out of range', _npy(np.array('88')))):
-                copy.files[f'train_set/annotations/{i}_exp.npy'] = content; copy.plant(kind, f'{i}_exp.npy')
+            for i, kind, content in ((1, 'no label', b'no array'),
+                                     (2, 'label out of range', _npy(np.array('88')))):
+                copy.files[f'train_set/annotations/{i}_exp.npy'] = content
+                copy.plant(kind, f'{i}_exp.npy')
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #92e9cc4e
 @_lookalike
 def _make_affwild2(copy):
-    base, header = 'Annotations/EXPR_Classification_Challenge', ','.join(c.title() for c in CLASS_ORDERS['affwild2'])
-    sets = dict(Train_Set=('12-30-1280x720', '7-30-640x360_left', '7-30-640x360_right'), Validation_Set=('video 9',))
+    base, header = 'Annotations/EXPR_Classification_Challenge', ','.join(c.title()
+        for c in CLASS_ORDERS['affwild2'])
+    sets = dict(Train_Set=('12-30-1280x720', '7-30-640x360_left', '7-30-640x360_right'),
+                Validation_Set=('video 9',))
     for folder, videos in sets.items():
         for v, video in enumerate(videos):
             labels = [(i + v) % 8 for i in range(10)]
-            labels[6] = -1                                                  # frame 7: nobody could judge it
+            labels[6] = -1  # frame 7: nobody could judge it
             for i, k in enumerate(labels):
-                copy.picture(f'cropped_aligned/{video}/{i + 1:05d}.jpg', CLASS_ORDERS['affwild2'][max(k, 0)], i)
-            copy.files[f'{base}/{folder}/{video}.txt'] = '\n'.join([header, *map(str, labels)]).encode() + b'\n'
+                copy.picture(f'cropped_aligned/{video}/{i + 1:05d}.jpg',
+                             CLASS_ORDERS['affwild2'][max(k, 0)], i)
+            copy.files[f'{base}/{folder}/{video}.txt'] = '\n'.join([header,
+                *map(str, labels)]).encode() + b'\n'
     if copy.faults: _spoil_videos(copy, f'{base}/Train_Set', header)
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #fa147db6
 def _spoil_videos(copy, folder, header):
     "What happens to videos: frames without labels, labels without frames, and either without the other."
     video = '12-30-1280x720'
     pictures = [f'cropped_aligned/{video}/{i:05d}.jpg' for i in range(1, 11)]
     _spoil_pictures(copy, [*pictures[:6], *pictures[7:]], f'cropped_aligned/{video}')
-    copy.planted = [(k, f'{video}.txt, row 7' if k == 'missing picture' else w) for k, w in copy.planted
-                    if k != 'upper-case ending']                            # frames have numbers, and no list of names
+    copy.planted = [(k, f'{video}.txt, row 7' if k == 'missing picture' else w) for k,
+                    w in copy.planted
+                    if k != 'upper-case ending']  # frames have numbers, and no list of names
     copy.picture(f'cropped_aligned/{video}/00011.jpg', 'fear')
     copy.plant('frame without a label', 'frames without a label: 11')
     copy.picture(f'cropped_aligned/{video}/00002.png', 'fear')
-    copy.plant('frame that is there twice', 'frames with more than one picture, of which one is taken: 2')
+    copy.plant('frame that is there twice', 'frames with more than one picture, of which one is '
+                                            'taken: 2')
     copy.plant('labels of -1', f'{video}.txt, row 6')
     lines = copy.files[f'{folder}/{video}.txt'].decode().splitlines()
-    lines[3] = '9'; copy.plant('label out of range', f'{video}.txt, row 2')
+    lines[3] = '9'
+    copy.plant('label out of range', f'{video}.txt, row 2')
     copy.files[f'{folder}/{video}.txt'] = b'\xef\xbb\xbf' + '\r\n'.join(lines).encode()
     copy.plant('mark and line ends', f'{folder}/{video}.txt')
-    copy.files[f'{folder}/nothing.txt'] = header.encode(); copy.plant('empty video', 'nothing.txt')
+    copy.files[f'{folder}/nothing.txt'] = header.encode()
+    copy.plant('empty video', 'nothing.txt')
     copy.files[f'{folder}/unseen.txt'] = f'{header}\n1\n2\n'.encode()
     copy.plant('labels without frames', 'unseen.txt, rows 0–1')
-    copy.picture('cropped_aligned/unlabelled/00001.jpg', 'fear'); copy.plant('video without labels', 'unlabelled')
+    copy.picture('cropped_aligned/unlabelled/00001.jpg', 'fear')
+    copy.plant('video without labels', 'unlabelled')
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #2ab57e45
 @_lookalike
 def _make_expw(copy):
     order, lines, pictures = CLASS_ORDERS['expw'], [], []
-    names = _difficult_name(copy, [f'{e}_actor_{100 + i}.jpg' for i, e in enumerate(_cycle(order, 21))], 12)
+    names = _difficult_name(copy, [f'{e}_actor_{100 + i}.jpg' for i,
+                                   e in enumerate(_cycle(order, 21))], 12)
     for i, (name, e) in enumerate(zip(names, _cycle(order, 21))):
         left, top = 30 + i, 20
         pictures.append(f'image/origin/{_as_stored(name)}')
         copy.picture(pictures[-1], e, i, ((200, 110), (left, top)))
-        for k in range(2 if i == 1 else 1):                                 # the second picture holds two faces
-            lines.append(f'{name} {k} {top - k} {left} {left + 64} {top + 64} 22.93 {order.index(e)}')
+        for k in range(2 if i == 1 else 1):  # the second picture holds two faces
+            lines.append(f'{name} {k} {top - k} {left} {left + 64} {top + 64} 22.93 '
+                         f'{order.index(e)}')
     if copy.faults: _spoil_pictures(copy, pictures, 'image/origin')
     copy.table('label/label.lst', lines, lambda l: l.rpartition(' ')[0] + ' 7', row=3)
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #5d53aad1
 @_lookalike
 def _make_jaffe(copy):
     number = 0
@@ -207,24 +258,30 @@ def _make_jaffe(copy):
             copy.picture(f'jaffe/{person}.{code}1.{number}.tiff', e, i)
     if copy.faults: _spoil_pictures(copy, list(copy.files), 'jaffe', listed=False)
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #fce09c6d
 @_lookalike
 def _make_ferg(copy):
     for i, character in enumerate('aia bonnie jules malcolm mery ray'.split()):
         for e in CLASS_ORDERS['ferg']:
             stem = f'{character}_{"joy" if e == "happiness" else e}'
-            for k in (1, 2): copy.picture(f'FERG_DB_256/{character}/{stem}/{stem}_{k}.png', e, i + k)
+            for k in (1, 2):
+                copy.picture(f'FERG_DB_256/{character}/{stem}/{stem}_{k}.png', e, i + k)
     if copy.faults:
         _spoil_pictures(copy, list(copy.files), 'FERG_DB_256/aia/aia_joy', listed=False)
         for n in [n for n in copy.files if '/ray_fear/' in n]: del copy.files[n]
-        copy.files['FERG_DB_256/ray/ray_fear/Thumbs.db'] = b''; copy.plant('empty folder', 'ray_fear')
+        copy.files['FERG_DB_256/ray/ray_fear/Thumbs.db'] = b''
+        copy.plant('empty folder', 'ray_fear')
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #cd01c0e6
 def _grey48(e, i): return np.asarray(Image.fromarray(_face(e, i)[0]).convert('L').resize((48, 48)))
+
 def _pixels(e, i): return ' '.join(map(str, _grey48(e, i).flat))
+
 def _votes(e, i):
     first = EXPRESSIONS.index(e)
     return [7 if k == first else 3 if k == (first + 1 + i) % 10 else 0 for k in range(10)]
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #e8aecd7e
 @_lookalike
 def _make_ferplus(copy):
     for folder, n in (('FER2013Train', 8), ('FER2013Valid', 4), ('FER2013Test', 4)):
@@ -234,8 +291,10 @@ def _make_ferplus(copy):
             copy.files[f'{folder}/{name}'] = _encoded(_grey48(e, i + n), '.png')
             lines.append(f'{name},"(0, 0, 48, 48)",{",".join(map(str, _votes(e, i % 2)))}')
         if copy.faults and n == 8: _spoil_pictures(copy, [f'{folder}/{x}' for x in names], folder)
-        copy.table(f'{folder}/label.csv', lines, (lambda l: l.rsplit(',', 10)[0] + ',0'*10) if n == 8 else None)
+        copy.table(f'{folder}/label.csv', lines, (lambda l: l.rsplit(',', 10)[0] + ',0'*10)
+                   if n == 8 else None)
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #803540ea
 @_lookalike
 def _make_fer2013(copy):
     usage = ['Training']*10 + ['PublicTest']*3 + ['PrivateTest']*3
@@ -243,28 +302,37 @@ def _make_fer2013(copy):
     fer2013 = [CLASS_ORDERS['fer2013'].index(e) if e != 'contempt' else 6 for _, e in rows]
     cells = [_pixels(e, i) for i, (_, e) in enumerate(rows)]
     if copy.faults:
-        cells[4] = '0 ' + cells[4]; copy.plant('pixels too many', 'fer2013.csv, row 4')
-        cells[8] = cells[1]; copy.plant('duplicate row', 'fer2013.csv, row 8')
+        cells[4] = '0 ' + cells[4]
+        copy.plant('pixels too many', 'fer2013.csv, row 4')
+        cells[8] = cells[1]
+        copy.plant('duplicate row', 'fer2013.csv, row 8')
     lines = [f'{k},{c},{u}' for k, c, (u, _) in zip(fer2013, cells, rows)]
     copy.table('fer2013.csv', lines, header='emotion,pixels,Usage')
     names = [f'fer008{i:04d}.png' for i in range(16)]
     votes = [','.join(map(str, _votes(e, i))) for i, (_, e) in enumerate(rows)]
     if copy.faults:
-        names[3] = ''; copy.plant('rows without a name', 'fer2013new.csv')
-        votes[6] = ','.join('0'*10); copy.plant('votes that sum to zero', 'fer2013.csv, row 6')
+        names[3] = ''
+        copy.plant('rows without a name', 'fer2013new.csv')
+        votes[6] = ','.join('0'*10)
+        copy.plant('votes that sum to zero', 'fer2013.csv, row 6')
     header = 'Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF'
-    copy.table('fer2013new.csv', [f'{u},{n},{v}' for (u, _), n, v in zip(rows, names, votes)], header=header)
+    copy.table('fer2013new.csv', [f'{u},{n},{v}' for (u, _), n, v in zip(rows, names, votes)],
+               header=header)
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #1e58785b
 @_lookalike
 def _make_csv(copy):
-    names, usage = [f'faces/{i:03d}.jpg' for i in range(24)], ['train']*16 + ['valid']*4 + ['test']*4
-    names, spelt = _difficult_name(copy, names, 12), 'Neutral Happy surprise SAD angry Disgust fear contempt'.split()
-    for i, (name, e) in enumerate(zip(names, _cycle(EXPRESSIONS, 24))): copy.picture(_as_stored(name), e, i)
+    names, usage = [f'faces/{i:03d}.jpg'
+                    for i in range(24)], ['train']*16 + ['valid']*4 + ['test']*4
+    names, spelt = _difficult_name(copy, names,
+                                   12), 'Neutral Happy surprise SAD angry Disgust fear contempt'.split()
+    for i, (name, e) in enumerate(zip(names, _cycle(EXPRESSIONS, 24))):
+        copy.picture(_as_stored(name), e, i)
     if copy.faults: _spoil_pictures(copy, names, 'faces')
     lines = [f'{spelt[i % 8]},{n},{u},{20 + i}' for i, (n, u) in enumerate(zip(names, usage))]
     copy.table('own.csv', lines, lambda l: 'bored,' + l.split(',', 1)[1], 'emotion,image,Usage,age')
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #09cbda6e
 @_lookalike
 def _make_folder(copy):
     for split, n in (('train', 2), ('val', 1), ('test', 1)):
@@ -272,9 +340,11 @@ def _make_folder(copy):
             for i in range(n): copy.picture(f'{split}/{e}/{e} {split}{i}.jpg', e, i + n)
     if copy.faults:
         _spoil_pictures(copy, list(copy.files), 'train/fear', listed=False)
-        copy.picture('train/bored/x.jpg', 'fear'); copy.plant('label out of range', 'bored')
+        copy.picture('train/bored/x.jpg', 'fear')
+        copy.plant('label out of range', 'bored')
         copy.picture(f'train/fear/{_as_stored("Größe")} 9.jpg', 'fear')     # right, and has to work
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #7dc93773
 @_lookalike
 def _make_parquet(copy):
     import pandas as pd
@@ -283,12 +353,18 @@ def _make_parquet(copy):
         images = [_encoded(_face(e, i + n)[0], '.png') for i, e in enumerate(labels)]
         points = [_face(e, i + n)[1].ravel().tolist() for i, e in enumerate(labels)]
         if copy.faults and n == 16:
-            labels[2] = 'bored'; copy.plant('label out of range', 'train.parquet, row 2')
-            images[4] = images[4][:200]; copy.plant('damaged picture', 'train.parquet, row 4')
-            points[5] = points[5][:100]; copy.plant('landmarks too few', 'train.parquet, row 5')
-            images[9] = images[1]; copy.plant('duplicate row', 'train.parquet, row 9')
-            labels[11] = ''; copy.plant('no label', 'train.parquet, row 11')
-        table = pd.DataFrame(dict(name=[f'{split}{i}.png' for i in range(n)], label=labels, landmarks=points,
+            labels[2] = 'bored'
+            copy.plant('label out of range', 'train.parquet, row 2')
+            images[4] = images[4][:200]
+            copy.plant('damaged picture', 'train.parquet, row 4')
+            points[5] = points[5][:100]
+            copy.plant('landmarks too few', 'train.parquet, row 5')
+            images[9] = images[1]
+            copy.plant('duplicate row', 'train.parquet, row 9')
+            labels[11] = ''
+            copy.plant('no label', 'train.parquet, row 11')
+        table = pd.DataFrame(dict(name=[f'{split}{i}.png' for i in range(n)], label=labels,
+                                  landmarks=points,
                                   image=[dict(bytes=b, path='') for b in images]))
         copy.files[f'{split}.parquet'] = table.to_parquet(index=False)
 
@@ -297,10 +373,12 @@ def lookalike(
     name:str,               # a layout in `LOOKALIKES`
     folder:str|Path,        # is made, and filled
     faults:bool=False,      # plant the faults of real copies
-    planted:list|None=None, # gets a pair for each of them: what kind, and what a report has to mention
+    # gets a pair for each of them: what kind, and what a report has to mention
+    planted:list|None=None,
 ) -> Path:                  # the folder; for 'csv' the table in it
     "A tiny data set in the layout `name`."
-    if name not in LOOKALIKES: raise GrefelError(f'unknown layout {name!r}; known: {", ".join(LOOKALIKES)}')
+    if name not in LOOKALIKES:
+        raise GrefelError(f'unknown layout {name!r}; known: {", ".join(LOOKALIKES)}')
     copy, folder = Copy(faults), Path(folder)
     LOOKALIKES[name](copy)
     for file, content in copy.files.items(): write_file(folder/file, content)

@@ -20,16 +20,18 @@ def symmetric(
     num_classes:int,   # N
 ) -> torch.Tensor:     # (N, N) chances, 0 on the diagonal, rows sum to 1
     "Every other class is as likely."
-    return noise_matrix(1., num_classes)                                           # all labels flipped, none kept
+    return noise_matrix(1., num_classes)  # all labels flipped, none kept
 
+# %% ../../nbs/4_data/11_noise.ipynb #aa2a23a0
 def confusion(
     faces:FaceData,    # with votes
 ) -> torch.Tensor:     # (N, N) chances, 0 on the diagonal, rows sum to 1
     "A class becomes what the crowd takes it for."
-    if faces.votes is None: raise GrefelError('confusion-shaped noise needs votes, which these faces have not')
+    if faces.votes is None:
+        raise GrefelError('confusion-shaped noise needs votes, which these faces have not')
     n = len(faces.classes)
     member = torch.nn.functional.one_hot(faces.labels, n).float()                  # (n, N)
-    q = member.T @ faces.votes[:, :n].float() + 1e-3                              # (N, N); nothing is impossible
+    q = member.T @ faces.votes[:, :n].float() + 1e-3  # (N, N); nothing is impossible
     q.fill_diagonal_(0)
     return q/q.sum(1, keepdim=True)
 
@@ -43,7 +45,8 @@ def flip_labels(
     "Make labels wrong; a greater share with the same seed adds to a smaller one."
     if not 0 <= share <= 1: raise GrefelError(f'the share of wrong labels is 0 to 1, not {share!r}')
     g = torch.Generator().manual_seed(seed)
-    order, into = torch.randperm(len(labels), generator=g), torch.multinomial(chances[labels], 1, generator=g)[:, 0]
+    order, into = torch.randperm(len(labels), generator=g), torch.multinomial(chances[labels], 1,
+        generator=g)[:, 0]
     chosen = order[:round(share*len(labels))]
     flipped = labels.clone()
     flipped[chosen] = into[chosen]
@@ -61,10 +64,12 @@ def noisy_faces(
     "A copy of a data set in which a known share of the labels is wrong."
     if kind not in NOISES: raise GrefelError(f'label noise is {" or ".join(NOISES)}, not {kind!r}')
     if not torch.equal(faces.targets.amax(1), torch.ones(len(faces))):
-        raise GrefelError('label noise is defined for hard targets: load the faces with targets hard')
+        raise GrefelError('label noise is defined for hard targets: load the faces with targets '
+                          'hard')
     labels = flip_labels(faces.labels, NOISES[kind](faces), share, seed)
     targets = torch.nn.functional.one_hot(labels, len(faces.classes)).float()
-    return replace(faces, labels=labels, targets=targets, extra=faces.extra | dict(true_label=faces.labels),
+    return replace(faces, labels=labels, targets=targets,
+                   extra=faces.extra | dict(true_label=faces.labels),
                    notes=faces.notes | dict(noise=dict(kind=kind, share=share, seed=seed)))
 
 # %% ../../nbs/4_data/11_noise.ipynb #2507b9d3
@@ -72,8 +77,10 @@ def flip_list(
     faces:FaceData,     # from `noisy_faces`
 ) -> pd.DataFrame:      # columns name, true, given; one row a wrong label
     "Which labels are wrong, by the pictures' names."
-    true, given = (np.asarray(faces.classes)[x.numpy()] for x in (faces.extra['true_label'], faces.labels))
-    return pd.DataFrame(dict(name=faces.names, true=true, given=given))[true != given].reset_index(drop=True)
+    true, given = (np.asarray(faces.classes)[x.numpy()] for x in (faces.extra['true_label'],
+        faces.labels))
+    return pd.DataFrame(dict(name=faces.names, true=true,
+                             given=given))[true != given].reset_index(drop=True)
 
 # %% ../../nbs/4_data/11_noise.ipynb #7671a812
 def label_doubt(
@@ -84,17 +91,20 @@ def label_doubt(
     probs, given = np.asarray(probs, float), np.asarray(given)
     return 1 - probs[np.arange(len(given)), given]
 
+# %% ../../nbs/4_data/11_noise.ipynb #9ba6a2d9
 def found_flips(
     doubts,     # (n,) the larger, the more a label is doubted
     wrong,      # (n,) which labels are wrong
-) -> dict:      # auroc, precision (at the true noise rate), rate; NaN where nothing or everything is wrong
+# auroc, precision (at the true noise rate), rate; NaN where nothing or everything is wrong
+) -> dict:
     "How well doubts find wrong labels."
     from sklearn.metrics import roc_auc_score
     doubts, wrong = np.asarray(doubts, float), np.asarray(wrong, bool)
     n = int(wrong.sum())
     if n in (0, len(wrong)): return dict(auroc=np.nan, precision=np.nan, rate=n/max(len(wrong), 1))
     most = np.argsort(-doubts, kind='stable')[:n]
-    return dict(auroc=float(roc_auc_score(wrong, doubts)), precision=float(wrong[most].mean()), rate=n/len(wrong))
+    return dict(auroc=float(roc_auc_score(wrong, doubts)), precision=float(wrong[most].mean()),
+                rate=n/len(wrong))
 
 # %% ../../nbs/4_data/11_noise.ipynb #c1ea11ac
 def cleanlab_doubt(
@@ -103,9 +113,11 @@ def cleanlab_doubt(
 ):              # (n,) the larger, the more cleanlab doubts a label
     "1 − cleanlab's label quality: the given class's margin over the best other, each class's average taken off."
     try: from cleanlab.rank import get_label_quality_scores
-    except ImportError: raise GrefelError("cleanlab is not installed: pip install 'grefel[inspect]'") from None
+    except ImportError:
+        raise GrefelError("cleanlab is not installed: pip install 'grefel[inspect]'") from None
     probs, given = np.asarray(probs, float), np.asarray(given)
-    known = np.flatnonzero(np.bincount(given, minlength=probs.shape[1]))                # cleanlab wants no empty class
+    # cleanlab wants no empty class
+    known = np.flatnonzero(np.bincount(given, minlength=probs.shape[1]))
     q = probs[:, known]/probs[:, known].sum(1, keepdims=True)
     how = dict(method='normalized_margin', adjust_pred_probs=True)
     return 1 - get_label_quality_scores(np.searchsorted(known, given), q, **how)

@@ -18,13 +18,15 @@ from ..base.images import IMAGE_ENDINGS
 from .labels import VOTES
 from .table import (
     all_faults, boxes, emotion_column, files_by_split, find_column, join_tables, label_column,
-    Layout, register_layout, LAYOUTS, listed_files, locate, made_splits, make_table, read_text_table,
+    Layout, register_layout, LAYOUTS, listed_files, locate, made_splits, make_table,
+                               read_text_table,
     Remark, repeated, split_column, SPLITS, stray_files, subfolders, written_oddly)
 
 # %% ../../nbs/4_data/04_sources.ipynb #12375953
 _FERPLUS_FOLDERS = dict(train='FER2013Train', valid='FER2013Valid', test='FER2013Test')
 
-def _numbers(column): return pd.to_numeric(column, errors='coerce').to_numpy(np.float64, na_value=np.nan)
+def _numbers(column):
+    return pd.to_numeric(column, errors='coerce').to_numpy(np.float64, na_value=np.nan)
 
 def _vote_lists(columns):
     "Ten columns of text as one column of lists; what is no number becomes NaN."
@@ -33,9 +35,11 @@ def _vote_lists(columns):
 
 def _ferplus_names(first):
     "The columns of a label.csv, from the cells of its first line; the box may be missing."
-    if len(first) not in (11, 12): raise GrefelError(f'{len(first)} columns, expected name, box, votes')
+    if len(first) not in (11, 12):
+        raise GrefelError(f'{len(first)} columns, expected name, box, votes')
     return ['name', 'box'][:len(first) - 10] + list(VOTES)
 
+# %% ../../nbs/4_data/04_sources.ipynb #076e084b
 @register_layout(lambda path: any((path/f/'label.csv').exists() for f in _FERPLUS_FOLDERS.values()))
 def read_ferplus(path, split=None):
     "Folders FER2013Train, FER2013Valid, FER2013Test with label.csv and the images it names."
@@ -44,11 +48,14 @@ def read_ferplus(path, split=None):
         file = path/folder/'label.csv'
         if split not in (None, s) or not (split == s or file.exists()): continue
         try: df, odd = read_text_table(file, _ferplus_names)
-        except GrefelError as e: raise GrefelError(f'{file}: {str(e).removeprefix(f"{file}: ")}') from None
+        except GrefelError as e:
+            raise GrefelError(f'{file}: {str(e).removeprefix(f"{file}: ")}') from None
         paths, faults, strays = locate(file.parent, df['name'].tolist())
         strays = [o for o in strays if o.where != str(file)]
-        tables.append(make_table(odd + strays, name=df['name'], path=paths, votes=_vote_lists(df[v] for v in VOTES),
-                                 fault=faults, split=repeated([s], [len(df)]), file=repeated([file], [len(df)]),
+        tables.append(make_table(odd + strays, name=df['name'], path=paths,
+                                 votes=_vote_lists(df[v] for v in VOTES),
+                                 fault=faults, split=repeated([s], [len(df)]),
+                                 file=repeated([file], [len(df)]),
                                  row=df['row']))
     return join_tables(tables)
 
@@ -62,43 +69,57 @@ def _is_fer2013_pair(path):
     here = path.is_dir() and not files_by_split(path) or path.name == 'fer2013.csv'
     return here and all(f.exists() for f in _fer2013_pair(path))
 
+# %% ../../nbs/4_data/04_sources.ipynb #0d533c93
 @register_layout(_is_fer2013_pair)
 def read_fer2013(path, split=None):
     "fer2013.csv (pixels) beside fer2013new.csv (votes), joined row by row."
     file, new = _fer2013_pair(path)
     (images, odd), (crowd, more) = read_text_table(file), read_text_table(new)
     if len(images) != len(crowd):
-        raise GrefelError(f'{new}: {len(crowd):,} rows, but {file.name} has {len(images):,}; they go row by row')
+        raise GrefelError(f'{new}: {len(crowd):,} rows, but {file.name} has {len(images):,}; they '
+                          f'go row by row')
     usage = find_column(crowd, new, 'usage')
     for row in np.flatnonzero(find_column(images, file, 'usage').to_numpy() != usage.to_numpy()):
-        raise GrefelError(f'{new}, row {row}: Usage differs from {file.name}; the files do not belong together')
+        raise GrefelError(f'{new}, row {row}: Usage differs from {file.name}; the files do not '
+                          f'belong together')
     votes = _vote_lists(find_column(crowd, new, v.lower()) for v in VOTES)
     name, (splits, faults) = find_column(crowd, new, 'image name'), split_column(usage)
-    df = make_table(odd + more, name=name, pixels=find_column(images, file, 'pixels'), votes=votes, split=splits,
+    df = make_table(odd + more, name=name, pixels=find_column(images, file, 'pixels'), votes=votes,
+                    split=splits,
                     fer2013=emotion_column(find_column(images, file, 'emotion')), fault=faults,
                     file=repeated([file], [len(name)]), row=images['row'])
     nameless = int((name == '').sum())
-    if nameless: df.attrs['odd'].append(Remark(str(new), f'{nameless} rows without a name: no face, left out', nameless))
+    if nameless:
+        df.attrs['odd'].append(Remark(str(new),
+                                      f'{nameless} rows without a name: no face, left out',
+                                      nameless))
     return df[df['name'] != ''].reset_index(drop=True)
 
 # %% ../../nbs/4_data/04_sources.ipynb #02ae46dd
-_RAF_GROUPS = dict(sex=('male', 'female', 'unsure'), race=('Caucasian', 'African-American', 'Asian'),
+_RAF_GROUPS = dict(sex=('male', 'female', 'unsure'), race=('Caucasian', 'African-American',
+                                                           'Asian'),
                    age=('0-3', '4-19', '20-39', '40-69', '70+'))
 
 def _first_file(folder, *names): return next((folder/n for n in names if (folder/n).exists()), None)
 
 def _rafdb_list(path):
-    lists = [f'{base}EmoLabel/list_pa{r}tition_label.txt' for base in ('', 'basic/') for r in ('', 'r')]
+    lists = [f'{base}EmoLabel/list_pa{r}tition_label.txt' for base in ('', 'basic/')
+             for r in ('', 'r')]
     return _first_file(path, *lists) if path.is_dir() else None
 
+# %% ../../nbs/4_data/04_sources.ipynb #2680c932
 def _lines(file):
     "The lines of a text file that are not empty, their numbers from 0, and what is odd."
-    try: content = Path(file).read_bytes(); text = content.decode('utf-8-sig')
-    except (OSError, UnicodeDecodeError) as e: raise GrefelError(f'{file}: not a readable text file ({e})') from None
+    try:
+        content = Path(file).read_bytes()
+        text = content.decode('utf-8-sig')
+    except (OSError, UnicodeDecodeError) as e:
+        raise GrefelError(f'{file}: not a readable text file ({e})') from None
     lines = [(i, l.strip()) for i, l in enumerate(text.splitlines())]
     rows = np.array([i for i, l in lines if l], np.int32)
     return [l for _, l in lines if l], rows, written_oddly(file, content)
 
+# %% ../../nbs/4_data/04_sources.ipynb #f3811cc1
 def _raf_attributes(folder, stems):
     "Sex, race and age group from the files in `folder`: three lists of n names or None."
     def read(stem):
@@ -113,14 +134,18 @@ def read_rafdb(path, split=None):
     "RAF-DB, basic expressions: EmoLabel/list_patition_label.txt and Image/aligned/."
     file = _rafdb_list(path)
     base, (lines, rows, odd) = file.parent.parent, _lines(file)
-    names, labels = zip(*((line.rsplit(None, 1) + [''])[:2] for line in lines)) if lines else ((), ())
+    names, labels = zip(*((line.rsplit(None, 1) + [''])[:2] for line in lines)) if lines else ((),
+        ())
     stems = [Path(n).stem for n in names]
     paths, faults, others = locate(base/'Image'/'aligned', [f'{s}_aligned.jpg' for s in stems])
     splits, unknown = split_column([s.split('_')[0] for s in stems])
     groups, manual = {}, base/'Annotation'/'manual'
-    if manual.is_dir() and stems: groups = dict(zip(_RAF_GROUPS, map(pd.Categorical, _raf_attributes(manual, stems))))
-    return make_table(odd + others, name=names, path=paths, label=label_column(labels, CLASS_ORDERS['rafdb'], first=1),
-                      split=splits, **groups, fault=all_faults(unknown, faults), file=repeated([file], [len(names)]),
+    if manual.is_dir() and stems:
+        groups = dict(zip(_RAF_GROUPS, map(pd.Categorical, _raf_attributes(manual, stems))))
+    return make_table(odd + others, name=names, path=paths,
+                      label=label_column(labels, CLASS_ORDERS['rafdb'], first=1),
+                      split=splits, **groups, fault=all_faults(unknown, faults),
+                      file=repeated([file], [len(names)]),
                       row=pa.array(rows))
 
 # %% ../../nbs/4_data/04_sources.ipynb #6cf6c9ad
@@ -132,9 +157,12 @@ def _affectnet_lists(path):
     "The CSV files of AffectNet's first release by split, and the folder of the pictures."
     hand = 'Manually_Annotated'
     folders = ['', f'{hand}_file_lists/', f'{hand}/', f'{hand}/file_lists/']
-    lists = {s: _first_file(path, *(f'{f}{name}.csv' for f in folders)) for s, name in _AFFECTNET_LISTS.items()}
-    return {s: f for s, f in lists.items() if f}, _first_file(path, f'{hand}_Images', f'{hand}/{hand}_Images')
+    lists = {s: _first_file(path, *(f'{f}{name}.csv' for f in folders)) for s,
+             name in _AFFECTNET_LISTS.items()}
+    return {s: f for s, f in lists.items() if f}, _first_file(path, f'{hand}_Images',
+        f'{hand}/{hand}_Images')
 
+# %% ../../nbs/4_data/04_sources.ipynb #933c4001
 def _affectnet_names(first):
     "The columns' names: the first line's, if it is a header; some copies have none."
     return None if any('expression' in c for c in first) else _AFFECTNET_COLUMNS
@@ -142,8 +170,10 @@ def _affectnet_names(first):
 def _point_lists(points):
     "(n, 68, 2) fractions as a column of lists; null where one of them is no number."
     flat = np.asarray(points, np.float32).reshape(-1, 136)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), 136, mask=pa.array(~np.isfinite(flat).all(1)))
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), 136,
+                                             mask=pa.array(~np.isfinite(flat).all(1)))
 
+# %% ../../nbs/4_data/04_sources.ipynb #af33fe98
 def _parsed(text):
     "136 numbers from 'x;y;x;y;…'; NaN where there are not so many."
     try: values = np.array(text.split(';'), np.float32)
@@ -163,23 +193,31 @@ def read_affectnet(path, split=None, landmarks=True):
     "AffectNet's first release: training.csv, validation.csv and Manually_Annotated_Images/."
     lists, images = _affectnet_lists(path)
     tables = [_affectnet_table(f, s, landmarks) for s, f in lists.items() if split in (None, s)]
-    if not tables: raise GrefelError(f'{path}: no rows in split {split!r}; splits here: {", ".join(lists)}')
-    df = join_tables(tables)                                                # the lists share their folders, so all are
-    paths, faults, strays = locate(images, df['name'].tolist(), strays=len(tables) == len(lists))  # looked up together
+    if not tables:
+        raise GrefelError(f'{path}: no rows in split {split!r}; splits here: {", ".join(lists)}')
+    df = join_tables(tables)  # the lists share their folders, so all are
+    # looked up together
+    paths, faults, strays = locate(images, df['name'].tolist(), strays=len(tables) == len(lists))
     found = pd.concat([df, make_table(path=paths, fault=faults)], axis=1)
     found.attrs['odd'] = df.attrs['odd'] + strays
     return found
 
+# %% ../../nbs/4_data/04_sources.ipynb #21f14f1b
 def _affectnet_table(file, split, landmarks):
     "One of the lists, without the pictures' places."
     df, odd = read_text_table(file, _affectnet_names)
-    x, y, w, h = (_numbers(find_column(df, file, f'face_{c}')) for c in ('x', 'y', 'width', 'height'))
+    x, y, w, h = (_numbers(find_column(df, file, f'face_{c}')) for c in ('x', 'y', 'width',
+        'height'))
     box = np.stack([x, y, x + w, y + h], 1)
-    box[~((w > 0) & (h > 0))] = np.nan                                      # 'NULL' where no face was found
-    points = _parsed_landmarks(find_column(df, file, 'facial_landmarks'), box) if landmarks else None
-    return make_table(odd, name=find_column(df, file, 'subdirectory_filepath'), split=repeated([split], [len(df)]),
-                      label=label_column(find_column(df, file, 'expression'), CLASS_ORDERS['affectnet']),
-                      box=boxes(*box.T), landmarks=points, file=repeated([file], [len(df)]), row=df['row'])
+    box[~((w > 0) & (h > 0))] = np.nan  # 'NULL' where no face was found
+    points = _parsed_landmarks(find_column(df, file, 'facial_landmarks'),
+                               box) if landmarks else None
+    return make_table(odd, name=find_column(df, file, 'subdirectory_filepath'),
+                      split=repeated([split], [len(df)]),
+                      label=label_column(find_column(df, file, 'expression'),
+                                         CLASS_ORDERS['affectnet']),
+                      box=boxes(*box.T), landmarks=points, file=repeated([file], [len(df)]),
+                      row=df['row'])
 
 # %% ../../nbs/4_data/04_sources.ipynb #019787f4
 def _npy_values(files):
@@ -195,6 +233,7 @@ def _npy_values(files):
         except (OSError, ValueError): out.append(None)
     return out
 
+# %% ../../nbs/4_data/04_sources.ipynb #a096f32f
 def _npy_header(content):
     import io
     file = io.BytesIO(content)
@@ -206,7 +245,8 @@ def _npy_header(content):
 # %% ../../nbs/4_data/04_sources.ipynb #94d5b02f
 _AFFECTNET_SETS = dict(train='train_set', valid='val_set', test='test_set')
 
-def _npy_label(value): return '' if value is None or value.size != 1 else str(value.reshape(-1)[0]).strip()
+def _npy_label(value):
+    return '' if value is None or value.size != 1 else str(value.reshape(-1)[0]).strip()
 
 def _npy_landmarks(folder, ids, side=224):
     "(n,) lists of 136 fractions from the files ID_lnd.npy, which hold pixels."
@@ -216,21 +256,26 @@ def _npy_landmarks(folder, ids, side=224):
         except (TypeError, ValueError): pass
     return _point_lists(flat)
 
-@register_layout(lambda path: any((path/f/'annotations').is_dir() for f in _AFFECTNET_SETS.values()))
+# %% ../../nbs/4_data/04_sources.ipynb #18b041c3
+@register_layout(lambda path: any((path/f/'annotations').is_dir()
+                                  for f in _AFFECTNET_SETS.values()))
 def read_affectnet_npy(path, split=None, landmarks=True):
     "AffectNet's release of 2021: train_set/ and val_set/, each with images/ and annotations/."
     tables = []
     for s, folder in _AFFECTNET_SETS.items():
         base = path/folder
         if split not in (None, s) or not (base/'annotations').is_dir(): continue
-        ids = [f.removesuffix('_exp.npy') for f in listed_files(base/'annotations') if f.endswith('_exp.npy')]
+        ids = [f.removesuffix('_exp.npy') for f in listed_files(base/'annotations')
+               if f.endswith('_exp.npy')]
         ids = sorted(ids, key=lambda i: (len(i), i))                        # 2 before 10
         files = [f'{base}{os.sep}annotations{os.sep}{i}_exp.npy' for i in ids]
         labels = [_npy_label(v) for v in _npy_values(files)]
         paths, faults, odd = locate(base/'images', [f'{i}.jpg' for i in ids])
         points = _npy_landmarks(base/'annotations', ids) if landmarks else None
-        tables.append(make_table(odd, name=[f'{folder}/{i}' for i in ids], path=paths, fault=faults, landmarks=points,
-                                 label=label_column(labels, CLASS_ORDERS['affectnet']), split=repeated([s], [len(ids)]),
+        tables.append(make_table(odd, name=[f'{folder}/{i}' for i in ids], path=paths, fault=faults,
+                                 landmarks=points,
+                                 label=label_column(labels, CLASS_ORDERS['affectnet']),
+                                 split=repeated([s], [len(ids)]),
                                  file=files, row=pa.nulls(len(ids), pa.int32())))
     if not tables: raise GrefelError(f'{path}: no rows in split {split!r}')
     return join_tables(tables)
@@ -241,16 +286,20 @@ _AFFWILD2_SETS = dict(train='Train_Set', valid='Validation_Set')
 def _affwild2_sets(path):
     "The folders of labels by split, and the folder of frames."
     bases = [path, *(Path(p) for p in sorted(_expr_folders(path)))]
-    sets = {s: b/f for b in bases for s, f in _AFFWILD2_SETS.items() if (b/f).is_dir() and any((b/f).glob('*.txt'))}
-    frames = _first_file(path, 'cropped_aligned', 'cropped_aligned_images', 'cropped_aligned_new_50_vids')
+    sets = {s: b/f for b in bases for s, f in _AFFWILD2_SETS.items() if (b/f).is_dir()
+            and any((b/f).glob('*.txt'))}
+    frames = _first_file(path, 'cropped_aligned', 'cropped_aligned_images',
+                         'cropped_aligned_new_50_vids')
     return sets, frames
 
+# %% ../../nbs/4_data/04_sources.ipynb #62973406
 def _expr_folders(path, depth=3):
     "Folders called EXPR… within `path`, a few levels down, frames left out."
     for name in subfolders(path) if depth else ():
         if name.upper().startswith(('EXPR', 'EXPRESSION')): yield str(path/name)
         elif not name.startswith('cropped'): yield from _expr_folders(path/name, depth - 1)
 
+# %% ../../nbs/4_data/04_sources.ipynb #dab51e7b
 def ranges(
     numbers,   # whole numbers in rising order
 ) -> str:      # '3–17, 20'
@@ -272,23 +321,29 @@ def _repeated(numbers):
     "The numbers that occur more than once, in rising order."
     different, times = np.unique(numbers, return_counts=True)
     return different[times > 1]
-
 _NO_LABEL = -2
 
+# %% ../../nbs/4_data/04_sources.ipynb #48201ca3
 def _video_labels(file):
     "A video's labels by name of class: (n,) indices into the names, the names, and what is odd."
-    try: content = file.read_bytes(); text = content.decode('utf-8-sig')
-    except (OSError, UnicodeDecodeError) as e: raise GrefelError(f'{file}: not a readable text file ({e})') from None
+    try:
+        content = file.read_bytes()
+        text = content.decode('utf-8-sig')
+    except (OSError, UnicodeDecodeError) as e:
+        raise GrefelError(f'{file}: not a readable text file ({e})') from None
     head, _, body = text.replace('\r', '\n').strip().partition('\n')
     names, odd = [n.strip() for n in head.split(',') if n.strip()], written_oddly(file, content)
     order = tuple(n.lower() if n.lower() == 'other' else str(label_column([n])[0]) for n in names)
     if re.fullmatch(r'-?\d+', head.strip()):                                # no line of classes
         body, order = f'{head}\n{body}', CLASS_ORDERS['affwild2']
-        odd.append(Remark(str(file), 'its first line names no classes; taken as ' + ', '.join(order)))
+        odd.append(Remark(str(file), 'its first line names no classes; taken as '
+                          + ', '.join(order)))
     words = body.split()
     try: values = np.array(words, np.int64)
-    except ValueError: values = np.array([int(w) if re.fullmatch(r'-?\d{1,9}', w) else _NO_LABEL for w in words])
-    odd += [Remark(f'{file}, row {i}', f'{words[i][:40]!r} is no label') for i in np.flatnonzero(values == _NO_LABEL)]
+    except ValueError:
+        values = np.array([int(w) if re.fullmatch(r'-?\d{1,9}', w) else _NO_LABEL for w in words])
+    odd += [Remark(f'{file}, row {i}', f'{words[i][:40]!r} is no label')
+            for i in np.flatnonzero(values == _NO_LABEL)]
     return values, order, odd
 
 # %% ../../nbs/4_data/04_sources.ipynb #f833ab80
@@ -301,26 +356,33 @@ def _video(file, frames):
     if not len(values): odd.append(Remark(str(file), 'an empty video: no labels'))
     if not len(pictures): odd.append(Remark(str(folder), 'an empty video: no frames'))
     lookup = np.full(max(len(values), number.max(initial=0)) + 1, -1)
-    lookup[number] = np.arange(len(number)); lookup[0] = -1
-    at = lookup[1:len(values) + 1]                                          # (rows,) which picture, -1 for none
-    def note(what, rows, n): odd.append(Remark(f'{file}, row{"s"*(n > 1)} {ranges(rows)}', what, n)) if n else None
+    lookup[number] = np.arange(len(number))
+    lookup[0] = -1
+    at = lookup[1:len(values) + 1]  # (rows,) which picture, -1 for none
+    def note(what, rows, n):
+        odd.append(Remark(f'{file}, row{"s"*(n > 1)} {ranges(rows)}', what, n)) if n else None
     unjudged, lost = np.flatnonzero(values == -1), np.flatnonzero((values != -1) & (at < 0))
     note(f'labelled -1, left out: {len(unjudged)} in all', unjudged, len(unjudged))
     note(f'labels without a frame: {len(lost)} in all', lost, len(lost))
-    extra, twice = np.flatnonzero(lookup[len(values) + 1:] >= 0) + len(values) + 1, _repeated(number[number > 0])
-    if len(extra): odd.append(Remark(str(folder), f'frames without a label: {ranges(extra)}', len(extra)))
+    extra, twice = np.flatnonzero(lookup[len(values) + 1:] >= 0) + len(values) + 1, _repeated(
+        number[number > 0])
+    if len(extra):
+        odd.append(Remark(str(folder), f'frames without a label: {ranges(extra)}', len(extra)))
     what = 'frames with more than one picture, of which one is taken'
     if len(twice): odd.append(Remark(str(folder), f'{what}: {ranges(twice)}', len(twice)))
     rows = np.flatnonzero((values != -1) & (at >= 0))
-    return rows.astype(np.int32), values[rows], order, pa.array(pictures, pa.string()).take(pa.array(at[rows])), odd
+    return rows.astype(np.int32), values[rows], order, pa.array(pictures,
+        pa.string()).take(pa.array(at[rows])), odd
 
 # %% ../../nbs/4_data/04_sources.ipynb #bd65e963
 @register_layout(lambda path: path.is_dir() and all(_affwild2_sets(path)))
 def read_affwild2(path, split=None):
     "Aff-Wild2's expression challenge: one text file a video, and cropped_aligned/."
     sets, frames = _affwild2_sets(path)
-    files = [(s, f) for s, folder in sets.items() if split in (None, s) for f in sorted(folder.glob('*.txt'))]
-    if not files: raise GrefelError(f'{path}: no rows in split {split!r}; splits here: {", ".join(sets)}')
+    files = [(s, f) for s, folder in sets.items() if split in (None, s)
+             for f in sorted(folder.glob('*.txt'))]
+    if not files:
+        raise GrefelError(f'{path}: no rows in split {split!r}; splits here: {", ".join(sets)}')
     videos, odd = [_video(f, frames) for _, f in files], []
     counts = [len(v[0]) for v in videos]
     names = [pc.binary_join_element_wise(f.stem, v[3], '/') for (_, f), v in zip(files, videos)]
@@ -328,16 +390,21 @@ def read_affwild2(path, split=None):
     labels = [label_column(v[1], v[2]) for v in videos]
     subjects = [re.sub(r'_(left|right)$', '', f.stem) for _, f in files]
     for v in videos: odd += v[4]
-    unnamed = sorted(set(subfolders(frames)) - {f.stem for folder in sets.values() for f in folder.glob('*.txt')})
+    unnamed = sorted(set(subfolders(frames)) - {f.stem for folder in sets.values()
+                                                for f in folder.glob('*.txt')})
     odd += [Remark(str(frames/n), 'frames of a video without labels') for n in unnamed]
     return make_table(odd, name=names, path=pc.binary_join_element_wise(str(frames), names, os.sep),
-                      label=pd.api.types.union_categoricals(labels), split=repeated([s for s, _ in files], counts),
-                      subject=repeated(subjects, counts), file=repeated([f for _, f in files], counts),
+                      label=pd.api.types.union_categoricals(labels),
+                      split=repeated([s for s, _ in files], counts),
+                      subject=repeated(subjects, counts), file=repeated([f for _, f in files],
+        counts),
                       row=pa.array(np.concatenate([v[0] for v in videos])))
 
 # %% ../../nbs/4_data/04_sources.ipynb #01d919f9
-def _expw_list(path): return path.is_dir() and _first_file(path, 'label.lst', 'label/label.lst') or None
+def _expw_list(path):
+    return path.is_dir() and _first_file(path, 'label.lst', 'label/label.lst') or None
 
+# %% ../../nbs/4_data/04_sources.ipynb #45e92b68
 @register_layout(_expw_list)
 def read_expw(path, split=None):
     "ExpW: label.lst with boxes, and image/origin/."
@@ -347,12 +414,16 @@ def read_expw(path, split=None):
     if not lines: raise GrefelError(f'{file}: lists no faces')
     cells = [line.rsplit(None, 7) for line in lines]                        # names may hold spaces
     whole = [len(c) == 8 for c in cells]
-    cells = pd.DataFrame([c if w else [l] + [None]*6 + [''] for c, w, l in zip(cells, whole, lines)])
+    cells = pd.DataFrame([c if w else [l] + [None]*6 + [''] for c, w,
+                          l in zip(cells, whole, lines)])
     top, left, right, bottom = (_numbers(cells[i]) for i in range(2, 6))
     paths, faults, others = locate(images, cells[0].tolist())
-    faults = all_faults([None if w else f'expected 8 cells: {l[:40]!r}' for w, l in zip(whole, lines)], faults)
-    return make_table(odd + others, name=cells[0] + '#' + cells[1].fillna(''), path=paths, fault=faults,
-                      box=boxes(left, top, right, bottom), label=label_column(cells[7], CLASS_ORDERS['expw']),
+    faults = all_faults([None if w else f'expected 8 cells: {l[:40]!r}' for w,
+                         l in zip(whole, lines)], faults)
+    return make_table(odd + others, name=cells[0] + '#' + cells[1].fillna(''), path=paths,
+                      fault=faults,
+                      box=boxes(left, top, right, bottom),
+                      label=label_column(cells[7], CLASS_ORDERS['expw']),
                       split=made_splits(None, None, cells[0]), picture=pd.Categorical(cells[0]),
                       file=repeated([file], [len(lines)]), row=pa.array(rows))
 
@@ -363,6 +434,7 @@ def _jaffe_folder(path):
     for folder in (path, path/'jaffe', path/'jaffedbase'):
         if any(_JAFFE.fullmatch(f) for f in listed_files(folder)): return folder
 
+# %% ../../nbs/4_data/04_sources.ipynb #d306bd47
 @register_layout(lambda path: path.is_dir() and _jaffe_folder(path) is not None)
 def read_jaffe(path, split=None):
     "JAFFE: 213 pictures whose names hold person and expression."
@@ -372,8 +444,10 @@ def read_jaffe(path, split=None):
     subject, label = zip(*(_JAFFE.fullmatch(n).group(1, 2) for n in names))
     subject, paths = [s.upper() for s in subject], [str(folder/n) for n in names]
     odd = stray_files(folder, sorted(set(files) - set(names)))
-    return make_table(odd, name=names, path=paths, label=label_column(label), subject=pd.Categorical(subject),
-                      split=made_splits(None, None, subject), file=paths, row=pa.nulls(len(names), pa.int32()))
+    return make_table(odd, name=names, path=paths, label=label_column(label),
+                      subject=pd.Categorical(subject),
+                      split=made_splits(None, None, subject), file=paths,
+                      row=pa.nulls(len(names), pa.int32()))
 
 # %% ../../nbs/4_data/04_sources.ipynb #b5d24089
 def _ferg_folders(path):
@@ -384,12 +458,14 @@ def _ferg_folders(path):
         if found: return base, found
     return path, []
 
+# %% ../../nbs/4_data/04_sources.ipynb #49a10b0b
 @register_layout(lambda path: path.is_dir() and bool(_ferg_folders(path)[1]))
 def read_ferg(path, split=None):
     "FERG-DB: a folder for each character, in it one for each expression."
     base, folders = _ferg_folders(path)
     here = {f: listed_files(base/f) for f in folders}
-    names = {f: [n for n in files if n.lower().endswith(IMAGE_ENDINGS)] for f, files in here.items()}
+    names = {f: [n for n in files if n.lower().endswith(IMAGE_ENDINGS)] for f,
+             files in here.items()}
     odd = [o for f in folders for o in stray_files(base/f, sorted(set(here[f]) - set(names[f])))]
     odd += [Remark(str(base/f), 'an empty folder') for f in folders if not names[f]]
     counts = [len(names[f]) for f in folders]
@@ -397,7 +473,8 @@ def read_ferg(path, split=None):
     subject = np.repeat([f.split('/')[0] for f in folders], counts)
     paths = [f'{base}{os.sep}{n}' for n in flat]
     label = label_column(np.repeat([f.rpartition('_')[2] for f in folders], counts))
-    return make_table(odd, name=flat, path=paths, label=label, subject=pd.Categorical(subject), file=paths,
+    return make_table(odd, name=flat, path=paths, label=label, subject=pd.Categorical(subject),
+                      file=paths,
                       split=made_splits(None, None, subject), row=pa.nulls(len(flat), pa.int32()))
 
 # %% ../../nbs/4_data/04_sources.ipynb #e7f9bb3b
@@ -409,11 +486,15 @@ def read_synth(path, split=None, n=None, seed=0, size=48, label_noise=0., **opti
         if split not in (None, s): continue
         count, noise = n or (4000 if s == 'train' else 1000), label_noise if s == 'train' else 0.
         faces = synth_faces(count, size=size, seed=3*seed + k, label_noise=noise, **options)
-        columns = {key: v.numpy() for key, v in faces.items() if hasattr(v, 'numpy') and len(v) == count}
-        table = make_table(name=[f'synth_{s}_{i}' for i in range(count)], split=repeated([s], [count]),
-                           label=label_column(columns.pop('labels'), EXPRESSIONS), file=repeated(['synth'], [count]),
+        columns = {key: v.numpy() for key, v in faces.items() if hasattr(v, 'numpy')
+                   and len(v) == count}
+        table = make_table(name=[f'synth_{s}_{i}' for i in range(count)],
+                           split=repeated([s], [count]),
+                           label=label_column(columns.pop('labels'), EXPRESSIONS),
+                           file=repeated(['synth'], [count]),
                            landmarks=_point_lists(columns.pop('landmarks')),
                            row=pa.array(np.arange(count, dtype=np.int32)))
-        tables.append(table.assign(pixels=list(columns.pop('images')), **{k: list(v) for k, v in columns.items()}))
+        tables.append(table.assign(pixels=list(columns.pop('images')),
+                                   **{k: list(v) for k, v in columns.items()}))
     return join_tables(tables)
-LAYOUTS['synth'] = Layout(lambda path: False, read_synth)                   # found by its name, not at a path
+LAYOUTS['synth'] = Layout(lambda path: False, read_synth)  # found by its name, not at a path

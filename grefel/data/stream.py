@@ -35,7 +35,8 @@ def shard_files(
     if isinstance(paths, (list, tuple)): return [Path(p) for p in paths]
     path = Path(paths).expanduser()
     files = [path] if path.is_file() else sorted(path.glob('*.parquet')) if path.is_dir() else []
-    if not files: raise GrefelError(f'{path}: no Parquet files here; `grefel data convert` makes them')
+    if not files:
+        raise GrefelError(f'{path}: no Parquet files here; `grefel data convert` makes them')
     return files
 
 # %% ../../nbs/4_data/10_stream.ipynb #b19a8c13
@@ -45,8 +46,10 @@ def _read(file, columns):
         schema = pq.read_schema(file)
         named = [c for c in schema.names if (c not in _HEAVY if columns is None else c in columns)]
         words = [c for c in named if c != 'name' and pa.types.is_string(schema.field(c).type)]
-        return pq.read_table(file, columns=named, read_dictionary=words, memory_map=True, use_threads=False)
-    except (pa.ArrowException, OSError) as e: raise GrefelError(f'{file}: not a readable Parquet file ({e})') from None
+        return pq.read_table(file, columns=named, read_dictionary=words, memory_map=True,
+                             use_threads=False)
+    except (pa.ArrowException, OSError) as e:
+        raise GrefelError(f'{file}: not a readable Parquet file ({e})') from None
 
 # %% ../../nbs/4_data/10_stream.ipynb #75f8d7bd
 def open_table(
@@ -70,8 +73,10 @@ def _labels(table, rule, classes, targets='hard'):
     "keep (n,), targets (n, N) or None, labels (n,), votes (n, 10) or None, of a table with label or votes."
     votes = check_votes(_votes(table['votes']))[0] if 'votes' in table.column_names else None
     if 'label' not in table.column_names:
-        any_votes, kind = np.where(votes.sum(1, keepdims=True) > 0, votes, 1), 'hard' if targets == 'truth' else targets
-        keep, y, labels = in_order_of(*apply_rule(any_votes, rule, 7 + ('contempt' in classes), kind), classes)
+        any_votes, kind = np.where(votes.sum(1, keepdims=True) > 0, votes,
+                                   1), 'hard' if targets == 'truth' else targets
+        keep, y, labels = in_order_of(*apply_rule(any_votes, rule, 7 + ('contempt' in classes),
+                                                  kind), classes)
         return keep & (votes.sum(1) > 0), y, labels, votes
     if targets not in ('votes', 'raw'):
         labels = _places(table['label'], lambda word: _class_place(word, classes))
@@ -80,11 +85,13 @@ def _labels(table, rule, classes, targets='hard'):
     y = votes_to_targets(votes, argmax_rule(votes)[2], labels, targets, 8)
     return *in_order_of(labels >= 0, y, labels, classes), votes
 
+# %% ../../nbs/4_data/10_stream.ipynb #c5e7354f
 def _places(column, place):
     "(n,) int64: what `place` says of each of a column's words, -1 where there is none; each word is asked once."
     codes, words = column_codes(column)
     return np.array([*map(place, words), -1], np.int64)[codes]
 
+# %% ../../nbs/4_data/10_stream.ipynb #f13456bf
 def _class_place(word, classes):
     "A label's place among the classes, -1 if it is another; `GrefelError` for what is no label."
     if not isinstance(word, str):
@@ -92,10 +99,12 @@ def _class_place(word, classes):
     word = word if word in classes else str(label_column([word])[0])
     if word in classes: return classes.index(word)
     if word in (*EXPRESSIONS, *NO_EXPRESSION): return -1
-    raise GrefelError(f'label {word!r} is no expression; `grefel data convert` sets such rows aside')
+    raise GrefelError(
+        f'label {word!r} is no expression; `grefel data convert` sets such rows aside')
 
 def _split_place(word): return SPLITS.index(split) if (split := canonical_split(word)) else -1
 
+# %% ../../nbs/4_data/10_stream.ipynb #3cdbd739
 def _votes(column):
     "A column of votes as numbers (n, 10), or as lists if some are of another length."
     votes, lengths = vectors(column, 10)
@@ -112,27 +121,30 @@ def _true(table, classes):
 def _duplicates(table, splits, split):
     "(n,) bool: rows of `split` with an identical picture in a later split, by FER+'s manifest or by their pixels."
     if 'name' in table.column_names and as_published(_named(table, splits)):
-        return pc.is_in(table['name'], value_set=pa.array(sorted(ferplus_duplicates(split)))).to_numpy()
+        return pc.is_in(table['name'],
+                        value_set=pa.array(sorted(ferplus_duplicates(split)))).to_numpy()
     if 'pixel_hash' not in table.column_names: return np.zeros(len(table), bool)
     hashes = table['pixel_hash']
     later = hashes.filter(pa.array(splits > SPLITS.index(split))).combine_chunks()
     return pc.is_in(hashes, value_set=later).to_numpy()
 
+# %% ../../nbs/4_data/10_stream.ipynb #9bde4ad8
 def _named(table, splits):
     "Names and splits as a DataFrame."
-    return pd.DataFrame(dict(name=table['name'].to_pandas(), split=np.array([*SPLITS, None], object)[splits]))
-
+    return pd.DataFrame(dict(name=table['name'].to_pandas(),
+                             split=np.array([*SPLITS, None], object)[splits]))
 
 # %% ../../nbs/4_data/10_stream.ipynb #f1aaae73
 class ShardDataset(IterableDataset):
     "Batches of faces streamed from Parquet shards, each a `FaceData`."
     def __init__(self,
-        paths,                     # a folder of shards, a Parquet file, or a list of files, as `convert` writes them
+        paths,  # a folder of shards, a Parquet file, or a list of files, as `convert` writes them
         split:str='train',         # 'train', 'valid' or 'test'; None for all rows
         bs:int=64,                 # faces a batch
         shuffle:bool=False,        # every epoch in another order
         seed:int=0,                # of the order
-        rank:int|None=None,        # which of `world` readers this is; None: as torch.distributed says, else 0
+        # which of `world` readers this is; None: as torch.distributed says, else 0
+        rank:int|None=None,
         world:int|None=None,       # how many readers there are
         img_size:int|None=None,    # side of the images; None: that of the first, at most 64
         buffer:int=8192,           # rows held in memory to draw from when shuffling
@@ -140,22 +152,27 @@ class ShardDataset(IterableDataset):
         rule:str='majority',       # label rule for shards with votes
         targets:str='hard',        # 'hard', 'votes', 'raw' or 'truth'
         num_classes:int=8,         # 8, or 7 without contempt
-        classes=None,              # names of the classes, if they are not the first `num_classes` expressions
-        drop_duplicates=None,      # leave out what has an identical twin in a later split; None: only for train
+        classes=None,  # names of the classes, if they are not the first `num_classes` expressions
+        # leave out what has an identical twin in a later split; None: only for train
+        drop_duplicates=None,
         threads:int|None=None,     # that decode; None: one a processor, at most 4
     ):
-        self.files, self.split, self.bs, self.shuffle, self.seed = shard_files(paths), split, bs, shuffle, seed
+        self.files, self.split, self.bs, self.shuffle, self.seed = shard_files(
+            paths), split, bs, shuffle, seed
         self.buffer, self.drop_last, self.rule, self.targets = buffer, drop_last, rule, targets
         self.classes, self.threads = tuple(classes or EXPRESSIONS[:num_classes]), threads
         self.rank, self.world = _place() if rank is None else (rank, world or 1)
-        if not 0 <= self.rank < self.world: raise GrefelError(f'reader {self.rank} of {self.world}: count from 0')
-        self.bad, self._epoch = [], torch.zeros(1, dtype=torch.int64).share_memory_()   # seen by workers that live on
+        if not 0 <= self.rank < self.world:
+            raise GrefelError(f'reader {self.rank} of {self.world}: count from 0')
+        # seen by workers that live on
+        self.bad, self._epoch = [], torch.zeros(1, dtype=torch.int64).share_memory_()
         self._choose(split == 'train' if drop_duplicates is None else drop_duplicates)
         if drop_last and not len(self):
             each = f' for each of {self.world} readers' if self.world > 1 else ''
-            raise GrefelError(f'{self.files[0]}: the {len(self.labels):,} faces of split {split!r} do not fill a batch '
+            raise GrefelError(f'{self.files[0]}: the {len(self.labels):,} faces of split {split!r} '
+                              f'do not fill a batch '
                               f'of {bs}{each}; take a smaller bs')
-        self.img_size = img_size or natural_size(self._first())                 # as `load_faces` would choose
+        self.img_size = img_size or natural_size(self._first())  # as `load_faces` would choose
 
     def __iter__(self): return self._stream()
 
@@ -174,10 +191,12 @@ def _place():
 @patch
 def _choose(self:ShardDataset, drop_duplicates):
     "Decide which rows count, and list the row groups that hold them: (file, group, first row, which rows)."
-    first = _read(self.files[0], ('name',))                       # all names are read only if they may be FER+'s
-    named = first.num_columns and pc.all(pc.match_substring_regex(first['name'], r'^fer\d{7}\.png$')).as_py()
+    first = _read(self.files[0], ('name',))  # all names are read only if they may be FER+'s
+    named = first.num_columns and pc.all(pc.match_substring_regex(first['name'],
+        r'^fer\d{7}\.png$')).as_py()
     table = open_table(self.files, ['label', 'votes', 'split', 'pixel_hash', *['name'][:named]])
-    if not {'label', 'votes'} & {*table.column_names}: raise GrefelError(f'{self.files[0]}: no column label or votes')
+    if not {'label', 'votes'} & {*table.column_names}:
+        raise GrefelError(f'{self.files[0]}: no column label or votes')
     if self.targets in ('votes', 'raw') and 'votes' not in table.column_names:
         raise GrefelError(f"{self.files[0]}: has no votes for targets={self.targets!r}; use 'hard'")
     try: keep, y, labels, _ = _labels(table, self.rule, self.classes, self.targets)
@@ -189,29 +208,36 @@ def _choose(self:ShardDataset, drop_duplicates):
         here = splits == SPLITS.index(self.split)
         if drop_duplicates: twin = _duplicates(table, splits, self.split)
     self.notes = dict(source=str(self.files[0].parent), layout='parquet', targets=self.targets,
-                      rule='label' if 'label' in table.column_names else self.rule, rows=int(here.sum()),
-                      twins=int((here & twin).sum()), dropped_duplicates=int((here & twin & keep).sum()))
+                      rule='label' if 'label' in table.column_names else self.rule,
+                      rows=int(here.sum()),
+                      twins=int((here & twin).sum()),
+                      dropped_duplicates=int((here & twin & keep).sum()))
     keep = keep & here & ~twin
-    self.labels, self.units, start = torch.from_numpy(labels[keep]), [], 0               # labels: (n,)
+    self.labels, self.units, start = torch.from_numpy(labels[keep]), [], 0  # labels: (n,)
     for f, footer in enumerate(self.footers):
         for g in range(footer.num_row_groups):
             rows = footer.row_group(g).num_rows
             chosen = np.flatnonzero(keep[start:start + rows])
             if len(chosen): self.units.append((f, g, start, chosen))
             start += rows
-    if not self.units: raise GrefelError(f'{self.files[0]}: no faces of split {self.split!r}, nor in files beside it')
+    if not self.units:
+        raise GrefelError(
+            f'{self.files[0]}: no faces of split {self.split!r}, nor in files beside it')
     counts = self.labels.bincount(minlength=len(self.classes))
-    self.share = counts/len(self.labels) if y is None else torch.from_numpy(y[keep].mean(0))   # (N,) of the targets
+    # (N,) of the targets
+    self.share = counts/len(self.labels) if y is None else torch.from_numpy(y[keep].mean(0))
 
+# %% ../../nbs/4_data/10_stream.ipynb #e1c939f2
 @patch
 def _splits(self:ShardDataset, table):
     "(n,) each row's place in `SPLITS`, by the column split or else the names of the files; -1: of none."
-    if self.split not in SPLITS: raise GrefelError(f'unknown split {self.split!r}; known: {", ".join(SPLITS)}')
+    if self.split not in SPLITS:
+        raise GrefelError(f'unknown split {self.split!r}; known: {", ".join(SPLITS)}')
     if 'split' in table.column_names: return _places(table['split'], _split_place)
     of = [_split_place(split_of_file(f)) for f in self.files]
-    if max(of) < 0: raise GrefelError(f'{self.files[0]}: tells no splits, by a column or by its name')
+    if max(of) < 0:
+        raise GrefelError(f'{self.files[0]}: tells no splits, by a column or by its name')
     return np.repeat(of, [footer.num_rows for footer in self.footers])
-
 
 # %% ../../nbs/4_data/10_stream.ipynb #7529ff17
 @patch
@@ -228,11 +254,11 @@ def grey(self:ShardDataset):
     "Have the first images one channel?"
     return decode_images(self._first(), self.img_size)[0].shape[1] == 1
 
+# %% ../../nbs/4_data/10_stream.ipynb #b2225c56
 @patch(as_prop=True)
 def face_size(self:ShardDataset):
     "Side of the images in pixels."
     return self.img_size
-
 
 # %% ../../nbs/4_data/10_stream.ipynb #3082d0f4
 @patch
@@ -263,7 +289,8 @@ def _tables(self:ShardDataset):
     "This reader's rows of the epoch, group by group, each with its number among all rows in the column `index`."
     low, high = self._range()
     g = torch.Generator().manual_seed((self.seed*1_000_003 + self.epoch) % 2**63)
-    order = torch.randperm(len(self.units), generator=g).tolist() if self.shuffle else range(len(self.units))
+    order = torch.randperm(len(self.units),
+                           generator=g).tolist() if self.shuffle else range(len(self.units))
     place = 0
     for f, group, start, chosen in (self.units[u] for u in order):
         a, b = max(low - place, 0), min(high - place, len(chosen))
@@ -271,7 +298,8 @@ def _tables(self:ShardDataset):
         if a >= b: continue
         opened = self._open(f)
         columns = [c for c in _STREAMED if c in opened.schema_arrow.names]
-        table = opened.read_row_group(group, columns=columns, use_threads=False).take(pa.array(chosen[a:b]))
+        table = opened.read_row_group(group, columns=columns,
+                                      use_threads=False).take(pa.array(chosen[a:b]))
         yield table.append_column('index', pa.array(start + chosen[a:b])).replace_schema_metadata()
 
 # %% ../../nbs/4_data/10_stream.ipynb #90ba9450
@@ -292,7 +320,9 @@ def _cut(tables, bs):
     rest = None
     for table in tables:
         rest = table if rest is None or not len(rest) else pa.concat_tables([rest, table])
-        while len(rest) >= bs: yield rest.slice(0, bs); rest = rest.slice(bs)
+        while len(rest) >= bs:
+            yield rest.slice(0, bs)
+            rest = rest.slice(bs)
     if rest is not None and len(rest): yield rest
 
 # %% ../../nbs/4_data/10_stream.ipynb #b4df5a4a
@@ -317,17 +347,21 @@ def _rows(table):
 def _faces(self:ShardDataset, table):
     "A table of rows as `FaceData`."
     rows = _rows(table)
-    images, shape, wrong = decode_images(rows, self.img_size)                                  # (b, C, S, S)
+    images, shape, wrong = decode_images(rows, self.img_size)  # (b, C, S, S)
     for i, why in wrong.items(): self.bad.append((int(rows['index'].iloc[i]), why))
     good = np.array([i not in wrong for i in range(len(rows))])
     table, images = table.filter(pa.array(good)), images[torch.from_numpy(good)]
-    _, targets, labels, votes = _labels(table, self.rule, self.classes, self.targets)    # (b, N), (b,), (b, 10)
+    # (b, N), (b,), (b, 10)
+    _, targets, labels, votes = _labels(table, self.rule, self.classes, self.targets)
     if self.targets == 'truth': targets = _true(table, self.classes)
     if targets is None: targets = np.eye(len(self.classes), dtype=np.float32)[labels]
     columns = table.column_names
-    return FaceData(images, torch.from_numpy(targets), torch.from_numpy(labels), _points(table, shape[good]),
-                    table['name'].to_pylist() if 'name' in columns else table['index'].cast(pa.string()).to_pylist(),
-                    None if votes is None else torch.from_numpy(votes), self.classes, self.split or 'all',
+    return FaceData(images, torch.from_numpy(targets), torch.from_numpy(labels),
+                    _points(table, shape[good]),
+                    table['name'].to_pylist() if 'name' in columns
+                    else table['index'].cast(pa.string()).to_pylist(),
+                    None if votes is None else torch.from_numpy(votes), self.classes,
+                    self.split or 'all',
                     extra=dict(index=torch.tensor(table['index'].to_numpy())))
 
 # %% ../../nbs/4_data/10_stream.ipynb #c3a4a17f
@@ -337,7 +371,8 @@ def _points(table, shape):
     if 'landmarks' in table.column_names: points, _ = vectors(table['landmarks'], 136)
     part = (shape/shape.max(1, keepdims=True))[:, None]                                  # (b, 1, 2)
     points = points.reshape(-1, 68, 2)
-    return torch.from_numpy(np.where(part == 1, points, 0.5 + (points - 0.5)*part).astype(np.float32))
+    return torch.from_numpy(np.where(part == 1, points,
+                                     0.5 + (points - 0.5)*part).astype(np.float32))
 
 # %% ../../nbs/4_data/10_stream.ipynb #9c7a8b04
 @patch
@@ -358,15 +393,18 @@ class StreamBatches:
         workers:int=0,         # processes that read and decode; 0: threads of this one
     ):
         self.data, self.transform, self.device, self.bs, self.epoch = data, transform, device, data.bs, data.epoch
-        self.loader = DataLoader(data, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
+        self.loader = DataLoader(data, batch_size=None, num_workers=workers,
+                                 persistent_workers=workers > 0)
 
     def __len__(self): return len(self.data)
 
     def __iter__(self):
         self.data.epoch = self.epoch
-        g = torch.Generator().manual_seed(((self.data.seed*1_000_003 + self.epoch)*1009 + self.data.rank) % 2**63)
+        g = torch.Generator().manual_seed(((self.data.seed*1_000_003 + self.epoch)*1009
+                                           + self.data.rank) % 2**63)
         self.epoch += 1
         for batch in self.loader:
             images, landmarks, targets, index = (
-                t.to(self.device) for t in (batch.images, batch.landmarks, batch.targets, batch.extra['index']))
+                t.to(self.device) for t in (batch.images, batch.landmarks, batch.targets,
+                                            batch.extra['index']))
             yield *self.transform(images, landmarks, g), targets, index

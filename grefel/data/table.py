@@ -35,13 +35,16 @@ class Remark(NamedTuple):
 def _types(t):
     "The pandas type of an Arrow column; None leaves it to pandas."
     if pa.types.is_string(t) or pa.types.is_large_string(t): return pd.StringDtype('pyarrow')
-    if pa.types.is_nested(t) or pa.types.is_binary(t) or pa.types.is_large_binary(t): return pd.ArrowDtype(t)
+    if pa.types.is_nested(t) or pa.types.is_binary(t) or pa.types.is_large_binary(t):
+        return pd.ArrowDtype(t)
     return pd.Int32Dtype() if t == pa.int32() else None
 
+# %% ../../nbs/4_data/03_table.ipynb #5b3cda8b
 def _arrow(column):
     "A column of any kind as an Arrow array."
     if isinstance(column, (pa.Array, pa.ChunkedArray)): return column
-    if isinstance(column, list) and column and isinstance(column[0], Path): column = [str(p) for p in column]
+    if isinstance(column, list) and column and isinstance(column[0], Path):
+        column = [str(p) for p in column]
     return pa.array(column, from_pandas=True)
 
 # %% ../../nbs/4_data/03_table.ipynb #422fd8e5
@@ -55,6 +58,7 @@ def make_table(
     df.attrs['odd'] = list(odd)
     return df
 
+# %% ../../nbs/4_data/03_table.ipynb #ee46b462
 def join_tables(
     tables,       # of the same columns
 ) -> pd.DataFrame:
@@ -65,7 +69,8 @@ def join_tables(
     for c in dict.fromkeys(c for t in tables for c in t.columns):
         parts = [t[c] if c in t else pd.Series([None]*len(t)) for t in tables]
         union = all(isinstance(p.dtype, pd.CategoricalDtype) for p in parts)
-        whole[c] = pd.api.types.union_categoricals(parts) if union else pd.concat(parts, ignore_index=True)
+        whole[c] = pd.api.types.union_categoricals(parts) if union else pd.concat(parts,
+            ignore_index=True)
     df = pd.DataFrame(whole)
     df.attrs['odd'] = odd
     return df
@@ -80,13 +85,16 @@ def repeated(
     rows = pa.array(np.repeat(codes.astype(np.int32), counts))
     return pa.DictionaryArray.from_arrays(rows, pa.array(unique, pa.string()))
 
+# %% ../../nbs/4_data/03_table.ipynb #b1daf90e
 def vectors(
-    column,        # a column of lists (votes, landmarks, box), of pandas or Arrow, or a list of arrays and None
+    # a column of lists (votes, landmarks, box), of pandas or Arrow, or a list of arrays and None
+    column,
     width:int,     # numbers in each
-) -> tuple:        # (n, width) float64, NaN where a row has none or another number of them; (n,) lengths, -1 for none
+# (n, width) float64, NaN where a row has none or another number of them; (n,) lengths, -1 for none
+) -> tuple:
     "A column of lists as one array."
     arrow = isinstance(column, (pa.Array, pa.ChunkedArray))
-    if not arrow and getattr(column, 'dtype', object) == object:            # arrays of any shape, lists, None
+    if not arrow and getattr(column, 'dtype', object) == object:  # arrays of any shape, lists, None
         column = [np.ravel(x) if isinstance(x, (np.ndarray, list, tuple)) else None for x in column]
     array = column if arrow else pa.array(getattr(column, 'array', column), from_pandas=True)
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
@@ -101,6 +109,7 @@ def vectors(
     out[good] = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
     return out, lengths
 
+# %% ../../nbs/4_data/03_table.ipynb #e724c1e6
 def _flat_lists(array):
     "An Arrow array of lists of numbers, lists of lists laid flat; None if it is none."
     a = pa.types
@@ -108,15 +117,19 @@ def _flat_lists(array):
     if not is_list(array.type): return None
     inner, number = array.type.value_type, lambda t: a.is_integer(t) or a.is_floating(t)
     if is_list(inner):                                                             # 68 pairs, say
-        try: return pa.array([None if x is None else np.ravel(x) for x in array.to_pylist()], pa.list_(pa.float64()))
+        try:
+            return pa.array([None if x is None else np.ravel(x) for x in array.to_pylist()],
+                            pa.list_(pa.float64()))
         except (pa.ArrowException, ValueError, TypeError): return None
     if not number(inner): return None
     return array.cast(pa.list_(inner)) if a.is_fixed_size_list(array.type) else array
 
+# %% ../../nbs/4_data/03_table.ipynb #72c3e55c
 def boxes(left, top, right, bottom):  # n numbers each, in pixels; NaN where not known
     "Four columns as one column of boxes."
     flat = np.stack([np.asarray(x, np.float32) for x in (left, top, right, bottom)], 1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), 4, mask=pa.array(np.isnan(flat).any(1)))
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), 4,
+                                             mask=pa.array(np.isnan(flat).any(1)))
 
 # %% ../../nbs/4_data/03_table.ipynb #b389415a
 def column_codes(values):
@@ -124,8 +137,10 @@ def column_codes(values):
     if not isinstance(values, (pa.Array, pa.ChunkedArray)): return pd.factorize(pd.Series(values))
     if isinstance(values, pa.ChunkedArray): values = values.unify_dictionaries().combine_chunks()
     if not pa.types.is_dictionary(values.type): values = values.dictionary_encode()
-    return values.indices.fill_null(-1).to_numpy(zero_copy_only=False), values.dictionary.to_pylist()
+    return values.indices.fill_null(-1).to_numpy(zero_copy_only=False), values.dictionary.to_pylist(
+        )
 
+# %% ../../nbs/4_data/03_table.ipynb #0efbfb9d
 def distinct(
     values,           # n values of any kind
     name,             # value -> its name, or None where it has none
@@ -134,15 +149,19 @@ def distinct(
     codes, unique = column_codes(values)
     names = [name(u) for u in unique]
     categories = list(dict.fromkeys(n for n in names if n is not None))
-    lookup = [categories.index(n) if n is not None else -1 for n in names] + [-1]   # the last: nothing was written
-    return pd.Categorical.from_codes(np.array(lookup, np.int32)[codes], pd.Index(categories, dtype=str))
+    # the last: nothing was written
+    lookup = [categories.index(n) if n is not None else -1 for n in names] + [-1]
+    return pd.Categorical.from_codes(np.array(lookup, np.int32)[codes],
+                                     pd.Index(categories, dtype=str))
 
 # %% ../../nbs/4_data/03_table.ipynb #458fb2a3
-_SPLIT_NAMES = dict(train='train', training='train', valid='valid', val='valid', validation='valid', dev='valid',
+_SPLIT_NAMES = dict(train='train', training='train', valid='valid', val='valid', validation='valid',
+                    dev='valid',
                     publictest='valid', test='test', testing='test', privatetest='test')
 
 def canonical_split(text): return _SPLIT_NAMES.get(re.sub(r'[^a-z]', '', str(text).lower()))
 
+# %% ../../nbs/4_data/03_table.ipynb #67ce9a27
 def split_column(
     values,       # n texts: 'Training', 'val', 'PublicTest', …
 ) -> tuple:       # n names of splits, missing where unknown; n faults, or None if there are none
@@ -150,8 +169,10 @@ def split_column(
     split = distinct(values, canonical_split)
     known = f'known: {", ".join(_SPLIT_NAMES)}'
     if not split.isna().any(): return split, None
-    return split, [f'unknown split {str(v)!r} ({known})' if m else None for v, m in zip(values, split.isna())]
+    return split, [f'unknown split {str(v)!r} ({known})' if m else None for v,
+                   m in zip(values, split.isna())]
 
+# %% ../../nbs/4_data/03_table.ipynb #3d5438a6
 def label_column(
     values,           # n texts, in any usual spelling
     order=None,       # class names by index, where values are whole numbers
@@ -173,10 +194,10 @@ class Layout(NamedTuple):
     "How one layout is known and read."
     recognise: Callable  # path -> bool
     read: Callable       # (path, split or None, **options) -> DataFrame
-
 LAYOUTS = {}             # layout name -> Layout
 GENERAL = ('parquet', 'csv', 'folder')   # layouts that are no data set of their own
 
+# %% ../../nbs/4_data/03_table.ipynb #fac94b1b
 def register_layout(
     recognise,           # path -> bool
 ):
@@ -187,16 +208,21 @@ def register_layout(
     return register
 
 # %% ../../nbs/4_data/03_table.ipynb #49323741
-def split_of_file(file): return canonical_split(re.sub(r'-\d+-of-\d+$', '', file.stem))     # a shard has a number
+# a shard has a number
+def split_of_file(file): return canonical_split(re.sub(r'-\d+-of-\d+$', '', file.stem))
 
 def files_by_split(path):
     "Parquet files of a folder by split."
     found = {}
-    for file in sorted(f for folder in (path, path/'data') if folder.is_dir() for f in folder.glob('*.parquet')):
+    for file in sorted(f for folder in (path, path/'data') if folder.is_dir()
+                       for f in folder.glob('*.parquet')):
         found.setdefault(split_of_file(file), []).append(file)
-    return {s: found[s] for s in SPLITS if s in found} or found   # files of other names only: a column split sorts them
+    # files of other names only: a column split sorts them
+    return {s: found[s] for s in SPLITS if s in found} or found
 
-@register_layout(lambda path: path.suffix.lower() == '.parquet' if path.is_file() else bool(files_by_split(path)))
+# %% ../../nbs/4_data/03_table.ipynb #9e601e0d
+@register_layout(lambda path: path.suffix.lower() == '.parquet' if path.is_file()
+                 else bool(files_by_split(path)))
 def read_parquet(path, split=None, images=True):
     "A folder with train.parquet, valid.parquet, test.parquet (those that exist), or one Parquet file."
     if path.is_file(): return _parquet_table(path, None, images)
@@ -212,37 +238,50 @@ def _parquet_table(file, split, images=True):
     import pyarrow.parquet as pq
     try:
         here = pq.read_schema(file)
-        missing = [c for c in ('image', 'votes or label') if not set(c.split(' or ')) & set(here.names)]
-        if missing: raise GrefelError(f'{file}: no column {missing[0]}; it has {", ".join(here.names)}')
-        words = [c for c in here.names if c != 'name' and pa.types.is_string(here.field(c).type)]     # stored once each
-        table = pq.read_table(file, columns=[c for c in here.names if images or c != 'image'], read_dictionary=words)
-    except (pa.ArrowException, OSError) as e: raise GrefelError(f'{file}: not a readable Parquet file ({e})') from None
+        missing = [c for c in ('image', 'votes or label')
+                   if not set(c.split(' or ')) & set(here.names)]
+        if missing:
+            raise GrefelError(f'{file}: no column {missing[0]}; it has {", ".join(here.names)}')
+        # stored once each
+        words = [c for c in here.names if c != 'name' and pa.types.is_string(here.field(c).type)]
+        table = pq.read_table(file, columns=[c for c in here.names if images or c != 'image'],
+                              read_dictionary=words)
+    except (pa.ArrowException, OSError) as e:
+        raise GrefelError(f'{file}: not a readable Parquet file ({e})') from None
     columns = {c: table[c] for c in table.column_names}
     if images: columns['image'] = _image_bytes(columns['image'], file)
     n, faults = len(table), None
-    if 'label' in columns: columns['label'] = _numbered_labels(columns['label'], here.metadata, file)
+    if 'label' in columns:
+        columns['label'] = _numbered_labels(columns['label'], here.metadata, file)
     if 'name' not in columns: columns['name'] = [f'{file.stem}_{i}' for i in range(n)]
     if 'split' in columns: columns['split'], faults = split_column(columns['split'])
     elif split: columns['split'] = repeated([split], [n])
-    columns |= dict(fault=faults, file=repeated([file], [n]), row=pa.array(np.arange(n, dtype=np.int32)))
+    columns |= dict(fault=faults, file=repeated([file], [n]),
+                    row=pa.array(np.arange(n, dtype=np.int32)))
     return make_table(**columns)
 
+# %% ../../nbs/4_data/03_table.ipynb #16b98104
 def _image_bytes(image, file):
     "The bytes in a column of images, which may be a struct of bytes and path."
     struct = pa.types.is_struct(image.type) and image.type.get_field_index('bytes') >= 0
     if struct: image = pc.struct_field(image, 'bytes')
     if pa.types.is_binary(image.type) or pa.types.is_large_binary(image.type): return image
-    raise GrefelError(f'{file}: column image holds {image.type}, expected bytes or struct<bytes, path>')
+    raise GrefelError(f'{file}: column image holds {image.type}, expected bytes or struct<bytes, '
+                      f'path>')
 
 # %% ../../nbs/4_data/03_table.ipynb #6366633d
 def _numbered_labels(labels, metadata, file):
     "Labels by name; numbers are looked up in the class names that `datasets` keeps in the file's metadata."
-    if pa.types.is_string(labels.type) or pa.types.is_dictionary(labels.type): return label_column(labels)
+    if pa.types.is_string(labels.type) or pa.types.is_dictionary(labels.type):
+        return label_column(labels)
     values = labels.to_pandas()
     if not pd.api.types.is_numeric_dtype(values): return label_column(values)
-    features = json.loads((metadata or {}).get(b'huggingface', b'{}')).get('info', {}).get('features', {})
+    features = json.loads((metadata or {}).get(b'huggingface', b'{}')).get('info',
+        {}).get('features', {})
     names = features.get('label', {}).get('names')
-    if not names: raise GrefelError(f'{file}: column label holds numbers without class names; write the names')
+    if not names:
+        raise GrefelError(
+            f'{file}: column label holds numbers without class names; write the names')
     return label_column(values, [str(label_column([n])[0]) for n in names])
 
 # %% ../../nbs/4_data/03_table.ipynb #f2e31d88
@@ -256,7 +295,9 @@ def stored_pictures(
         rows, first = rows.to_numpy(np.int64), 0
         for batch in pq.ParquetFile(file).iter_batches(at_once, columns=['image']):
             start, stop = np.searchsorted(rows, (first, first + len(batch)))
-            if start < stop: yield from _image_bytes(batch['image'], file).take(rows[start:stop] - first).to_pylist()
+            if start < stop:
+                yield from _image_bytes(batch['image'],
+                                        file).take(rows[start:stop] - first).to_pylist()
             first += len(batch)
 
 # %% ../../nbs/4_data/03_table.ipynb #50d69a8e
@@ -272,41 +313,54 @@ def _header(file, names):
     given = names(first) if callable(names) else names
     return list(given or first), not given
 
+# %% ../../nbs/4_data/03_table.ipynb #2f000065
 def written_oddly(
     file,             # which file; named in the note
     content:bytes,    # its beginning
 ) -> list:            # one `Remark`, or none
     "A note on a byte order mark and on Windows' line ends, which do no harm here but may elsewhere."
-    oddities = {'a byte order mark': content.startswith(b'\xef\xbb\xbf'), 'Windows line ends': b'\r\n' in content}
+    oddities = {'a byte order mark': content.startswith(b'\xef\xbb\xbf'),
+                'Windows line ends': b'\r\n' in content}
     found = ' and '.join(what for what, there in oddities.items() if there)
     return [Remark(str(file), f'written with {found}; read all the same')] if found else []
 
+# %% ../../nbs/4_data/03_table.ipynb #dabcca34
 def _check_utf8(file):
     "Raise for bytes that are no text; Arrow would stumble over them while it reports a row."
     with open(file, encoding='utf-8') as text:
         while text.read(1 << 22): pass
 
+# %% ../../nbs/4_data/03_table.ipynb #9bcde1eb
 def read_text_table(
     file,             # comma-separated
-    names=None,       # the columns' names where the file has no line of them; or a function of its first line's cells
+    # the columns' names where the file has no line of them; or a function of its first line's cells
+    names=None,
 ) -> tuple:           # a DataFrame of texts with the column `row`; what was left out: `Remark`s
     "A CSV file with every cell as text."
     import pyarrow.csv as pcsv
     (columns, header), bad = _header(file, names), []
-    def left_out(line): bad.append((line.number, line.actual_columns)); return 'skip'
+    def left_out(line):
+        bad.append((line.number, line.actual_columns))
+        return 'skip'
     how = (pcsv.ReadOptions(use_threads=False, column_names=columns, skip_rows=int(header)),
            pcsv.ParseOptions(newlines_in_values=True, invalid_row_handler=left_out),
-           pcsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False))
-    try: _check_utf8(file); table = pcsv.read_csv(file, *how)
+           pcsv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()),
+                               strings_can_be_null=False))
+    try:
+        _check_utf8(file)
+        table = pcsv.read_csv(file, *how)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
         raise GrefelError(f'{file}: not a readable CSV file ({e})') from None
-    first = 1 + header                                            # the number of the first line of data
+    first = 1 + header  # the number of the first line of data
     gone = [number - first for number, _ in bad]
     with open(file, 'rb') as f: odd = written_oddly(file, f.read(1 << 16))
-    odd += [Remark(f'{file}, row {row}', f'{cells} cells instead of {len(columns)}') for row, (_, cells) in zip(gone, bad)]
+    odd += [Remark(f'{file}, row {row}', f'{cells} cells instead of {len(columns)}') for row,
+            (_, cells) in zip(gone, bad)]
     rows = np.setdiff1d(np.arange(len(table) + len(gone), dtype=np.int32), gone)[:len(table)]
-    return make_table(**{c: table[i] for i, c in enumerate(columns)}).assign(row=pd.array(rows, 'Int32')), odd
+    return make_table(**{c: table[i] for i, c in enumerate(columns)}).assign(row=pd.array(rows,
+        'Int32')), odd
 
+# %% ../../nbs/4_data/03_table.ipynb #6c5b88d1
 def find_column(df, file, *names):
     "The column that goes by one of `names`, upper or lower case; `GrefelError` if there is none."
     found = {str(c).strip().lower(): c for c in reversed(df.columns)}
@@ -323,6 +377,7 @@ def listed_files(folder):
     try: return sorted(e.name for e in os.scandir(folder) if not e.is_dir())
     except OSError: return []
 
+# %% ../../nbs/4_data/03_table.ipynb #bf33226f
 def locate(
     folder,           # the folder that names are relative to
     names,            # n texts, with / between folders
@@ -330,10 +385,11 @@ def locate(
 ) -> tuple:           # n paths as texts; n faults or None; `Remark`s
     "Where the named pictures lie, as they are really spelt; which are missing; what else is there."
     folder, paths, faults, odd = str(folder), list(names), [None]*len(names), []
-    inside, respelt = {}, []                                      # folder -> {name: row numbers}; paths
+    inside, respelt = {}, []  # folder -> {name: row numbers}; paths
     for i, name in enumerate(paths):
         parent, _, last = name.replace('\\', '/').rpartition('/')
-        inside.setdefault(os.path.join(folder, parent) if parent else folder, {}).setdefault(last, []).append(i)
+        inside.setdefault(os.path.join(folder, parent) if parent else folder, {}).setdefault(last,
+            []).append(i)
     for parent, wanted in inside.items():
         here = listed_files(parent)
         exact, spelt = set(here), {_spelling(h): h for h in reversed(here)}
@@ -345,8 +401,10 @@ def locate(
             if not found:
                 for i in rows: faults[i] = f'no such picture: {paths[i]}'
         if strays: odd += stray_files(parent, [h for h in here if h in exact])
-    return paths, faults if any(faults) else None, odd + _some(folder, respelt, 'spelt otherwise in the list')
+    return paths, faults if any(faults) else None, odd + _some(folder, respelt, 'spelt otherwise '
+                                                                                'in the list')
 
+# %% ../../nbs/4_data/03_table.ipynb #7f2b9614
 def all_faults(
     *columns,         # each n faults or None, or None for a whole column without any
 ):                    # n faults or None, the first of each row; None if there are none
@@ -355,14 +413,18 @@ def all_faults(
     merged = [next((f for f in row if f), None) for row in zip(*columns)]
     return merged if any(merged) else None
 
+# %% ../../nbs/4_data/03_table.ipynb #a9583306
 def stray_files(
     folder,           # where
     names,            # files there that belong to nothing
 ) -> list:            # `Remark`s
     "Notes on files that belong to nothing."
-    paths = {kind: [str(Path(folder)/n) for n in names if n.lower().endswith(IMAGE_ENDINGS) == kind] for kind in (0, 1)}
-    return _some(folder, paths[0], 'not a picture') + _some(folder, paths[1], 'a picture that no list names')
+    paths = {kind: [str(Path(folder)/n) for n in names if n.lower().endswith(IMAGE_ENDINGS) == kind]
+             for kind in (0, 1)}
+    return _some(folder, paths[0], 'not a picture') + _some(folder, paths[1], 'a picture that no '
+                                                                              'list names')
 
+# %% ../../nbs/4_data/03_table.ipynb #a22b14cd
 def _some(folder, paths, what, shown=20):
     "Notes on files that have something in common: the first few one by one, the others in one."
     odd, rest = [Remark(p, what) for p in paths[:shown]], len(paths) - shown
@@ -371,31 +433,35 @@ def _some(folder, paths, what, shown=20):
 # %% ../../nbs/4_data/03_table.ipynb #7f4007c3
 def _hash(text): return hashlib.sha1(unicodedata.normalize('NFC', str(text)).encode()).hexdigest()
 
+# %% ../../nbs/4_data/03_table.ipynb #97c7b222
 def made_splits(
     keys,                   # n texts, one a row: file names or pixels
     labels,                 # n labels to stratify by
-    groups=None,            # n names of what must stay together (a person, a video), instead; None: nobody's
+    groups=None,  # n names of what must stay together (a person, a video), instead; None: nobody's
     shares=(0.1, 0.1),      # of test and valid, in every class or among the rows of all groups
 ) -> pd.Categorical:        # n split names
     "Splits by hash, class by class or group by group: the same on every machine, whatever the order of rows."
     if groups is not None:
         groups = pd.Series(list(groups), dtype=object)
-        alone = pd.Series([f'alone {k}' for k in (range(len(groups)) if keys is None else keys)], dtype=object)
+        alone = pd.Series([f'alone {k}' for k in (range(len(groups)) if keys is None else keys)],
+                          dtype=object)
         return _group_splits(groups.where(groups.notna(), alone), shares)
     table = pd.DataFrame(dict(hash=[_hash(k) for k in keys], label=np.asarray(labels, dtype=str)))
     groups = table.groupby('label')['hash']
-    rank, size = groups.rank(method='min') - 1, groups.transform('size')    # equal keys share a rank, so a split
+    # equal keys share a rank, so a split
+    rank, size = groups.rank(method='min') - 1, groups.transform('size')
     test, valid = (shares[0]*size + 0.5)//1, (shares[1]*size + 0.5)//1
     codes = np.select([rank < test, rank < test + valid], [2, 1], 0)
     return pd.Categorical.from_codes(codes, SPLITS)
 
+# %% ../../nbs/4_data/03_table.ipynb #ae194d05
 def _group_splits(groups, shares):
     codes, names = pd.factorize(pd.Series(groups))
     size = np.bincount(codes, minlength=len(names))
     wanted = np.array([1 - sum(shares), shares[1], shares[0]])*len(codes)   # in the order of SPLITS
     of = np.zeros(len(names), int)
     for i, g in enumerate(sorted(range(len(names)), key=lambda g: _hash(names[g]))):
-        few = len(names) < 10 and i < 3                                     # so that each split has a group
+        few = len(names) < 10 and i < 3  # so that each split has a group
         of[g] = 2 - i if few else wanted.argmax()
         wanted[of[g]] -= size[g]
     return pd.Categorical.from_codes(of[codes], SPLITS)
@@ -408,29 +474,37 @@ def emotion_column(cells):
     return label_column(cells, CLASS_ORDERS['fer2013'] if numbers else None)
 
 # %% ../../nbs/4_data/03_table.ipynb #1d1523b4
-_TAKEN = ('odd', 'fault', 'file', 'row')    # words of this library; yours by these names get a _ behind them
-_OWN = dict(label=('emotion', 'label'), content=('pixels', 'image', 'path'), split=('usage', 'split'))
+# words of this library; yours by these names get a _ behind them
+_TAKEN = ('odd', 'fault', 'file', 'row')
+_OWN = dict(label=('emotion', 'label'), content=('pixels', 'image', 'path'),
+            split=('usage', 'split'))
 
-@register_layout(lambda path: path.suffix.lower() == '.csv' or (path/'fer2013.csv').exists() and not files_by_split(path))
+@register_layout(lambda path: path.suffix.lower() == '.csv' or (path/'fer2013.csv').exists()
+                 and not files_by_split(path))
 def read_csv(path, split=None):
     "A table with the columns emotion; pixels or image; and, if the splits are given, Usage."
     file = path/'fer2013.csv' if path.is_dir() else path
     df, odd = read_text_table(file)
-    label, content = emotion_column(find_column(df, file, *_OWN['label'])), find_column(df, file, *_OWN['content'])
+    label, content = emotion_column(find_column(df, file, *_OWN['label'])), find_column(df, file,
+        *_OWN['content'])
     known = {n for names in _OWN.values() for n in names}
-    extra = {c.strip().lower(): df[c] for c in df.columns if c != 'row' and c.strip().lower() not in known}
+    extra = {c.strip().lower(): df[c] for c in df.columns if c != 'row'
+             and c.strip().lower() not in known}
     extra = {f'{c}_' if c in _TAKEN else c: cells for c, cells in extra.items()}
     if content.name.strip().lower() == 'pixels':
         picture, faults = dict(pixels=content, name=[f'{file.stem}_{i}' for i in df['row']]), None
     else:
         paths, faults, strays = locate(file.parent, content.tolist())
-        beside = [str(file.parent), *(str(p) for p in file.parent.iterdir())]      # what lies beside the table is yours
-        odd += [o for o in strays if 'spelt' in o.what or 'not a picture' in o.what and o.where not in beside]
+        # what lies beside the table is yours
+        beside = [str(file.parent), *(str(p) for p in file.parent.iterdir())]
+        odd += [o for o in strays if 'spelt' in o.what or 'not a picture' in o.what
+                and o.where not in beside]
         picture = dict(path=paths, name=content)
     usage = [c for c in df.columns if c.strip().lower() in _OWN['split']]
     if usage: splits, more = split_column(df[usage[0]].tolist())
     else: splits, more = made_splits(content, label, extra.get('subject')), None
-    return make_table(odd, **extra | picture, label=label, split=splits, fault=all_faults(more, faults),
+    return make_table(odd, **extra | picture, label=label, split=splits,
+                      fault=all_faults(more, faults),
                       file=repeated([file], [len(df)]), row=df['row'])
 
 # %% ../../nbs/4_data/03_table.ipynb #f4aa1805
@@ -442,17 +516,21 @@ def all_files(
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith('.') and f != '__MACOSX')
         inner = os.path.relpath(parent, folder).replace(os.sep, '/')
-        found += [n if inner == '.' else f'{inner}/{n}' for n in sorted(files) if not n.startswith('.')]
+        found += [n if inner == '.' else f'{inner}/{n}' for n in sorted(files)
+                  if not n.startswith('.')]
     return found
 
-def subfolders(path): return [e.name for e in os.scandir(path) if e.is_dir()] if path.is_dir() else []
+# %% ../../nbs/4_data/03_table.ipynb #52aa067d
+def subfolders(path):
+    return [e.name for e in os.scandir(path) if e.is_dir()] if path.is_dir() else []
 
 def _is_class(name): return str(label_column([name])[0]) in EXPRESSIONS
 
 def _split_folders(path): return {f for f in subfolders(path) if f.lower() in _SPLIT_NAMES}
 
 def _has_class_folders(path):
-    return any(_is_class(f) for folder in [path, *(path/f for f in _split_folders(path))] for f in subfolders(folder))
+    return any(_is_class(f) for folder in [path, *(path/f for f in _split_folders(path))]
+               for f in subfolders(folder))
 
 # %% ../../nbs/4_data/03_table.ipynb #76b055cc
 @register_layout(_has_class_folders)
@@ -463,10 +541,11 @@ def read_folder(path, split=None):
     odd = stray_files(path, sorted(set(files) - set(names)))
     if not names: raise GrefelError(f'{path}: no pictures in this folder')
     parts = [n.split('/') for n in names]
-    inside = [p[0] in splits for p in parts]                                # is it in a split folder?
-    between = [p[i:-1] for p, i in zip(parts, inside)]                      # the folders between split and file
+    inside = [p[0] in splits for p in parts]  # is it in a split folder?
+    between = [p[i:-1] for p, i in zip(parts, inside)]  # the folders between split and file
     label = label_column([b[0] if b and i == bool(splits) else '' for b, i in zip(between, inside)])
-    made = (distinct([p[0] if i else 'train' for p, i in zip(parts, inside)], canonical_split) if splits
+    made = (distinct([p[0] if i else 'train' for p, i in zip(parts, inside)], canonical_split)
+            if splits
             else made_splits(names, label))
     paths = [f'{path}{os.sep}{n}' for n in names]
     return make_table(odd, name=names, path=paths, label=label, split=made, file=paths,
@@ -475,14 +554,15 @@ def read_folder(path, split=None):
 # %% ../../nbs/4_data/03_table.ipynb #2265d28f
 def find_layout(source, data_home=None):
     "The path that `source` means, and the layout found there."
-    import_module('grefel.data.sources')                       # whose readers enter themselves into LAYOUTS
+    import_module('grefel.data.sources')  # whose readers enter themselves into LAYOUTS
     path, home, name = Path(source).expanduser(), _data_home(data_home), str(source)
     if name == 'synth': return Path(name), name
     if name in LAYOUTS and name not in GENERAL or name == 'ferplus':
         page = f'; data/{_page(name)} says how to get it' if _page(name) else ''
         if home: path = home/name
         elif not path.exists():
-            raise GrefelError(f'{name}: set GREFEL_DATA to the folder that holds {name}/, or give a path{page}')
+            raise GrefelError(f'{name}: set GREFEL_DATA to the folder that holds {name}/, or give '
+                              f'a path{page}')
         if not path.exists(): raise GrefelError(f'{path}: no such file or folder{page}')
     if not path.exists(): raise GrefelError(f'{path}: no such file or folder')
     if path.is_dir() and not any(path.iterdir()): raise GrefelError(f'{path}: this folder is empty')
@@ -490,6 +570,7 @@ def find_layout(source, data_home=None):
         if found.recognise(path): return path, layout
     raise GrefelError(f'{path}: not a known layout; known are {", ".join(LAYOUTS)}')
 
+# %% ../../nbs/4_data/03_table.ipynb #d9c85638
 def _page(name):
     "The file name of the page on a data set, or None."
     page = f'{dict(fer2013="ferplus").get(name, name)}.md'
@@ -498,14 +579,16 @@ def _page(name):
 
 # %% ../../nbs/4_data/03_table.ipynb #8779e924
 def read_table(
-    source='ferplus',            # a data set's name ('ferplus', 'rafdb', 'synth', …), or the path of a file or folder
+    # a data set's name ('ferplus', 'rafdb', 'synth', …), or the path of a file or folder
+    source='ferplus',
     split:str|None=None,         # 'train', 'valid' or 'test'; None for all rows
     data_home=None,              # the folder that holds the named sources; default $GREFEL_DATA
-    valid_share:float=0.,        # share of train to use as valid, where a source has no valid of its own
+    valid_share:float=0.,  # share of train to use as valid, where a source has no valid of its own
     **options,                   # passed on to the reader, e.g. n and seed of synthetic faces
-) -> pd.DataFrame:               # `.attrs` has source, layout, rows (in all splits that were read) and odd
+) -> pd.DataFrame:  # `.attrs` has source, layout, rows (in all splits that were read) and odd
     "One table for any source, with the columns that this notebook begins with."
-    if split not in (None, *SPLITS): raise GrefelError(f'unknown split {split!r}; known: {", ".join(SPLITS)}')
+    if split not in (None, *SPLITS):
+        raise GrefelError(f'unknown split {split!r}; known: {", ".join(SPLITS)}')
     path, layout = find_layout(source, data_home)
     try: df = LAYOUTS[layout].read(path, None if valid_share else split, **options)
     except TypeError as e:
@@ -515,7 +598,8 @@ def read_table(
     if 'split' not in df: df['split'] = pd.Categorical([None]*len(df), SPLITS)
     attrs = dict(source=str(path), layout=layout, odd=df.attrs.get('odd', []))
     here = df['split'].dropna().unique().tolist()
-    if split is not None and here: df = df[(df['split'] == split) | df['split'].isna()].reset_index(drop=True)
+    if split is not None and here:
+        df = df[(df['split'] == split) | df['split'].isna()].reset_index(drop=True)
     if not len(df) or split is not None and here and split not in here:
         hint = f'; splits here: {", ".join(s for s in SPLITS if s in here)}' if here else ''
         if split == 'valid' and 'train' in here: hint += '; valid_share=0.1 takes a tenth of train'
@@ -523,12 +607,15 @@ def read_table(
     df.attrs = attrs
     return df
 
+# %% ../../nbs/4_data/03_table.ipynb #aeedbc86
 def _with_valid(df, share, path):
     "The table with a share of train made valid."
-    if (df['split'] == 'valid').any(): raise GrefelError(f'{path}: has a split valid of its own; leave valid_share out')
+    if (df['split'] == 'valid').any():
+        raise GrefelError(f'{path}: has a split valid of its own; leave valid_share out')
     train = np.flatnonzero(df['split'] == 'train')
     rows = df.iloc[train]
-    made = made_splits(rows['name'], rows.get('label', pd.Series(['']*len(rows))), rows.get('subject'), (0., share))
+    made = made_splits(rows['name'], rows.get('label', pd.Series(['']*len(rows))),
+                       rows.get('subject'), (0., share))
     split = df['split'].astype(str).to_numpy(dtype=object)
     split[train[np.asarray(made) == 'valid']] = 'valid'
     return df.assign(split=pd.Categorical(split, SPLITS))

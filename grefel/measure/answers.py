@@ -35,8 +35,10 @@ def flip_average(
     out = model(images, landmarks) if out is None else out
     twin = model(images.flip(-1), None if landmarks is None else mirror_landmarks(landmarks))
     out = out | {k: (v + twin[k])/2 for k, v in out.items() if k.endswith('_probs')}
-    out |= {f'{k}_confidence': confidence(out[f'{k}_probs']) for k in ('primary', 'correction') if f'{k}_probs' in out}
-    if 'landmarks' in out: out['landmarks'] = (out['landmarks'] + mirror_landmarks(twin['landmarks']))/2
+    out |= {f'{k}_confidence': confidence(out[f'{k}_probs']) for k in ('primary', 'correction')
+            if f'{k}_probs' in out}
+    if 'landmarks' in out:
+        out['landmarks'] = (out['landmarks'] + mirror_landmarks(twin['landmarks']))/2
     return out
 
 # %% ../../nbs/5_measure/04_answers.ipynb #052504ee
@@ -48,6 +50,7 @@ def get_field(data, name, default=None):
     value = data.get(name) if isinstance(data, dict) else getattr(data, name, None)
     return default if value is None else value
 
+# %% ../../nbs/5_measure/04_answers.ipynb #585c7cbf
 class _Faces:
     "Images with landmarks and targets in the form that `batches` wants."
     def __init__(self, data):
@@ -55,11 +58,13 @@ class _Faces:
         if images is None: raise GrefelError(f'{type(data).__name__}: holds no images')
         self.images, n = torch.as_tensor(images), len(images)
         if n == 0: raise GrefelError('no faces to evaluate')
-        self.landmarks = torch.as_tensor(get_field(data, 'landmarks', torch.full((n, 68, 2), float('nan'))))
+        self.landmarks = torch.as_tensor(get_field(data, 'landmarks',
+                                                   torch.full((n, 68, 2), float('nan'))))
         self.targets = torch.as_tensor(get_field(data, 'targets', torch.zeros(n, 1)))
 
     def __len__(self): return len(self.images)
 
+# %% ../../nbs/5_measure/04_answers.ipynb #d73d808e
 def stored_temperature(model):
     "The temperature of a model's final distribution, 1 if its file names none."
     return float((getattr(model, 'metadata', None) or {}).get('temperature', 1.))
@@ -69,24 +74,30 @@ def stored_flip_test(
     flip_test=None,  # True or False decide; None: the file
 ) -> bool:           # whether mirror images are looked at as well
     "Whether a model's answers are means over a face and its mirror image."
-    return bool((getattr(model, 'metadata', None) or {}).get('flip_test')) if flip_test is None else bool(flip_test)
+    return bool((getattr(model, 'metadata', None)
+                 or {}).get('flip_test')) if flip_test is None else bool(flip_test)
 
+# %% ../../nbs/5_measure/04_answers.ipynb #94ef9300
 def stored_adjustment(
     model,                # its file may say how it was calibrated
-    balanced=None,        # τ, see `grefel.measure.calibration.logit_adjustment`; None: the file's, 0 if it names none
+    # τ, see `grefel.measure.calibration.logit_adjustment`; None: the file's, 0 if it names none
+    balanced=None,
 ) -> float:               # τ
     "How far a model's answers are moved to a world with less unequal classes."
     stored = (getattr(model, 'metadata', None) or {}).get('balanced') or 0
     return between_0_and_1(stored if balanced is None else balanced, 'balanced')
 
+# %% ../../nbs/5_measure/04_answers.ipynb #795258d0
 def answer_settings(
     model,           # its file may say how it was calibrated
     flip_test=None,  # see `stored_flip_test`
     balanced=None,   # see `stored_adjustment`
 ) -> dict:           # flip_test, balanced: as `predict_data` takes them
     "How a model answers; with nothing else said, as it was calibrated."
-    return dict(flip_test=stored_flip_test(model, flip_test), balanced=stored_adjustment(model, balanced))
+    return dict(flip_test=stored_flip_test(model, flip_test),
+                balanced=stored_adjustment(model, balanced))
 
+# %% ../../nbs/5_measure/04_answers.ipynb #68182a8d
 def tempered(
     found,                # from `predict_data`, untempered
     temperature:float,    # T > 0
@@ -97,26 +108,31 @@ def tempered(
 
 # %% ../../nbs/5_measure/04_answers.ipynb #e1c8bc9e
 def predict_data(
-    model,                     # its answer is a dict with some of `OUTPUTS`; `model.config` has img_size, mean, std
-    data,                      # `FaceData`, or an object or dict with images (n, C, H, W) uint8, perhaps landmarks
+    model,  # its answer is a dict with some of `OUTPUTS`; `model.config` has img_size, mean, std
+    data,  # `FaceData`, or an object or dict with images (n, C, H, W) uint8, perhaps landmarks
     bs:int=256,                # faces a batch; on a CPU `AT_ONCE`
     device='cpu',              # where the model runs
     landmarks:str='builtin',   # 'builtin': the model finds its own; 'given': those of the data
     bar:bool=False,            # show progress
-    temperature=None,          # of the final distribution; None: the one stored with the model, 1 if there is none
+    # of the final distribution; None: the one stored with the model, 1 if there is none
+    temperature=None,
     flip_test:bool|None=None,  # look at mirror images as well; None: as the model was calibrated
-    balanced:float|None=None,  # τ, how much rare classes are favoured, 0 to 1; None: as the model was calibrated
-) -> dict:                     # float32 arrays (n, …) by name, those of `OUTPUTS` that the model has
+    # τ, how much rare classes are favoured, 0 to 1; None: as the model was calibrated
+    balanced:float|None=None,
+) -> dict:  # float32 arrays (n, …) by name, those of `OUTPUTS` that the model has
     "What a model says about every face."
     from tqdm.auto import tqdm
     if landmarks not in ('builtin', 'given'):
         raise GrefelError(f"landmarks are 'builtin' or 'given', not {landmarks!r}")
-    c, found, was_training, twice = model.config, {}, model.training, stored_flip_test(model, flip_test)
+    c, found, was_training, twice = model.config, {}, model.training, stored_flip_test(model,
+        flip_test)
     tau = stored_adjustment(model, balanced)
     about = getattr(model, 'metadata', None) or {}
     shares = training_shares(about) if tau else None
-    transform = make_transform('none', c['img_size'], c['mean'], c['std'], channels_last=True)   # quicker on CPUs
-    shown = (lambda images, *more: transform(to_grey(images), *more)) if sees_grey(about) else transform
+    # quicker on CPUs
+    transform = make_transform('none', c['img_size'], c['mean'], c['std'], channels_last=True)
+    shown = (lambda images,
+             *more: transform(to_grey(images), *more)) if sees_grey(about) else transform
     step = AT_ONCE if torch.device(device).type == 'cpu' else bs
     loader = batches(_Faces(data), shown, step, device=device)
     @torch.inference_mode()
@@ -128,12 +144,16 @@ def predict_data(
     model.to(device).eval()
     try:
         with thread_map(device) as work:
-            for out in tqdm(work(answer, loader), total=len(loader), desc='evaluate', disable=not bar):
+            for out in tqdm(work(answer, loader), total=len(loader), desc='evaluate',
+                            disable=not bar):
                 for name, rows in out.items(): found.setdefault(name, []).append(rows)
     finally: model.train(was_training)
     found = {name: torch.cat(parts).numpy() for name, parts in found.items()}
-    if 'final_probs' not in found: raise GrefelError(f'{type(model).__name__}: answers without final_probs')
-    if tau: found |= {k: logit_adjustment(v, shares, tau) for k, v in found.items() if k.endswith('_probs')}
+    if 'final_probs' not in found:
+        raise GrefelError(f'{type(model).__name__}: answers without final_probs')
+    if tau:
+        found |= {k: logit_adjustment(v, shares, tau) for k,
+                  v in found.items() if k.endswith('_probs')}
     t = stored_temperature(model) if temperature is None else temperature
     return found | dict(final_probs=apply_temperature(found['final_probs'], t))
 
@@ -145,16 +165,19 @@ def in_model_order(
     "Labels and votes of a data set in a model's class order."
     own = list(get_field(data, 'classes', classes))
     labels = np.asarray(get_field(data, 'labels', []), dtype=np.int64)
-    if len(labels) != (n := len(get_field(data, 'images'))): raise GrefelError(f'{len(labels)} labels for {n} faces')
-    if ((labels < 0) | (labels >= len(own))).any(): raise GrefelError(f'labels must lie between 0 and {len(own) - 1}')
+    if len(labels) != (n := len(get_field(data, 'images'))):
+        raise GrefelError(f'{len(labels)} labels for {n} faces')
+    if ((labels < 0) | (labels >= len(own))).any():
+        raise GrefelError(f'labels must lie between 0 and {len(own) - 1}')
     place = np.array([list(classes).index(c) if c in classes else -1 for c in own])
     labels, strange = place[labels], np.unique(labels[place[labels] < 0])
     if len(strange):
-        raise GrefelError(f'{(labels < 0).sum()} of {n} faces show {own[strange[0]]}, no class of the model '
+        raise GrefelError(f'{(labels < 0).sum()} of {n} faces show {own[strange[0]]}, no class of '
+                          f'the model '
                           f'({", ".join(classes)}); load the faces with num_classes={len(classes)}')
     if get_field(data, 'votes') is None: return labels, None
     votes = np.asarray(get_field(data, 'votes'), dtype=float)
-    columns = own if votes.shape[1] == len(own) else list(EXPRESSIONS)              # or FER+'s, with two more
+    columns = own if votes.shape[1] == len(own) else list(EXPRESSIONS)  # or FER+'s, with two more
     if not set(classes) <= set(columns[:votes.shape[1]]): return labels, None
     return labels, votes[:, [columns.index(c) for c in classes]]
 
@@ -166,11 +189,12 @@ def add_metadata(
 ) -> Path:        # the file
     "A copy of a weights file with more in its header; tensors stay as they are."
     path = weights_file(weights)
-    read_weights(path)                                                       # complains about files of other kinds
+    read_weights(path)  # complains about files of other kinds
     with safe_open(str(path), framework='pt') as f:
         header, state = json.loads(f.metadata()['grefel']), {k: f.get_tensor(k) for k in f.keys()}
     return write_file(out, save(state, {'grefel': json.dumps(header | notes)}))
 
+# %% ../../nbs/5_measure/04_answers.ipynb #d69e35de
 def faces_in_words(
     data,      # `FaceData`, or an object or dict
 ) -> str:      # e.g. 'ferplus, valid split, majority rule'
@@ -179,6 +203,7 @@ def faces_in_words(
     words = f"{Path(str(notes.get('source', 'faces in memory'))).name}, {get_field(data, 'split', 'all')} split"
     return words if notes.get('rule') in (None, 'label') else f"{words}, {notes['rule']} rule"
 
+# %% ../../nbs/5_measure/04_answers.ipynb #5b01b87b
 def calibrate_weights(
     weights,                  # a weights file, a run's folder, or a shipped size
     data='ferplus',           # `FaceData`, or a source whose validation split is loaded
@@ -187,9 +212,11 @@ def calibrate_weights(
     landmarks:str='builtin',  # 'builtin': the model finds its own; 'given': those of the data
     data_home=None,           # the folder that holds data sets
     seed:int=0,               # of the folds
-    flip_test:bool|None=None, # look at mirror images as well, now and in the copy; None: as the file says
-    balanced:float|None=None, # τ, how much rare classes are favoured, now and in the copy; None: as the file says
-) -> dict:                    # temperature, risk, risk_from, calibration, flip_test, balanced: what was written
+    # look at mirror images as well, now and in the copy; None: as the file says
+    flip_test:bool|None=None,
+    # τ, how much rare classes are favoured, now and in the copy; None: as the file says
+    balanced:float|None=None,
+) -> dict:  # temperature, risk, risk_from, calibration, flip_test, balanced: what was written
     "Measure on validation faces how far confidences can be believed, and store it with the weights."
     from grefel.data.faces import load_faces
     model = load_model(weights, device)
@@ -197,9 +224,12 @@ def calibrate_weights(
         data = load_faces(data, 'valid', num_classes=len(model.classes), data_home=data_home)
     labels, votes = in_model_order(data, model.classes)
     how = answer_settings(model, flip_test, balanced)
-    probs = predict_data(model, data, device=device, landmarks=landmarks, temperature=1, **how)['final_probs']
-    notes = calibration_notes(probs, labels, faces_in_words(data), votes, same_images(data.images), seed)
+    probs = predict_data(model, data, device=device, landmarks=landmarks, temperature=1,
+                         **how)['final_probs']
+    notes = calibration_notes(probs, labels, faces_in_words(data), votes, same_images(data.images),
+                              seed)
     notes |= how
-    kept = {} if how == answer_settings(model) else dict(validation=None)   # figures of another way do not stay
+    # figures of another way do not stay
+    kept = {} if how == answer_settings(model) else dict(validation=None)
     if out is not None: add_metadata(weights, out, **notes | kept)
     return notes

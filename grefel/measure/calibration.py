@@ -18,7 +18,8 @@ def apply_temperature(
     temperature:float=1.,  # T > 0
 ) -> np.ndarray:           # (n, N), of the same type
     "Probabilities made less (T > 1) or more (T < 1) sure: p^(1/T), normalised."
-    if not np.isfinite(temperature) or temperature <= 0: raise GrefelError(f'temperature is {temperature}, not above 0')
+    if not np.isfinite(temperature) or temperature <= 0:
+        raise GrefelError(f'temperature is {temperature}, not above 0')
     if temperature == 1: return probs
     z = np.log(np.asarray(probs).clip(1e-12))/temperature
     z = np.exp(z - z.max(-1, keepdims=True))
@@ -28,11 +29,13 @@ def apply_temperature(
 def _as_probs(x):
     "Probabilities as they are, logits through a softmax; (n, N)."
     x = np.asarray(x, dtype=np.float64)
-    if x.ndim == 2 and len(x) and np.isfinite(x).all() and ((x < -1e-6).any() or (np.abs(x.sum(1) - 1) > 1e-2).any()):
+    if x.ndim == 2 and len(x) and np.isfinite(x).all() and ((x < -1e-6).any()
+                                                            or (np.abs(x.sum(1) - 1) > 1e-2).any()):
         x = np.exp(x - x.max(1, keepdims=True))
         return x/x.sum(1, keepdims=True)
     return check_probs(x)
 
+# %% ../../nbs/5_measure/02_calibration.ipynb #0c3c479a
 def fit_temperature(
     probs_or_logits,     # (n, N); rows that are no distributions are taken for logits
     targets,             # (n,) class indices, or (n, N) votes or shares of votes
@@ -46,16 +49,19 @@ def fit_temperature(
         scaled = z/np.exp(log_t)
         top = scaled.max(1, keepdims=True)
         return (top[:, 0] + np.log(np.exp(scaled - top).sum(1)) - (y*scaled).sum(1)).mean()
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(limits), method='bounded', options=dict(xatol=1e-5)).x))
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(limits), method='bounded',
+                                        options=dict(xatol=1e-5)).x))
 
 # %% ../../nbs/5_measure/02_calibration.ipynb #03d2c0a6
 def same_images(
     images,         # (n, …) pixels, array or tensor
 ) -> np.ndarray:    # (n,) int; equal numbers for pictures that are equal pixel by pixel
     "Which pictures are copies of each other."
-    hashes = [hashlib.blake2b(np.ascontiguousarray(i).tobytes(), digest_size=16).digest() for i in np.asarray(images)]
+    hashes = [hashlib.blake2b(np.ascontiguousarray(i).tobytes(), digest_size=16).digest()
+              for i in np.asarray(images)]
     return np.unique(np.array(hashes, dtype='S16'), return_inverse=True)[1]
 
+# %% ../../nbs/5_measure/02_calibration.ipynb #7087ebe6
 def make_folds(
     labels,         # (n,) class indices
     groups=None,    # (n,) what must stay together, any values; None: every face for itself
@@ -65,10 +71,13 @@ def make_folds(
     "Deal faces into folds, class by class, groups undivided."
     labels = np.asarray(labels)
     groups = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if len(groups) != len(labels): raise GrefelError(f'{len(groups)} groups for {len(labels)} labels')
-    first = np.unique(groups, return_index=True)[1]                          # one face of each group
-    if len(first) < folds or folds < 2: raise GrefelError(f'{len(first)} different faces cannot fill {folds} folds')
-    order, fold = np.lexsort((np.random.default_rng(seed).random(len(first)), labels[first])), np.empty(len(first), int)
+    if len(groups) != len(labels):
+        raise GrefelError(f'{len(groups)} groups for {len(labels)} labels')
+    first = np.unique(groups, return_index=True)[1]  # one face of each group
+    if len(first) < folds or folds < 2:
+        raise GrefelError(f'{len(first)} different faces cannot fill {folds} folds')
+    order, fold = np.lexsort((np.random.default_rng(seed).random(len(first)),
+                              labels[first])), np.empty(len(first), int)
     fold[order] = np.arange(len(first)) % folds
     return fold[groups]
 
@@ -77,7 +86,8 @@ def cross_fit(
     probs,        # (n, N) probabilities
     targets,      # (n,) class indices or (n, N) votes
     fold,         # (n,) from `make_folds`
-) -> tuple:       # (n, N) probabilities, each row tempered by the other folds; the temperatures, one a fold
+# (n, N) probabilities, each row tempered by the other folds; the temperatures, one a fold
+) -> tuple:
     "Probabilities with a temperature that was fitted on other faces."
     probs, targets, fold = check_probs(probs), np.asarray(targets), np.asarray(fold)
     out, temperatures = probs.copy(), []
@@ -98,7 +108,8 @@ def calibration_report(
 ) -> dict:            # temperature, temperature_low, temperature_high (of the folds), before, after
     "What a temperature does for these predictions, judged on faces that it was not fitted on."
     crossed, temperatures = cross_fit(probs, labels, make_folds(labels, groups, folds, seed))
-    judge = lambda p: classification_metrics(p, labels, votes=votes, bootstrap=bootstrap, seed=seed)
+    def judge(p):
+        return classification_metrics(p, labels, votes=votes, bootstrap=bootstrap, seed=seed)
     return dict(temperature=fit_temperature(probs, labels), temperature_low=min(temperatures),
                 temperature_high=max(temperatures), before=judge(probs), after=judge(crossed))
 
@@ -114,17 +125,20 @@ def risk_thresholds(
     "For each risk a confidence from which on at most that share of answers is wrong (Geifman and El-Yaniv 2017)."
     from scipy.stats import beta
     confidence, right = np.asarray(confidence, float), np.asarray(right, bool)
-    if confidence.ndim != 1 or confidence.shape != right.shape or not len(right) or not np.isfinite(confidence).all():
-        raise GrefelError(f'confidence {confidence.shape} and right {right.shape}: needed are n finite numbers of each')
+    if confidence.ndim != 1 or confidence.shape != right.shape or not len(right) or not np.isfinite(
+        confidence).all():
+        raise GrefelError(f'confidence {confidence.shape} and right {right.shape}: needed are n '
+                          f'finite numbers of each')
     levels, group = np.unique(-confidence, return_inverse=True)              # most confident first
     taken = np.bincount(group).cumsum()
     wrong = np.bincount(group, ~right).cumsum().round()
     tests, rows = np.ceil(np.log2(len(levels) + 1)), []
     for risk in risks:
-        safe, bad = -1, len(levels)                                          # last safe, first that is not
+        safe, bad = -1, len(levels)  # last safe, first that is not
         while bad - safe > 1:
             k = (safe + bad)//2
-            high = beta.ppf(1 - (1 - level)/tests, wrong[k] + 1, taken[k] - wrong[k]) if wrong[k] < taken[k] else 1.
+            high = beta.ppf(1 - (1 - level)/tests, wrong[k] + 1,
+                            taken[k] - wrong[k]) if wrong[k] < taken[k] else 1.
             safe, bad = (k, bad) if high <= risk else (safe, k)
         threshold, coverage = (-levels[safe], taken[safe]/len(right)) if safe >= 0 else (NEVER, 0.)
         rows.append([float(risk), float(threshold), float(coverage)])
@@ -141,6 +155,7 @@ def between_0_and_1(
     if not 0 <= value <= 1: raise GrefelError(f'{name} lies between 0 and 1, {value} does not')
     return value
 
+# %% ../../nbs/5_measure/02_calibration.ipynb #11e4fa7f
 def logit_adjustment(
     probs,              # (…, N) probabilities
     shares,             # (N,) of the classes in training, on any scale
@@ -149,18 +164,24 @@ def logit_adjustment(
     "Probabilities where classes are less unequal than those trained on (Menon et al. 2021, section 4.2)."
     if between_0_and_1(balanced, 'balanced') == 0: return probs
     probs, shares = np.asarray(probs), np.asarray(shares, float)
-    if shares.shape != probs.shape[-1:]: raise GrefelError(f'{len(shares)} shares for {probs.shape[-1]} classes')
-    p = probs*np.maximum(shares/shares.sum(), 1e-4)**-balanced           # a class hardly ever seen does not take over
+    if shares.shape != probs.shape[-1:]:
+        raise GrefelError(f'{len(shares)} shares for {probs.shape[-1]} classes')
+    # a class hardly ever seen does not take over
+    p = probs*np.maximum(shares/shares.sum(), 1e-4)**-balanced
     return (p/p.sum(-1, keepdims=True)).astype(probs.dtype)
 
+# %% ../../nbs/5_measure/02_calibration.ipynb #20f49b4c
 def training_shares(
     metadata,   # of a weights file
 ) -> list:      # each class's share of what was learned, in the model's order, on any scale
     "How often each class was trained on; `GrefelError` where the file does not say, or a class was favoured already."
     notes = metadata if isinstance(metadata, dict) else {}
-    if isinstance(recipe := notes.get('recipe'), dict) and (recipe.get('balanced') or recipe.get('class_weights')):
+    if isinstance(recipe := notes.get('recipe'), dict) and (recipe.get('balanced')
+                                                            or recipe.get('class_weights')):
         raise GrefelError('balanced: these weights were trained with rare classes favoured already')
-    try: train = notes['data']['train']; shares = [float(s) for s in train.get('share') or train['per_class']]
+    try:
+        train = notes['data']['train']
+        shares = [float(s) for s in train.get('share') or train['per_class']]
     except (KeyError, TypeError, ValueError, AttributeError): shares = []
     if not shares or not np.isfinite(shares).all() or min(shares) < 0 or not sum(shares):
         raise GrefelError('balanced: these weights do not say how often each class was trained on')
@@ -178,8 +199,13 @@ def calibration_notes(
     "What a weights file should know about its confidences."
     report, probs = calibration_report(probs, labels, votes, groups, seed=seed), check_probs(probs)
     tempered = apply_temperature(probs, report['temperature'])
-    keys = ('ece', 'ece_mass', 'ece_classwise', 'nll', 'brier', 'accuracy_at_90', 'kl_votes', 'ece_votes')
-    both = {k: [report[when][k] for when in ('before', 'after')] for k in keys if k in report['before']}
-    return dict(temperature=report['temperature'], risk=risk_thresholds(tempered.max(1), tempered.argmax(1) == labels),
-                risk_from=f'{source}, {len(probs):,} faces; each threshold holds with 95% probability',
-                calibration=both | dict(temperatures=[report['temperature_low'], report['temperature_high']]))
+    keys = ('ece', 'ece_mass', 'ece_classwise', 'nll', 'brier', 'accuracy_at_90', 'kl_votes',
+            'ece_votes')
+    both = {k: [report[when][k] for when in ('before', 'after')] for k in keys
+            if k in report['before']}
+    return dict(temperature=report['temperature'], risk=risk_thresholds(tempered.max(1),
+        tempered.argmax(1) == labels),
+                risk_from=f'{source}, {len(probs):,} faces; each threshold holds with 95% '
+                          f'probability',
+                calibration=both | dict(temperatures=[report['temperature_low'],
+                                                      report['temperature_high']]))

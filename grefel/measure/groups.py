@@ -12,39 +12,46 @@ from .metrics import (
     bin_gaps, calibration_floor, check_answers, error_interval, resample_weights, wilson_interval)
 
 # %% ../../nbs/5_measure/03_groups.ipynb #8bad53d6
-NO_GROUPS = ('clean_labels', 'fer2013', 'label', 'labels', 'box', 'subject', 'name', 'file', 'row', 'path',
+NO_GROUPS = ('clean_labels', 'fer2013', 'label', 'labels', 'box', 'subject', 'name', 'file', 'row',
+             'path',
              'pixel_hash')
 
 def as_groups(
     values,          # n values: array, tensor or list
     most:int=12,     # different values at most
-):                   # (n,) array of texts, '' where the value is missing; None if this is no grouping
+):  # (n,) array of texts, '' where the value is missing; None if this is no grouping
     "A column as names of groups, or None."
     values = np.asarray(values)
     if values.ndim != 1: return None
     if values.dtype.kind == 'f' or (values.dtype.kind in 'iu' and len(np.unique(values)) > most):
         known = np.isfinite(values)
         if len(np.unique(values[known])) > most: return _bands(values, known)
-    text = lambda v: f'{v:g}' if isinstance(v, float) else str(v).strip()
-    texts = np.array(['' if (t := text(v)) in ('None', 'nan', 'NaT', '<NA>') else t for v in values.tolist()])
+    def text(v): return f'{v:g}' if isinstance(v, float) else str(v).strip()
+    texts = np.array(['' if (t := text(v)) in ('None', 'nan', 'NaT', '<NA>') else t
+                      for v in values.tolist()])
     if len(found := set(texts.tolist()) - {''}) <= most: return texts if len(found) > 1 else None
-    try: numbers = np.array([float(t or 'nan') for t in texts])             # a table of texts holds numbers as texts
+    # a table of texts holds numbers as texts
+    try: numbers = np.array([float(t or 'nan') for t in texts])
     except ValueError: return None
     known = np.isfinite(numbers)
     return _bands(numbers, known) if known.any() else None
 
+# %% ../../nbs/5_measure/03_groups.ipynb #af676bee
 def _bands(values, known):
     "Two to four bands of numbers with about as many faces each."
     v = values[known]
-    least = v[v > v.min()].min()                                 # no band begins at the minimum: nothing is below it
+    least = v[v > v.min()].min()  # no band begins at the minimum: nothing is below it
     edges, whole = np.maximum(np.quantile(v, [0.25, 0.5, 0.75]), least), not (v % 1).any()
     edges = np.unique(np.ceil(edges) if whole else edges)
-    digits = next(d for d in range(4, 18) if len({f'{v:.{d}g}' for v in edges}) == len(edges))  # to tell them apart
+    # to tell them apart
+    digits = next(d for d in range(4, 18) if len({f'{v:.{d}g}' for v in edges}) == len(edges))
     bounds = [f'{v:.0f}' if whole else f'{v:.{digits}g}' for v in edges]
-    names = [f'below {bounds[0]}', *(f'{a} to below {b}' for a, b in zip(bounds, bounds[1:])), f'{bounds[-1]} and more']
+    names = [f'below {bounds[0]}', *(f'{a} to below {b}' for a, b in zip(bounds, bounds[1:])),
+             f'{bounds[-1]} and more']
     band = np.array(names)[np.searchsorted(edges, np.where(known, values, 0), side='right')]
     return np.where(known, band, '')
 
+# %% ../../nbs/5_measure/03_groups.ipynb #eac9b06c
 def group_columns(
     extra,           # column name → n values, as `FaceData.extra`
     wanted=None,     # names of columns; None: all that are groupings
@@ -52,10 +59,12 @@ def group_columns(
     "The columns that divide faces into groups; `GrefelError` for one that is asked for and does not."
     names = [k for k in extra if k not in NO_GROUPS] if wanted is None else list(wanted)
     for k in names:
-        if k not in extra: raise GrefelError(f'no column {k!r}; the faces have {", ".join(extra) or "none"}')
+        if k not in extra:
+            raise GrefelError(f'no column {k!r}; the faces have {", ".join(extra) or "none"}')
     found = {k: as_groups(extra[k]) for k in names}
     for k in wanted or ():
-        if found[k] is None: raise GrefelError(f'column {k!r} does not divide the faces into 2 to 12 groups')
+        if found[k] is None:
+            raise GrefelError(f'column {k!r} does not divide the faces into 2 to 12 groups')
     return {k: v for k, v in found.items() if v is not None}
 
 # %% ../../nbs/5_measure/03_groups.ipynb #c53aeac0
@@ -68,8 +77,9 @@ def permutation_p(
 ) -> float:            # 1/(repeats + 1) at least
     "Probability that chance alone makes groups differ as much as these do."
     order = np.argsort(strata, kind='stable')
-    residuals, member, strata = residuals[order], np.eye(groups.max() + 1)[groups[order]], strata[order]
-    spread = lambda r: ((r @ member)**2/np.maximum(member.sum(0), 1)).sum(-1)
+    residuals, member, strata = residuals[order], np.eye(groups.max()
+                                                         + 1)[groups[order]], strata[order]
+    def spread(r): return ((r @ member)**2/np.maximum(member.sum(0), 1)).sum(-1)
     rng, measured, reached = np.random.default_rng(seed), spread(residuals), 0
     step = max(1, 2_000_000//len(order))
     for start in range(0, repeats, step):
@@ -86,8 +96,10 @@ def group_rows(probs, labels, groups, usual, bootstrap=1000, seed=0):
     for name in sorted(set(groups.tolist()) - {''}):
         p, y, promise = (a[groups == name] for a in (probs, labels, usual))
         confidence, right = p.max(1), (p.argmax(1) == y).astype(float)
-        (low, high), gaps = wilson_interval(right.sum(), n := len(y)), bin_gaps(confidence[:, None], right[:, None])
-        moves = np.concatenate([(w - 1) @ gaps for w in resample_weights(n, max(bootstrap, 1), seed)])
+        (low, high), gaps = wilson_interval(right.sum(), n := len(y)), bin_gaps(confidence[:, None],
+            right[:, None])
+        moves = np.concatenate([(w - 1) @ gaps for w in resample_weights(n, max(bootstrap, 1),
+            seed)])
         ece_low, ece_high = error_interval(gaps.sum(0), moves, n)
         rows.append(dict(group=name, n=n, accuracy=float(right.mean()), accuracy_low=float(low),
                          accuracy_high=float(high), expected=float(promise.mean()),
@@ -96,6 +108,7 @@ def group_rows(probs, labels, groups, usual, bootstrap=1000, seed=0):
                          ece_floor_95=calibration_floor(p, seed=seed)[1]))
     return rows
 
+# %% ../../nbs/5_measure/03_groups.ipynb #d61a19d2
 def group_report(
     probs,               # (n, N) probabilities
     labels,              # (n,) class indices
@@ -107,18 +120,21 @@ def group_report(
     "Figures of each group, the worst one, and whether chance explains that they differ."
     probs, labels = check_answers(probs, labels)
     groups = np.asarray(groups)
-    if groups.shape != labels.shape: raise GrefelError(f'groups of shape {groups.shape} for {len(labels)} faces')
+    if groups.shape != labels.shape:
+        raise GrefelError(f'groups of shape {groups.shape} for {len(labels)} faces')
     known = groups != ''
     names, index = np.unique(groups[known], return_inverse=True)
     if len(names) < 2: raise GrefelError('needed are at least two groups')
     right = (probs.argmax(1) == labels).astype(float)
     usual = (np.bincount(labels, right)/np.maximum(np.bincount(labels), 1))[labels]
     rows = group_rows(probs, labels, groups, usual, bootstrap, seed)
-    p = lambda r: permutation_p(r[known], index, labels[known], max(shuffles or bootstrap, 19), seed)
+    def p(r):
+        return permutation_p(r[known], index, labels[known], max(shuffles or bootstrap, 19), seed)
     large = [r for r in rows if r['n'] >= LEAST_FACES] or rows
     worst = min(large, key=lambda r: r['accuracy'] - r['expected'])
     return dict(groups=rows, worst=worst['group'], shortfall=worst['expected'] - worst['accuracy'],
-                p_accuracy=p(right - usual), p_confidence=p(probs.max(1) - right), unknown=int((~known).sum()))
+                p_accuracy=p(right - usual), p_confidence=p(probs.max(1) - right),
+                unknown=int((~known).sum()))
 
 # %% ../../nbs/5_measure/03_groups.ipynb #89e42838
 def all_groups(
@@ -127,10 +143,11 @@ def all_groups(
     columns,             # column name → (n,) names of groups, see `group_columns`
     bootstrap:int=1000,  # resamples and shuffles, of these at least 40 a column
     seed:int=0,          # of both
-) -> dict:               # column name → `group_report`, with found_accuracy and found_confidence (bool)
+) -> dict:  # column name → `group_report`, with found_accuracy and found_confidence (bool)
     "The report on every column, with a verdict that allows for the number of columns."
-    shuffles = max(bootstrap, 40*len(columns))                    # 1/(shuffles + 1) is below the threshold
-    reports = {k: group_report(probs, labels, groups, bootstrap, seed, shuffles) for k, groups in columns.items()}
+    shuffles = max(bootstrap, 40*len(columns))  # 1/(shuffles + 1) is below the threshold
+    reports = {k: group_report(probs, labels, groups, bootstrap, seed, shuffles) for k,
+               groups in columns.items()}
     for r in reports.values():
         for what in ('accuracy', 'confidence'):
             r[f'found_{what}'] = r[f'p_{what}'] < 0.05/(2*len(reports))

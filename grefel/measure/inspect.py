@@ -33,16 +33,19 @@ def row_votes(df):
     "Votes (n, 10) of a table, zeros where a row has none that can be used, or None."
     return check_votes(_column(df, 'votes'))[0] if 'votes' in df else None
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #c4a8bdcb
 def row_labels(df, rule='majority'):
     "Class index (n,) of each row under a rule, or by its own label; -1 where it has none."
     names, votes = _column(df, 'label'), row_votes(df)
-    own = np.array([EXPRESSIONS.index(x) if isinstance(x, str) and x in EXPRESSIONS else -1 for x in names])
+    own = np.array([EXPRESSIONS.index(x) if isinstance(x, str) and x in EXPRESSIONS else -1
+                    for x in names])
     if (own >= 0).any() or votes is None: return own
     given = votes.sum(1) > 0
     out = np.full(len(df), -1)
     if given.any(): out[given] = apply_rule(votes[given], rule)[2]
     return out
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #452be1d1
 def count_rules(
     df,        # from `read_table`
 ) -> list:     # a dict for each split and rule: split, rule, rows, kept, and a count for each class
@@ -54,14 +57,16 @@ def count_rules(
         labels = row_labels(df, rule)
         for s in [s for s in ('train', 'valid', 'test', 'all') if (split == s).any()]:
             count = np.bincount(labels[(split == s) & (labels >= 0)], minlength=8)
-            rows.append(dict(split=s, rule=rule, rows=int((split == s).sum()), kept=int(count.sum()))
+            rows.append(dict(split=s, rule=rule, rows=int((split == s).sum()),
+                             kept=int(count.sum()))
                         | dict(zip(EXPRESSIONS, count.tolist())))
     return rows
 
 # %% ../../nbs/5_measure/05_inspect.ipynb #8d5ea87f
 def _picture(image, path, pixels, box):
     "One row's picture in RGB; `GrefelError` says why not."
-    if isinstance(pixels, str) and isinstance(pixels := parse_pixels([pixels])[0], str): raise GrefelError(pixels)
+    if isinstance(pixels, str) and isinstance(pixels := parse_pixels([pixels])[0], str):
+        raise GrefelError(pixels)
     if pixels is not None:
         pixels = np.asarray(pixels, dtype=np.uint8).squeeze()
         side = int(round(pixels.size**0.5))
@@ -72,18 +77,21 @@ def _picture(image, path, pixels, box):
     return crop_box(picture, box, (max(1, int(box[2] - box[0])), max(1, int(box[3] - box[1])))) \
         if box is not None and np.isfinite(box).all() else picture
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #a027197e
 def _square(picture, size):
     "A grey square of a PIL picture, its border repeated where it is not square."
     grey, (w, h) = picture.convert('L'), picture.size
     if (w, h) == (size, size): return np.asarray(grey)
     side = max(w, h)
-    return np.asarray(crop_box(grey, ((w - side)/2, (h - side)/2, (w + side)/2, (h + side)/2), size))
+    return np.asarray(crop_box(grey, ((w - side)/2, (h - side)/2, (w + side)/2, (h + side)/2),
+                               size))
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #78dce143
 def read_pictures(
     df,            # from `read_table`
     size:int=48,   # side of the squares
     bar=False,     # show progress
-) -> dict:         # keys (n,) of the pixels, squares (n, size, size), thumbs (n, 32, 32), wrong {row: why}
+) -> dict:  # keys (n,) of the pixels, squares (n, size, size), thumbs (n, 32, 32), wrong {row: why}
     "Every picture of a table, decoded once."
     from tqdm.auto import tqdm
     n = len(df)
@@ -92,8 +100,11 @@ def read_pictures(
     columns = zip(*(_column(df, k) for k in ('image', 'path', 'pixels', 'box')))
     for i, row in enumerate(tqdm(columns, total=n, desc='pictures', disable=not bar)):
         try: picture = _picture(*row)
-        except (GrefelError, ValueError, TypeError) as e: wrong[i] = str(e); continue
-        keys[i] = hashlib.blake2b(picture.tobytes() + str(picture.size).encode(), digest_size=12).hexdigest()
+        except (GrefelError, ValueError, TypeError) as e:
+            wrong[i] = str(e)
+            continue
+        keys[i] = hashlib.blake2b(picture.tobytes() + str(picture.size).encode(),
+                                  digest_size=12).hexdigest()
         squares[i] = _square(picture, size)
         thumbs[i] = np.asarray(picture.convert('L').resize((32, 32), Image.Resampling.LANCZOS))
     return dict(keys=keys, squares=squares, thumbs=thumbs, wrong=wrong)
@@ -105,9 +116,11 @@ def perceptual_hash(
     "The bits of ImageHash's `phash`, for all pictures at once."
     from scipy.fft import dct
     basis = dct(np.eye(32), axis=0)[:8]                                        # (8, 32)
-    low = np.einsum('ij,njk,lk->nil', basis, np.asarray(thumbs, float), basis, optimize=True).reshape(len(thumbs), 64)
+    low = np.einsum('ij,njk,lk->nil', basis, np.asarray(thumbs, float), basis,
+                    optimize=True).reshape(len(thumbs), 64)
     return low > np.median(low, axis=1, keepdims=True)
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #23e682ab
 def close_pairs(
     bits,            # (n, 64) bool
     most:int=6,      # bits that may differ
@@ -133,9 +146,11 @@ def near_pairs(
     x = x - x.mean(1, keepdims=True)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-6)
     alike = np.concatenate([np.zeros(0, bool)] + [(x[p[:, 0]]*x[p[:, 1]]).sum(1) >= correlation
-                                                  for p in np.array_split(pairs, len(pairs)//4096 + 1)])
+                                                  for p in np.array_split(pairs,
+        len(pairs)//4096 + 1)])
     return pairs[alike]
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #0c5a3e94
 def joined_groups(
     n:int,           # pictures
     pairs,           # (m, 2) which belong together
@@ -144,8 +159,10 @@ def joined_groups(
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
     pairs = np.asarray(pairs).reshape(-1, 2)
-    return connected_components(coo_matrix((np.ones(len(pairs)), pairs.T), shape=(n, n)), directed=False)[1]
+    return connected_components(coo_matrix((np.ones(len(pairs)), pairs.T), shape=(n, n)),
+                                directed=False)[1]
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #648e4312
 def count_copies(
     groups,       # (n,) int, see `joined_groups`; negative: not counted
     split,        # (n,) names of splits
@@ -154,7 +171,8 @@ def count_copies(
     order = np.argsort(groups, kind='stable')
     parts = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     several = [p for p in parts if len(p) > 1 and groups[p[0]] >= 0]
-    within = [sorted(set(split[p].tolist()), key=['train', 'valid', 'test', 'all'].index) for p in several]
+    within = [sorted(set(split[p].tolist()), key=['train', 'valid', 'test', 'all'].index)
+              for p in several]
     kinds = ['+'.join(w) for w in within]
     return dict(groups=len(several), files=int(sum(map(len, several))),
                 across={k: kinds.count(k) for k in sorted(set(kinds))})
@@ -168,14 +186,15 @@ def find_copies(
     "Exact and near copies."
     bad = np.isin(np.arange(len(split)), list(read['wrong']))
     exact = np.unique(read['keys'].astype(str), return_inverse=True)[1]
-    first = np.unique(exact, return_index=True)[1]                             # one picture of each group
+    first = np.unique(exact, return_index=True)[1]  # one picture of each group
     first = first[~bad[first]]
     pairs = first[near_pairs(read['thumbs'][first], most)]
     order = np.argsort(exact, kind='stable')
     same = np.stack([order[:-1], order[1:]], 1)[np.diff(exact[order]) == 0]
     near = joined_groups(len(split), np.concatenate([same[~bad[same[:, 0]]], pairs]))
     exact[bad] = near[bad] = -1
-    return dict(exact=exact, near=near, counts=dict(exact=count_copies(exact, split), near=count_copies(near, split)),
+    return dict(exact=exact, near=near, counts=dict(exact=count_copies(exact, split),
+                                                    near=count_copies(near, split)),
                 pairs=pairs)
 
 # %% ../../nbs/5_measure/05_inspect.ipynb #a815ac18
@@ -184,9 +203,11 @@ def _cleanlab():
     try:
         from cleanlab.filter import find_label_issues
         from cleanlab.rank import get_label_quality_scores
-    except ImportError: raise GrefelError("cleanlab is not installed: pip install 'grefel[inspect]'") from None
+    except ImportError:
+        raise GrefelError("cleanlab is not installed: pip install 'grefel[inspect]'") from None
     return find_label_issues, get_label_quality_scores
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #8025dda0
 def cross_probs(
     features,        # (n, D) one row a picture
     labels,          # (n,) 0 to N - 1
@@ -198,7 +219,8 @@ def cross_probs(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    fold, probs = make_folds(labels, groups, folds, seed), np.full((len(labels), labels.max() + 1), 1e-6)
+    fold, probs = make_folds(labels, groups, folds, seed), np.full((len(labels), labels.max() + 1),
+        1e-6)
     for k in range(folds):
         head = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
         head.fit(features[fold != k], labels[fold != k])
@@ -216,7 +238,8 @@ def judge_labels(
     find_label_issues, quality_of = _cleanlab()
     known = np.flatnonzero(labels >= 0)
     classes, y = np.unique(labels[known], return_inverse=True)
-    probs, quality, doubted = np.zeros((len(labels), 8)), np.ones(len(labels)), np.zeros(len(labels), bool)
+    probs, quality, doubted = np.zeros((len(labels),
+                                        8)), np.ones(len(labels)), np.zeros(len(labels), bool)
     if len(classes) > 1 and len(known) >= 50:
         p = cross_probs(features[known], y, None if groups is None else groups[known], seed=seed)
         probs[np.ix_(known, classes)] = p
@@ -233,7 +256,7 @@ def face_distance(
     from sklearn.decomposition import PCA
     x = np.asarray(thumbs, np.float32).reshape(len(thumbs), -1)
     x = x - x.mean(1, keepdims=True)
-    x /= np.linalg.norm(x, axis=1, keepdims=True) + 1                          # brightness and contrast do not count
+    x /= np.linalg.norm(x, axis=1, keepdims=True) + 1  # brightness and contrast do not count
     if len(x) <= 2*parts: return np.zeros(len(x))
     far = -PCA(parts, svd_solver='covariance_eigh').fit(x).score_samples(x)
     beyond = (far - np.median(far)).clip(0)/max(np.median(np.abs(far - np.median(far))), 1e-9)
@@ -242,8 +265,10 @@ def face_distance(
 # %% ../../nbs/5_measure/05_inspect.ipynb #40eb988d
 KINDS = dict(faulty='the row contradicts itself or its source', unreadable='file cannot be read',
              leak='the same picture lies in another split', copy='the same picture again',
-             near_leak='nearly the same picture lies in another split', near_copy='nearly the same picture again',
-             mislabelled='the label is contradicted', ambiguous='two expressions are about as likely',
+             near_leak='nearly the same picture lies in another split', near_copy='nearly the same '
+                                                                                  'picture again',
+             mislabelled='the label is contradicted', ambiguous='two expressions are about as '
+                                                                'likely',
              no_face='perhaps no face', no_landmarks='landmarks are missing')
 _ORDER = ('train', 'valid', 'test', 'all')
 
@@ -253,6 +278,7 @@ def _faulty(df):
     wrong |= {i: str(why) for i, why in enumerate(_column(df, 'fault')) if why}
     return [dict(kind='faulty', i=i, score=1., words=why) for i, why in wrong.items()]
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #7f17eb27
 def _copy_problems(copies, split, names):
     "Suspicions about copies: every member of a group but the first of the earliest split."
     seen = set()
@@ -266,26 +292,33 @@ def _copy_problems(copies, split, names):
             leak = split[i] != split[j]
             kind_here = dict(copy='leak', near_copy='near_leak')[kind] if leak else kind
             seen.add(i)
-            yield dict(kind=kind_here, i=int(i), score=1., words=f'as {names[j]} ({split[j]})', other=int(j))
+            yield dict(kind=kind_here, i=int(i), score=1., words=f'as {names[j]} ({split[j]})',
+                       other=int(j))
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #83b608f1
 def _vote_problems(votes, labels):
     "Suspicions by the crowd: ambiguous, no face."
     total = votes.sum(1)
     for i in np.flatnonzero(total > 0):
-        v = votes[i]; top = np.sort(v[:8])[::-1]
+        v = votes[i]
+        top = np.sort(v[:8])[::-1]
         if v[9] >= max(v[:9].max(), 1):
-            yield dict(kind='no_face', i=int(i), score=v[9]/total[i], words=f'{v[9]} of {total[i]} votes: not a face')
+            yield dict(kind='no_face', i=int(i), score=v[9]/total[i], words=f'{v[9]} of {total[i]} '
+                                                                            f'votes: not a face')
         elif top[0] and top[1] >= 0.8*top[0]:
             a, b = np.argsort(-v[:8], kind='stable')[:2]
             yield dict(kind='ambiguous', i=int(i), score=top[1]/top[0],
                        words=f'{v[a]} votes {EXPRESSIONS[a]}, {v[b]} {EXPRESSIONS[b]}')
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #963654d7
 def _judged_problems(rows, judged, labels, by_votes):
     "Suspicions by the cross-validated head; `rows` are the row numbers that were judged."
     probs, said = judged['probs'], judged['probs'].argmax(1)
     for k in np.flatnonzero(judged['doubted']):
-        yield dict(kind='mislabelled', i=int(rows[k]), score=1 - judged['quality'][k], suggestion=EXPRESSIONS[said[k]],
-                   words=f'others like it: {EXPRESSIONS[said[k]]} {probs[k].max():.0%}, {EXPRESSIONS[labels[rows[k]]]} '
+        yield dict(kind='mislabelled', i=int(rows[k]), score=1 - judged['quality'][k],
+                   suggestion=EXPRESSIONS[said[k]],
+                   words=f'others like it: {EXPRESSIONS[said[k]]} {probs[k].max():.0%}, '
+                         f'{EXPRESSIONS[labels[rows[k]]]} '
                          f'{probs[k][labels[rows[k]]]:.0%}')
     if by_votes: return
     top = np.sort(probs, 1)[:, ::-1]
@@ -297,67 +330,85 @@ def _judged_problems(rows, judged, labels, by_votes):
 # %% ../../nbs/5_measure/05_inspect.ipynb #36685d50
 def _gallery(kind, problems, read, names, split, labels, most=24):
     "The contact sheet of one kind of suspicion."
-    label = lambda i: EXPRESSIONS[labels[i]] if labels[i] >= 0 else 'no label'
+    def label(i): return EXPRESSIONS[labels[i]] if labels[i] >= 0 else 'no label'
     def face(p):
         i = p['i']
-        if 'other' in p:                                                       # a copy is shown beside the first
+        if 'other' in p:  # a copy is shown beside the first
             both = np.concatenate([read['squares'][p['other']], read['squares'][i]], 1)
             alt = f"{names[p['other']]} and {names[i]}"
             return page_face(both, names[i], alt, f'{label(i)} ({split[i]})', '', p['words'])
-        return page_face(read['squares'][i], names[i], f'{names[i]}, labelled {label(i)}', label(i), '', p['words'])
+        return page_face(read['squares'][i], names[i], f'{names[i]}, labelled {label(i)}', label(i),
+                         '', p['words'])
     shown = [p for p in problems if p['kind'] == kind and p['i'] not in read['wrong']][:most]
     total = sum(p['kind'] == kind for p in problems)
-    about = f'{KINDS[kind].capitalize()}: {total:,}' + (f', {len(shown)} of them shown.' if total > len(shown) else '.')
+    about = f'{KINDS[kind].capitalize()}: {total:,}' + (f', {len(shown)} of them shown.'
+                                                        if total > len(shown) else '.')
     return dict(about=about, faces=[face(p) for p in shown])
 
 # %% ../../nbs/5_measure/05_inspect.ipynb #09159db8
 def _health_cards(h):
     "Five numbers for the head of the page."
-    n, card = h['problems'], lambda name, value, more: dict(name=name, value=f'{value:,}', more=more)
+    n, card = h['problems'], lambda name, value, more: dict(name=name, value=f'{value:,}',
+                                                            more=more)
     return [card('Pictures', h['rows'], ', '.join(f'{v:,} {k}' for k, v in h['splits'].items())),
-            card('Leaks', n['leak'] + n['near_leak'], f"{n['leak']:,} exact, {n['near_leak']:,} near, in later splits"),
+            card('Leaks', n['leak'] + n['near_leak'], f"{n['leak']:,} exact, {n['near_leak']:,} "
+                                                      f"near, in later splits"),
             card('Doubtful labels', n['mislabelled'],
                  'contradicted by the other pictures' if h['model'] else 'not looked for'),
             card('Perhaps no face', n['no_face'], f"{n['unreadable']:,} unreadable"),
             card('Without landmarks', n['no_landmarks'],
                  'of those that have a landmark column' if h['landmarks'] else 'no column')]
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #cec63a48
 def _health_tables(h):
     "Counts by rule, copies by split, suspicions by kind, and what the reader noticed."
-    count = lambda r: [f"{r['split']}, {r['rule']}", *(f'{r[k]:,}' for k in ('rows', 'kept', *EXPRESSIONS))]
+    def count(r):
+        return [f"{r['split']}, {r['rule']}",
+                *(f'{r[k]:,}' for k in ('rows', 'kept', *EXPRESSIONS))]
     exact, near = (h['copies'][k]['across'] for k in ('exact', 'near'))
     odd = [[Path(o['where']).name, o['what'], f"{o['n']:,}"] for o in h['odd']]
-    return [page_table('Pictures kept by each label rule', ['split, rule', 'rows', 'kept', *EXPRESSIONS],
+    return [page_table('Pictures kept by each label rule',
+                       ['split, rule', 'rows', 'kept', *EXPRESSIONS],
                        map(count, h['counts'])),
-            page_table('Groups of copies, by the splits that hold them', ['splits', 'identical', 'with near copies'],
+            page_table('Groups of copies, by the splits that hold them',
+                       ['splits', 'identical', 'with near copies'],
                        [[k, exact.get(k, 0), near.get(k, 0)] for k in sorted({*exact, *near})]),
             page_table('Suspicions', ['kind', 'pictures', 'what it means'],
-                       [[k.replace('_', ' '), f"{h['problems'][k]:,}", KINDS[k]] for k in KINDS], text=True),
-            *[page_table('What the reader noticed besides', ['where', 'what', 'how many'], rows, text=True)
+                       [[k.replace('_', ' '), f"{h['problems'][k]:,}", KINDS[k]] for k in KINDS],
+                       text=True),
+            *[page_table('What the reader noticed besides', ['where', 'what', 'how many'], rows,
+                         text=True)
               for rows in [odd] if rows]]
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #73c52862
 def _health_page(h, problems, read, names, split, labels):
     "Everything that was found, as a page."
     sheets = [_gallery(k, problems, read, names, split, labels) for k in KINDS
               if h['problems'][k] and k not in ('no_landmarks', 'unreadable', 'faulty')]
-    return render_page(f"Health of {h['source']}", f"{h['rows']:,} rows, read as {h['layout']}", _health_cards(h),
+    return render_page(f"Health of {h['source']}", f"{h['rows']:,} rows, read as {h['layout']}",
+                       _health_cards(h),
                        sections=[page_section('Counts', tables=_health_tables(h)),
                                  page_section('Contact sheet', galleries=sheets),
-                                 page_section('Suspects', tables=_suspect_tables(problems, names, split, labels))],
-                       links=[('Every suspicion is a row of', 'problems.csv'), ('All counts are in', 'health.json')],
+                                 page_section('Suspects', tables=_suspect_tables(problems, names,
+        split, labels))],
+                       links=[('Every suspicion is a row of', 'problems.csv'),
+                              ('All counts are in', 'health.json')],
                        answers=_health_answers(h))
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #46e27357
 def _problems_csv(problems, df, split, labels):
     "Suspicions as CSV, the most urgent kinds first."
     text = io.StringIO()
     writer, names = csv.writer(text, lineterminator='\n'), _column(df, 'name')
     files, rows = _column(df, 'file'), _column(df, 'row')
-    writer.writerow(['kind', 'name', 'split', 'label', 'suggestion', 'score', 'what', 'file', 'row'])
+    writer.writerow(['kind', 'name', 'split', 'label', 'suggestion', 'score', 'what', 'file',
+                     'row'])
     for p in problems:
         i = p['i']
         row = '' if rows[i] is None else int(rows[i])
         label = EXPRESSIONS[labels[i]] if labels[i] >= 0 else ''
-        writer.writerow([p['kind'], names[i], split[i], label, p.get('suggestion', ''), f"{p['score']:.4f}", p['words'],
+        writer.writerow([p['kind'], names[i], split[i], label, p.get('suggestion', ''),
+                         f"{p['score']:.4f}", p['words'],
                          Path(str(files[i] or '')).name, row])
     return text.getvalue()
 
@@ -369,46 +420,63 @@ def _classes_answer(h):
     kept = ', '.join(f"{r['kept']:,} of {r['rows']:,} in {r['split']}" for r in rows)
     none = sorted({c for n, c, _ in counts if not n})
     least = min((c for c in counts if c[0]), default=(0, 'nothing', 'no split'))
-    told = f"The {rows[0]['rule']} rule keeps {kept}." if rows[0]['rule'] != 'label' else f'Labelled are {kept}.'
+    told = f"The {rows[0]['rule']} rule keeps {kept}." if rows[0][
+        'rule'] != 'label' else f'Labelled are {kept}.'
     few = least[0] < 50
     told += f" Rarest is {least[1]}, with {least[0]:,} in {least[2]}{': too few to measure it well' if few else ''}."
-    word = (f'{len(none)} lacking', 'bad') if none else ('yes, some rarely', 'fair') if few else ('yes', 'good')
+    word = (f'{len(none)} lacking', 'bad') if none else ('yes, some rarely',
+                                                         'fair') if few else ('yes', 'good')
     return page_answer('Is every class there?', told, *word)
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #f37fae55
 def _health_answers(h):
     "What one would ask of any data set."
     n, exact, near = h['problems'], h['copies']['exact'], h['copies']['near']
-    share = lambda k: f"{n[k]:,} of {h['rows']:,} ({n[k]/h['rows']:.1%})"
-    leaks, judged, odd = n['leak'] + n['near_leak'], h['model'] is not None, n['no_face'] + n['unreadable']
+    def share(k): return f"{n[k]:,} of {h['rows']:,} ({n[k]/h['rows']:.1%})"
+    leaks, judged, odd = n['leak'] + n['near_leak'], h['model'] is not None, n['no_face'] + n[
+        'unreadable']
     return [_classes_answer(h),
-        page_answer('Do the splits leak?', f"{n['leak']:,} pictures have an identical twin in an earlier split, "
-                    f"{n['near_leak']:,} more nearly one. A model that has learned the one has an easy time with the "
+        page_answer('Do the splits leak?', f"{n['leak']:,} pictures have an identical twin in an "
+                                           f"earlier split, "
+                    f"{n['near_leak']:,} more nearly one. A model that has learned the one has an "
+                    f"easy time with the "
                     f"other: leave its twin out of training.",
                     *((f'{leaks:,} pictures', 'bad') if leaks else ('no', 'good'))),
-        page_answer('Are there copies?', f"{exact['groups']:,} groups of identical pictures hold {exact['files']:,} "
-                    f"files; with near copies there are {near['groups']:,} groups of {near['files']:,}.",
-                    f"{exact['groups']:,} groups" if exact['groups'] else 'none', 'fair' if near['groups'] else 'good'),
-        page_answer('Can the labels be believed?', h['about_labels'] + f" Ambiguous are {share('ambiguous')}.",
+        page_answer('Are there copies?', f"{exact['groups']:,} groups of identical pictures hold "
+                                         f"{exact['files']:,} "
+                    f"files; with near copies there are {near['groups']:,} groups of "
+                    f"{near['files']:,}.",
+                    f"{exact['groups']:,} groups" if exact['groups'] else 'none',
+                    'fair' if near['groups'] else 'good'),
+        page_answer('Can the labels be believed?', h['about_labels'] + f" Ambiguous are "
+                                                                       f"{share('ambiguous')}.",
                     f"{n['mislabelled']:,} are doubtful" if judged else 'not judged', 'fair'),
-        page_answer('Are these all faces?', f"Perhaps no face: {share('no_face')}. Not readable: {share('unreadable')}"
-                    f". Faulty rows: {share('faulty')}.", *(('nearly all', 'fair') if odd else ('yes', 'good'))),
+        page_answer('Are these all faces?', f"Perhaps no face: {share('no_face')}. Not readable: "
+                                            f"{share('unreadable')}"
+                    f". Faulty rows: {share('faulty')}.",
+                    *(('nearly all', 'fair') if odd else ('yes', 'good'))),
         _landmarks_answer(h, share('no_landmarks'))]
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #eac41ce6
 def _landmarks_answer(h, share):
     "Whether landmarks are complete."
     ask, lacking = 'Are the landmarks complete?', h['problems']['no_landmarks']
     if not h['landmarks']: return page_answer(ask, 'There is no column of landmarks.')
-    return page_answer(ask, f'Missing: {share}.', *((f'all but {lacking:,}', 'fair') if lacking else ('yes', 'good')))
+    return page_answer(ask, f'Missing: {share}.',
+                       *((f'all but {lacking:,}', 'fair') if lacking else ('yes', 'good')))
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #b51d4d50
 def _suspect_tables(problems, names, split, labels, most=100):
     "The most suspicious pictures of each kind that is a matter of judgement, folded."
-    label = lambda i: EXPRESSIONS[labels[i]] if labels[i] >= 0 else '–'
+    def label(i): return EXPRESSIONS[labels[i]] if labels[i] >= 0 else '–'
     for kind in ('unreadable', 'faulty', 'mislabelled', 'ambiguous', 'no_face', 'no_landmarks'):
-        rows = [[names[p['i']], split[p['i']], label(p['i']), p.get('suggestion', '–'), f"{p['score']:.3f}", p['words']]
+        rows = [[names[p['i']], split[p['i']], label(p['i']), p.get('suggestion', '–'),
+                 f"{p['score']:.3f}", p['words']]
                 for p in problems if p['kind'] == kind]
         more = f', the first {most}' if len(rows) > most else ''
         if rows: yield page_table(f"{KINDS[kind].capitalize()}: {len(rows):,}{more}",
-                                  ['picture', 'split', 'label', 'suggestion', 'score', 'why'], rows[:most], True, True)
+                                  ['picture', 'split', 'label', 'suggestion', 'score', 'why'],
+                                  rows[:most], True, True)
 
 # %% ../../nbs/5_measure/05_inspect.ipynb #d88e13e9
 def _limited(df, limit, seed):
@@ -416,31 +484,38 @@ def _limited(df, limit, seed):
     if limit is None: return df
     in_range(limit, 'a limit of rows', 1, whole=True)
     rng, split = np.random.default_rng(seed), np.array([str(s) for s in _column(df, 'split')])
-    chosen = [rng.permutation(np.flatnonzero(split == s))[:limit] for s in sorted(set(split.tolist()))]
+    chosen = [rng.permutation(np.flatnonzero(split == s))[:limit]
+              for s in sorted(set(split.tolist()))]
     kept = df.iloc[np.sort(np.concatenate(chosen))].reset_index(drop=True)
     kept.attrs = df.attrs
     return kept
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #3e1f192c
 def _no_landmarks(df):
     "Rows whose landmarks are missing; None if the table has no such column."
     if 'landmarks' not in df: return None
     return [i for i, p in enumerate(_column(df, 'landmarks')) if np.ndim(p) == 0]
 
+# %% ../../nbs/5_measure/05_inspect.ipynb #aa255c0e
 def _told_about_labels(model, found):
     "Where the judgement of labels comes from, in a sentence."
     if model is None: return 'Labels were not judged: no model was used.'
     trained = model.metadata.get('recipe', {}).get('data')
-    return (f"{found:,} labels are contradicted by a head that was trained on the other pictures' embeddings "
+    return (f"{found:,} labels are contradicted by a head that was trained on the other pictures' "
+            f"embeddings "
             f"(cross-validated, copies kept together). The embeddings come from weights trained on "
-            f"{Path(str(trained)).name if trained else 'data that their file does not name'}: where these very "
-            f"pictures and labels were among them, the embeddings know the labels, and fewer faults are found than "
+            f"{Path(str(trained)).name if trained else 'data that their file does not name'}: "
+            f"where these very "
+            f"pictures and labels were among them, the embeddings know the labels, and fewer "
+            f"faults are found than "
             f"there are.")
 
 # %% ../../nbs/5_measure/05_inspect.ipynb #6d9345e9
 def inspect_data(
     source='ferplus',        # a source for `grefel.data.table.read_table`, or a table from it
-    out=None,                # folder for health.html, health.json and problems.csv; None: write nothing
-    weights=None,            # whose embeddings judge labels: a file, a run, a size; None: the shipped; False: no model
+    out=None,  # folder for health.html, health.json and problems.csv; None: write nothing
+    # whose embeddings judge labels: a file, a run, a size; None: the shipped; False: no model
+    weights=None,
     rule:str='majority',     # label rule where there are votes
     limit=None,              # at most so many rows of each split, drawn by lot
     data_home=None,          # the folder that holds data sets
@@ -450,32 +525,41 @@ def inspect_data(
 ) -> dict:                   # the contents of health.json
     "Look at a data set before a model does."
     started = time.perf_counter()
-    df = _limited(source if hasattr(source, 'attrs') else read_table(source, data_home=data_home), limit, seed)
+    df = _limited(source if hasattr(source, 'attrs') else read_table(source, data_home=data_home),
+                  limit, seed)
     model = None if weights is False else load_model(weights, device)
-    if model is not None: _cleanlab()                                          # complain before the work is done
+    if model is not None: _cleanlab()  # complain before the work is done
     split = np.array([s if isinstance(s, str) else 'all' for s in _column(df, 'split')])
-    labels, votes, names = row_labels(df, rule), row_votes(df), [str(v) for v in _column(df, 'name')]
+    labels, votes, names = row_labels(df, rule), row_votes(df), [str(v) for v in _column(df,
+        'name')]
     read = read_pictures(df, model.config['img_size'] if model else 48, bar)
     copies, bare = find_copies(read, split), _no_landmarks(df)
-    problems = [dict(kind='unreadable', i=i, score=1., words=why) for i, why in read['wrong'].items()]
+    problems = [dict(kind='unreadable', i=i, score=1., words=why) for i,
+                why in read['wrong'].items()]
     problems += _faulty(df) + list(_copy_problems(copies, split, names))
     if votes is not None: problems += list(_vote_problems(votes, labels))
     rows = np.setdiff1d(np.arange(len(df)), list(read['wrong']))
     if votes is None:
-        problems += [dict(kind='no_face', i=int(rows[k]), score=v, words='unlike all other pictures')
+        problems += [dict(kind='no_face', i=int(rows[k]), score=v,
+                          words='unlike all other pictures')
                      for k, v in enumerate(face_distance(read['thumbs'][rows])) if v > 0.5]
     if model is not None and len(rows) > 10:
-        said = predict_data(model, dict(images=read['squares'][rows][:, None]), device=device, bar=bar)
+        said = predict_data(model, dict(images=read['squares'][rows][:, None]), device=device,
+                            bar=bar)
         features = said.get('embedding', np.log(said['final_probs'].clip(1e-6)))
         judged = judge_labels(features, labels[rows], copies['near'][rows], seed)
         problems += list(_judged_problems(rows, judged, labels, votes is not None))
     problems += [dict(kind='no_landmarks', i=i, score=1., words='') for i in bare or ()]
     problems.sort(key=lambda p: (list(KINDS).index(p['kind']), -p['score'], p['i']))
     found = {k: sum(p['kind'] == k for p in problems) for k in KINDS}
-    odd = [dict(where=str(where), what=str(what), n=int(count)) for where, what, count in df.attrs.get('odd', ())]
-    h = dict(source=Path(str(df.attrs.get('source', 'a table'))).name, layout=df.attrs.get('layout', 'a table'),
-             rows=len(df), splits={s: int((split == s).sum()) for s in _ORDER if (split == s).any()}, rule=rule,
-             odd=odd, counts=count_rules(df), copies=copies['counts'], problems=found, landmarks=bare is not None,
+    odd = [dict(where=str(where), what=str(what), n=int(count)) for where, what,
+           count in df.attrs.get('odd', ())]
+    h = dict(source=Path(str(df.attrs.get('source', 'a table'))).name,
+             layout=df.attrs.get('layout', 'a table'),
+             rows=len(df),
+             splits={s: int((split == s).sum()) for s in _ORDER if (split == s).any()}, rule=rule,
+             odd=odd, counts=count_rules(df), copies=copies['counts'], problems=found,
+             landmarks=bare is not None,
              model=None if model is None else weights_file(weights).name,
              about_labels=_told_about_labels(model, found['mislabelled']),
              seconds=round(time.perf_counter() - started, 1))

@@ -17,25 +17,31 @@ def _bad_row(bad, probs, what):
     "Raise `GrefelError` about the first bad row, if there is one."
     if bad.any():
         row = int(bad.argmax())
-        raise GrefelError(f'probabilities, row {row}: {what} ({np.array2string(probs[row], precision=4, threshold=8)})')
+        raise GrefelError(f'probabilities, row {row}: {what} '
+                          f'({np.array2string(probs[row], precision=4, threshold=8)})')
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #d6ac1245
 def check_probs(probs):
     "Probabilities as float64 (n, N) whose rows sum to exactly 1, or `GrefelError`."
     probs = np.asarray(probs, dtype=np.float64)
     if probs.ndim != 2 or probs.shape[1] < 2 or not len(probs):
-        raise GrefelError(f'probabilities of shape {probs.shape}; needed is (n, N), n ≥ 1 samples and N ≥ 2 classes')
+        raise GrefelError(f'probabilities of shape {probs.shape}; needed is (n, N), n ≥ 1 samples '
+                          f'and N ≥ 2 classes')
     _bad_row(~np.isfinite(probs).all(1), probs, 'NaN or infinity')
     _bad_row((probs < -1e-6).any(1) | (probs > 1 + 1e-2).any(1), probs, 'outside 0 to 1')
     _bad_row(np.abs(probs.sum(1) - 1) > 1e-2, probs, 'the sum is not 1')
     probs = probs.clip(0)
     return probs/probs.sum(1, keepdims=True)
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #c9c8654a
 def check_answers(probs, labels):
     "Checked probabilities (n, N) and integer labels (n,) in 0..N-1, or `GrefelError`."
     probs, labels = check_probs(probs), np.asarray(labels)
     if labels.shape != probs.shape[:1]:
-        raise GrefelError(f'labels of shape {labels.shape} for probabilities of shape {probs.shape}')
-    whole = labels.dtype.kind in 'biuf' and np.isfinite(labels).all() and (labels == np.floor(labels)).all()
+        raise GrefelError(
+            f'labels of shape {labels.shape} for probabilities of shape {probs.shape}')
+    whole = labels.dtype.kind in 'biuf' and np.isfinite(labels).all() and (labels
+        == np.floor(labels)).all()
     if not whole or labels.min() < 0 or labels.max() >= probs.shape[1]:
         raise GrefelError(f'labels must be whole numbers from 0 to {probs.shape[1] - 1}')
     return probs, labels.astype(np.int64)
@@ -58,7 +64,8 @@ def wilson_interval(
 # %% ../../nbs/5_measure/01_metrics.ipynb #1b2dca31
 def _counts(labels, answers, num_classes):
     "Confusion counts (N, N): rows are labels, columns answers."
-    return np.bincount(labels*num_classes + answers, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return np.bincount(labels*num_classes + answers, minlength=num_classes**2).reshape(num_classes,
+        num_classes)
 
 def _balanced_accuracy(counts):
     "Mean recall over the classes that occur."
@@ -75,21 +82,24 @@ def per_class_table(
     probs,                # (n, N) probabilities
     labels,               # (n,) class indices
     classes=EXPRESSIONS,  # N names
-) -> list:                # a dict a class: class, n, answered, precision, recall, recall_low, recall_high, f1
+) -> list:  # a dict a class: class, n, answered, precision, recall, recall_low, recall_high, f1
     "How well each class is recognised; undefined figures are None."
     from sklearn.metrics import precision_recall_fscore_support
     probs, labels = check_answers(probs, labels)
-    if len(classes) != probs.shape[1]: raise GrefelError(f'{len(classes)} class names for {probs.shape[1]} classes')
+    if len(classes) != probs.shape[1]:
+        raise GrefelError(f'{len(classes)} class names for {probs.shape[1]} classes')
     answers, index = probs.argmax(1), range(len(classes))
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, answers, labels=index, zero_division=np.nan)
     low, high = wilson_interval(confusion_counts(probs, labels).diagonal(), support)
-    number = lambda value, defined: float(value) if defined else None
+    def number(value, defined): return float(value) if defined else None
     return [{'class': str(classes[c]), 'n': int(support[c]), 'answered': int((answers == c).sum()),
-             'precision': number(precision[c], (answers == c).any()), 'recall': number(recall[c], support[c]),
+             'precision': number(precision[c], (answers == c).any()),
+             'recall': number(recall[c], support[c]),
              'recall_low': number(low[c], support[c]), 'recall_high': number(high[c], support[c]),
              'f1': number(f1[c], support[c] or (answers == c).any())} for c in index]
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #c675b4ba
 def confusion_counts(
     probs,   # (n, N) probabilities
     labels,  # (n,) class indices
@@ -104,11 +114,13 @@ def _bin_index(confidence, bins, equal_mass):
     "The bin (n,) of each confidence, 0..bins-1, and the edges (bins + 1,)."
     if equal_mass:
         ordered = np.sort(confidence)
-        starts = ordered[(np.arange(bins)*len(ordered))//bins]                # the lowest confidence of each bin
+        starts = ordered[(np.arange(bins)*len(ordered))//bins]  # the lowest confidence of each bin
         return np.searchsorted(starts[1:], confidence, side='right'), np.append(starts, ordered[-1])
     edges = np.linspace(0, 1, bins + 1)
-    return np.searchsorted(edges[1:-1], confidence, side='left'), edges       # (low, high], as in Guo et al.
+    # (low, high], as in Guo et al.
+    return np.searchsorted(edges[1:-1], confidence, side='left'), edges
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #47b5b114
 def _ece(confidence, happened, bins=15, equal_mass=False):
     "Expected calibration error of confidences (n,) and outcomes (n,) in [0, 1]."
     index, _ = _bin_index(confidence, bins, equal_mass)
@@ -120,17 +132,19 @@ def reliability_bins(
     labels,                 # (n,) class indices
     bins:int=15,            # how many
     equal_mass:bool=False,  # equally many answers in each bin, instead of equal widths
-) -> dict:                  # edges (bins+1,), count, confidence, accuracy, accuracy_low, accuracy_high (bins,)
+) -> dict:  # edges (bins+1,), count, confidence, accuracy, accuracy_low, accuracy_high (bins,)
     "The answers sorted into bins by confidence; the numbers behind a reliability diagram."
     probs, labels = check_answers(probs, labels)
     confidence, right = probs.max(1), (probs.argmax(1) == labels).astype(float)
     index, edges = _bin_index(confidence, bins, equal_mass)
     count = np.bincount(index, minlength=bins)
-    mean = lambda values: np.bincount(index, values, minlength=bins)/np.maximum(count, 1)   # 0 for empty bins
+    # 0 for empty bins
+    def mean(values): return np.bincount(index, values, minlength=bins)/np.maximum(count, 1)
     low, high = wilson_interval(mean(right)*count, count)
     return dict(edges=edges, count=count, confidence=mean(confidence), accuracy=mean(right),
                 accuracy_low=low, accuracy_high=high)
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #a711e8e2
 def calibration_error(
     probs,                  # (n, N) probabilities
     labels,                 # (n,) class indices
@@ -153,7 +167,8 @@ def calibration_floor(
     confidence, rng = check_probs(probs).max(1), np.random.default_rng(seed)
     index, _ = _bin_index(confidence, bins, equal_mass)
     expected = np.bincount(index, confidence, minlength=bins)
-    draws = [np.abs(np.bincount(index[rng.random(len(index)) < confidence], minlength=bins) - expected).sum()
+    draws = [np.abs(np.bincount(index[rng.random(len(index)) < confidence], minlength=bins)
+                    - expected).sum()
              for _ in range(repeats)]
     return float(np.mean(draws)/len(index)), float(np.percentile(draws, 95)/len(index))
 
@@ -168,6 +183,7 @@ def classwise_error(
     probs, happened = as_outcomes(probs, targets)
     return np.array([_ece(p, h, bins, equal_mass) for p, h in zip(probs.T, happened.T)])
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #f4ccf1ee
 def as_outcomes(probs, targets):
     "Checked probabilities (n, N) and what happened (n, N): one-hot labels or shares of votes; faces without votes go."
     if np.ndim(targets) < 2:
@@ -178,12 +194,14 @@ def as_outcomes(probs, targets):
     voted = ~np.isnan(shares[:, 0])
     return probs[voted], shares[voted]
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #e549cbe9
 def _check_votes(votes, probs):
     "Votes (n, N) as shares, NaN rows where there are none, or `GrefelError`."
     votes = np.asarray(votes, dtype=np.float64)
     if votes.shape != probs.shape:
         raise GrefelError(f'votes of shape {votes.shape} for probabilities of shape {probs.shape}')
-    if not np.isfinite(votes).all() or votes.min() < 0: raise GrefelError('votes must be finite and not negative')
+    if not np.isfinite(votes).all() or votes.min() < 0:
+        raise GrefelError('votes must be finite and not negative')
     total = votes.sum(1, keepdims=True)
     return np.divide(votes, total, out=np.full_like(votes, np.nan), where=total > 0)
 
@@ -214,12 +232,14 @@ def vote_divergence(
 # %% ../../nbs/5_measure/01_metrics.ipynb #b587fd98
 def _risk_curve(confidence, right):
     "Coverage (n,) and risk (n,) with the most confident answers first."
-    level, group = np.unique(-confidence, return_inverse=True)                # ascending: most confident first
+    level, group = np.unique(-confidence, return_inverse=True)  # ascending: most confident first
     count = np.bincount(group)
-    wrong = (np.bincount(group, 1 - right)/count)[np.repeat(np.arange(len(level)), count)]   # ties share their mean
+    # ties share their mean
+    wrong = (np.bincount(group, 1 - right)/count)[np.repeat(np.arange(len(level)), count)]
     taken = np.arange(1, len(wrong) + 1)
     return taken/len(wrong), wrong.cumsum()/taken
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #9e0a5b59
 def risk_coverage(
     probs,            # (n, N) probabilities
     labels,           # (n,) class indices
@@ -233,6 +253,7 @@ def risk_coverage(
     coverage, risk = _risk_curve(confidence, (probs.argmax(1) == labels).astype(float))
     return dict(coverage=coverage, risk=risk, aurc=float(risk.mean()))
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #2ea4179b
 def accuracy_at_coverage(curve, coverage):
     "Accuracy among the most confident answers that make up at least this coverage; `curve` from `risk_coverage`."
     return float(1 - curve['risk'][np.searchsorted(curve['coverage'], coverage - 1e-9)])
@@ -246,15 +267,17 @@ def resample_weights(n, repeats, seed, at_once=2_000_000):
         index = rng.integers(0, n, (rows, n)) + n*np.arange(rows)[:, None]
         yield np.bincount(index.ravel(), minlength=rows*n).reshape(rows, n).astype(float)
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #ed7d8785
 def bootstrap_interval(
-    figure,            # function of weights (R, n): (R,) or (R, k), the figure of each weighted set of faces
+    figure,  # function of weights (R, n): (R,) or (R, k), the figure of each weighted set of faces
     n:int,             # faces
     repeats:int=1000,  # resamples
     level:float=0.95,  # share of such intervals that should hold the true value
     seed:int=0,        # of the resampling
 ) -> tuple:            # (low, high), numbers or arrays (k,)
     "Bootstrap interval of a figure: the middle 95% of its values on resamples (Efron 1979)."
-    if n < 1 or repeats < 1: raise GrefelError(f'bootstrap of {n} faces, {repeats} times: at least 1 of each is needed')
+    if n < 1 or repeats < 1:
+        raise GrefelError(f'bootstrap of {n} faces, {repeats} times: at least 1 of each is needed')
     values = np.concatenate([figure(w) for w in resample_weights(n, repeats, seed)])
     return tuple(np.quantile(values, [0.5 - level/2, 0.5 + level/2], axis=0))
 
@@ -264,22 +287,26 @@ def _class_figures(weights, labels, answers, num_classes):
     one_hot = np.eye(num_classes)
     support, said = weights @ one_hot[labels], weights @ one_hot[answers]              # (R, N)
     hits = weights @ (one_hot[labels]*(labels == answers)[:, None])                    # (R, N)
-    mean = lambda top, below: (top/np.maximum(below, 1)).sum(1)/(below > 0).sum(1)     # over classes that occur
+    # over classes that occur
+    def mean(top, below): return (top/np.maximum(below, 1)).sum(1)/(below > 0).sum(1)
     return np.stack([mean(hits, support), mean(2*hits, support + said)])
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #d2a03985
 def _risk_figures(weights, confidence, right, coverages=(0.8, 0.9, 0.95)):
     "AURC and the accuracy at each coverage (1 + k, R) of weighted faces; equal confidences share their mean error."
     order = np.argsort(-confidence, kind='stable')
-    first = np.flatnonzero(np.append(True, np.diff(confidence[order]) != 0))           # of each group of equals
-    taken = np.add.reduceat(weights[:, order], first, 1)                               # (R, G) faces
-    wrong = np.add.reduceat(weights[:, order]*(1 - right[order]), first, 1)            # (R, G) mistakes
+    # of each group of equals
+    first = np.flatnonzero(np.append(True, np.diff(confidence[order]) != 0))
+    taken = np.add.reduceat(weights[:, order], first, 1)  # (R, G) faces
+    wrong = np.add.reduceat(weights[:, order]*(1 - right[order]), first, 1)  # (R, G) mistakes
     rate, n = wrong/np.maximum(taken, 1), int(round(taken[0].sum()))
-    until, errors = taken.cumsum(1), wrong.cumsum(1)                                   # with all more confident ones
+    until, errors = taken.cumsum(1), wrong.cumsum(1)  # with all more confident ones
     harmonic = np.append(0., (1/np.arange(1, n + 1)).cumsum())
-    steps = harmonic[until.astype(int)] - harmonic[(until - taken).astype(int)]        # Σ 1/k over the group's places
+    # Σ 1/k over the group's places
+    steps = harmonic[until.astype(int)] - harmonic[(until - taken).astype(int)]
     found = [(wrong + (errors - wrong - rate*(until - taken))*steps).sum(1)/n]
     for k in (np.ceil(c*n - 1e-9) for c in coverages):
-        g, rows = (until < k - 0.5).sum(1), np.arange(len(until))                      # the group that holds place k
+        g, rows = (until < k - 0.5).sum(1), np.arange(len(until))  # the group that holds place k
         found.append(1 - (errors[rows, g] - rate[rows, g]*(until[rows, g] - k))/k)
     return np.stack(found)
 
@@ -293,6 +320,7 @@ def bin_gaps(predicted, happened, bins=15, equal_mass=False):
         table[np.arange(n), c*bins + index] = happened[:, c] - predicted[:, c]
     return table
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #9e81a4b9
 def error_interval(gaps, moves, scale, level=0.95):
     "Interval of Σ|gaps|/scale: gaps (m,) as measured, moves (R, m) what resampling adds to them."
     measured, factors = np.abs(gaps).sum()/scale, np.linspace(0, 2, 101)
@@ -307,57 +335,69 @@ def _change_masks(before, after, labels):
     changed = before != after
     return dict(changed=changed, helped=~was & now, hurt=was & ~now, neutral=changed & ~was & ~now)
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #2003dccf
 def change_report(
     primary_probs,            # (n, N) before the correction
     final_probs,              # (n, N) after it
     labels,                   # (n,) class indices
     classes=None,             # N names for the rows by class; None: numbers
     bands=(0.5, 0.7, 0.9),    # edges of the bands of primary confidence
-) -> dict:                    # n; changed, helped, hurt, neutral and …_rate of each; accuracies; p_value; two tables
+) -> dict:  # n; changed, helped, hurt, neutral and …_rate of each; accuracies; p_value; two tables
     "Which answers a correction changed, and whether for the better: in all, by class, and by primary confidence."
     from scipy.stats import binomtest
-    (before, labels), (after, _) = check_answers(primary_probs, labels), check_answers(final_probs, labels)
-    if before.shape != after.shape: raise GrefelError(f'probabilities of shapes {before.shape} and {after.shape}')
+    (before, labels), (after, _) = check_answers(primary_probs, labels), check_answers(final_probs,
+        labels)
+    if before.shape != after.shape:
+        raise GrefelError(f'probabilities of shapes {before.shape} and {after.shape}')
     a, b, sure = before.argmax(1), after.argmax(1), before.max(1)
     masks, edges = _change_masks(a, b, labels), [0., *bands, 1.]
     report = dict(n=len(labels)) | {name: int(mask.sum()) for name, mask in masks.items()}
-    report |= {('change' if name == 'changed' else name) + '_rate': float(mask.mean()) for name, mask in masks.items()}
-    part = lambda rows: dict(n=int(rows.sum())) | {name: int((mask & rows).sum()) for name, mask in masks.items()}
+    report |= {('change' if name == 'changed' else name) + '_rate': float(mask.mean()) for name,
+               mask in masks.items()}
+    def part(rows):
+        return dict(n=int(rows.sum())) | {name: int((mask & rows).sum()) for name,
+                                          mask in masks.items()}
     decided = report['helped'] + report['hurt']
     return report | dict(
         primary_accuracy=float((a == labels).mean()), final_accuracy=float((b == labels).mean()),
         p_value=float(binomtest(report['helped'], decided).pvalue) if decided else 1.0,
         change_by_class=[{'class': c if classes is None else classes[c]} | part(labels == c)
                          for c in range(before.shape[1])],
-        change_by_confidence=[dict(low=low, high=high) | part((sure >= low) & ((sure < high) | (high == 1)))
+        change_by_confidence=[dict(low=low, high=high)
+                              | part((sure >= low) & ((sure < high) | (high == 1)))
                               for low, high in zip(edges, edges[1:])])
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #287616ee
 def _mean_values(probs, labels, votes):
     "Figures that are means over faces: name → (n,); NaN for faces that do not count."
-    values = dict(brier=brier_values(probs, labels), nll=nll_values(probs, labels), mean_confidence=probs.max(1))
+    values = dict(brier=brier_values(probs, labels), nll=nll_values(probs, labels),
+                  mean_confidence=probs.max(1))
     if votes is None: return values
     kl, tv = vote_divergence(probs, votes)
     return values if np.isnan(kl).all() else values | dict(kl_votes=kl, tv_votes=tv)
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #d8bd788e
 def _error_tables(probs, labels, votes):
     "Figures that are sums of gaps in bins: name → (gaps (n, m), faces that count times columns)."
     n, N = probs.shape
     top, right = probs.max(1)[:, None], (probs.argmax(1) == labels)[:, None]
-    tables = dict(ece=(bin_gaps(top, right), n), ece_mass=(bin_gaps(top, right, equal_mass=True), n),
+    tables = dict(ece=(bin_gaps(top, right), n), ece_mass=(bin_gaps(top, right, equal_mass=True),
+                                                           n),
                   ece_classwise=(bin_gaps(probs, np.eye(N)[labels]), n*N))
     if votes is None: return tables
     shares = _check_votes(votes, probs)
     voted = ~np.isnan(shares).any(1)
-    gaps = bin_gaps(probs, np.where(voted[:, None], shares, probs))                       # no gap where nobody voted
+    gaps = bin_gaps(probs, np.where(voted[:, None], shares, probs))  # no gap where nobody voted
     return tables | dict(ece_votes=(gaps, voted.sum()*N)) if voted.any() else tables
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #c0a8eb91
 def _figures(weights, probs, labels, values):
     "Everything but the calibration errors, of weighted faces: name → (R,)."
     answers, right = probs.argmax(1), (probs.argmax(1) == labels).astype(float)
     names = ('balanced_accuracy', 'macro_f1', 'aurc', *(f'accuracy_at_{c}' for c in (80, 90, 95)))
-    rows = [*_class_figures(weights, labels, answers, probs.shape[1]), *_risk_figures(weights, probs.max(1), right)]
-    mean = lambda v: weights @ np.nan_to_num(v)/np.maximum(weights @ ~np.isnan(v), 1)
+    rows = [*_class_figures(weights, labels, answers, probs.shape[1]),
+            *_risk_figures(weights, probs.max(1), right)]
+    def mean(v): return weights @ np.nan_to_num(v)/np.maximum(weights @ ~np.isnan(v), 1)
     return dict(zip(names, rows)) | {name: mean(v) for name, v in values.items()}
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #9a58de51
@@ -378,20 +418,26 @@ def classification_metrics(
     values, tables = _mean_values(probs, labels, votes), _error_tables(probs, labels, votes)
     found = dict(n=n, accuracy=right/n, accuracy_low=float(low), accuracy_high=float(high),
                  ece_floor=floor, ece_floor_95=floor_95)
-    found |= {name: float(np.abs(gaps.sum(0)).sum()/scale) for name, (gaps, scale) in tables.items()}
-    found |= {name: float(v[0]) for name, v in _figures(np.ones((1, n)), probs, labels, values).items()}
-    return found | _intervals(probs, labels, values, tables, bootstrap, seed) if bootstrap else found
+    found |= {name: float(np.abs(gaps.sum(0)).sum()/scale) for name,
+              (gaps, scale) in tables.items()}
+    found |= {name: float(v[0]) for name, v in _figures(np.ones((1, n)), probs, labels,
+                                                        values).items()}
+    return found | _intervals(probs, labels, values, tables, bootstrap,
+                              seed) if bootstrap else found
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #a628b8c9
 def _intervals(probs, labels, values, tables, repeats, seed):
     "Ends of the bootstrap intervals of all figures, as a dict of `…_low` and `…_high`."
     figures, moves = [], []
     for w in resample_weights(len(labels), repeats, seed):
         figures.append(_figures(w, probs, labels, values))
         moves.append([(w - 1) @ gaps for gaps, _ in tables.values()])
-    ends = {name: np.quantile(np.concatenate([f[name] for f in figures]), [0.025, 0.975]) for name in figures[0]}
+    ends = {name: np.quantile(np.concatenate([f[name] for f in figures]), [0.025, 0.975])
+            for name in figures[0]}
     for i, (name, (gaps, scale)) in enumerate(tables.items()):
         ends[name] = error_interval(gaps.sum(0), np.concatenate([m[i] for m in moves]), scale)
-    return {f'{name}_{end}': float(v) for name, pair in ends.items() for end, v in zip(('low', 'high'), pair)}
+    return {f'{name}_{end}': float(v) for name, pair in ends.items() for end,
+            v in zip(('low', 'high'), pair)}
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #5c1a77e1
 def class_calibration(
@@ -402,8 +448,9 @@ def class_calibration(
 ) -> tuple:              # error, low and high, each (N,)
     "Calibration error of each class's probability, as `classwise_error`, with the ends of its 95% interval."
     probs, happened = as_outcomes(probs, targets)
-    gaps, (n, N) = bin_gaps(probs, happened), probs.shape                                 # (n, N·bins)
-    moves = np.concatenate([(w - 1) @ gaps for w in resample_weights(n, bootstrap, seed)])     # (R, N·bins)
+    gaps, (n, N) = bin_gaps(probs, happened), probs.shape  # (n, N·bins)
+    # (R, N·bins)
+    moves = np.concatenate([(w - 1) @ gaps for w in resample_weights(n, bootstrap, seed)])
     sums, moves = gaps.sum(0).reshape(N, -1), moves.reshape(len(moves), N, -1)
     ends = np.array([error_interval(s, moves[:, c], n) for c, s in enumerate(sums)])  # (N, 2)
     return np.abs(sums).sum(1)/n, *ends.T

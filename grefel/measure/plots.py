@@ -25,14 +25,18 @@ def plot_confusion(
     import seaborn as sns
     confusion = np.asarray(confusion)
     share = confusion/np.maximum(confusion.sum(1, keepdims=True), 1)
-    text = np.array([[f'{n}\n{s:.0%}' if n else '' for n, s in zip(*row)] for row in zip(confusion, share)])
+    text = np.array([[f'{n}\n{s:.0%}' if n else '' for n, s in zip(*row)] for row in zip(confusion,
+        share)])
     side = 1.9 + 0.62*len(classes)
     fig = Figure(figsize=(side, 0.87*side), layout='constrained')
     ax = fig.subplots()
-    sns.heatmap(share, annot=text, fmt='', cmap='Blues', vmin=0, vmax=1, cbar=False, square=True, linewidths=0.5,
-                linecolor='#8a8f9855', xticklabels=classes, yticklabels=classes, annot_kws=dict(size=8), ax=ax)
+    sns.heatmap(share, annot=text, fmt='', cmap='Blues', vmin=0, vmax=1, cbar=False, square=True,
+                linewidths=0.5,
+                linecolor='#8a8f9855', xticklabels=classes, yticklabels=classes,
+                annot_kws=dict(size=8), ax=ax)
     ax.set(xlabel='answer', ylabel='label')
-    ax.tick_params('x', rotation=35); ax.tick_params('y', rotation=0)
+    ax.tick_params('x', rotation=35)
+    ax.tick_params('y', rotation=0)
     return fig
 
 # %% ../../nbs/5_measure/06_plots.ipynb #86c13943
@@ -49,9 +53,12 @@ def plot_classwise(
     reach = np.maximum([recall - low, high - recall], 0)                # rounding may leave −1e-17
     ax.errorbar(recall, y, xerr=reach, fmt='none', ecolor=GREY, lw=1.6, capsize=3)
     known = [i for i, r in enumerate(rows) if r['precision'] is not None]
-    ax.plot([rows[i]['precision'] for i in known], y[known], 'D', color=ORANGE, ms=6, label='precision')
-    ax.set(yticks=y, yticklabels=[f"{r['class']} ({r['n']})" for r in rows], xlim=(0, 1), xlabel='share')
-    ax.invert_yaxis(); ax.spines[['top', 'right']].set_visible(False)
+    ax.plot([rows[i]['precision'] for i in known], y[known], 'D', color=ORANGE, ms=6,
+            label='precision')
+    ax.set(yticks=y, yticklabels=[f"{r['class']} ({r['n']})" for r in rows], xlim=(0, 1),
+           xlabel='share')
+    ax.invert_yaxis()
+    ax.spines[['top', 'right']].set_visible(False)
     fig.legend(loc='outside upper right', ncols=2, frameon=False)
     return fig
 
@@ -65,12 +72,14 @@ def plot_reliability(
     "Reliability diagram: gaps between confidence and the share of right answers."
     b = reliability_bins(probs, labels, bins)
     seen = b['count'] > 0
-    x, a, low, high = (b[k][seen] for k in ('confidence', 'accuracy', 'accuracy_low', 'accuracy_high'))
+    x, a, low, high = (b[k][seen] for k in ('confidence', 'accuracy', 'accuracy_low',
+                                            'accuracy_high'))
     fig = Figure(figsize=(4.6, 4.4), layout='constrained')
     ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     ax.plot([0, 1], [0, 1], '--', color=GREY, lw=1)
     ax.vlines(x, np.minimum(x, a), np.maximum(x, a), color=RED, lw=6, alpha=0.35)
-    ax.errorbar(x, a, yerr=[np.maximum(a - low, 0), np.maximum(high - a, 0)], fmt='o', color=BLUE, ms=5, lw=1.4)
+    ax.errorbar(x, a, yerr=[np.maximum(a - low, 0), np.maximum(high - a, 0)], fmt='o', color=BLUE,
+                ms=5, lw=1.4)
     ece = calibration_error(probs, labels, bins)
     ax.set(xlim=(0, 1), ylim=(0, 1.04), ylabel='share right', title=f'{name}: ECE {ece:.3f}')
     below.bar(b['edges'][:-1], b['count'], 1/bins, align='edge', color=GREY, edgecolor='none')
@@ -98,7 +107,8 @@ def plot_votes(
         ax.plot(x[n >= 10], y[n >= 10], color=GREY, lw=0.8, alpha=0.7)
     (x, y), n = means(probs.ravel(), shares.ravel())
     ax.scatter(x[n > 0], y[n > 0], 12 + 10*np.log2(n[n > 0]), color=BLUE, zorder=3)
-    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="class's probability", ylabel="class's share of the votes")
+    ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="class's probability", ylabel="class's share of the "
+                                                                          "votes")
     ax.spines[['top', 'right']].set_visible(False)
     return fig
 
@@ -111,12 +121,15 @@ def plot_confidence(
     "Histograms of confidence for right and for wrong answers."
     confidences, right = np.asarray(confidences, float), np.asarray(right, bool)
     if confidences.ndim != 1 or confidences.shape != right.shape:
-        raise GrefelError(f'confidences of shape {confidences.shape} for right of shape {right.shape}')
+        raise GrefelError(f'confidences of shape {confidences.shape} for right of shape '
+                          f'{right.shape}')
     fig = Figure(figsize=(4.6, 4.4), layout='constrained')
     ax = fig.subplots()
-    ax.hist([confidences[~right], confidences[right]], np.linspace(0, 1, bins + 1), stacked=True, color=[RED, BLUE],
+    ax.hist([confidences[~right], confidences[right]], np.linspace(0, 1, bins + 1), stacked=True,
+            color=[RED, BLUE],
             label=[f'wrong ({(~right).sum()})', f'right ({right.sum()})'])
-    ax.set(xlabel='confidence', ylabel='answers', xlim=(0, 1)); ax.spines[['top', 'right']].set_visible(False)
+    ax.set(xlabel='confidence', ylabel='answers', xlim=(0, 1))
+    ax.spines[['top', 'right']].set_visible(False)
     ax.legend(loc='upper left', frameon=False)
     return fig
 
@@ -131,11 +144,13 @@ def plot_risk(
     ax = fig.subplots()
     for (name, p), colour in zip(probs.items(), (BLUE, ORANGE, RED, GREY)):
         curve = risk_coverage(p, labels)
-        ax.plot(curve['coverage'], curve['risk'], color=colour, lw=1.6, label=f'{name}: AURC {curve["aurc"]:.3f}')
+        ax.plot(curve['coverage'], curve['risk'], color=colour, lw=1.6, label=f'{name}: AURC '
+                                                                              f'{curve["aurc"]:.3f}')
         marks = (0.8, 0.9, 0.95)
         ax.plot(marks, [1 - accuracy_at_coverage(curve, c) for c in marks], 'o', color=colour, ms=5)
     ax.set(xlim=(0, 1), ylim=(0, None), xlabel='coverage', ylabel='share wrong')
-    ax.spines[['top', 'right']].set_visible(False); ax.legend(loc='upper left', frameon=False)
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.legend(loc='upper left', frameon=False)
     return fig
 
 # %% ../../nbs/5_measure/06_plots.ipynb #52f315e7
@@ -147,14 +162,19 @@ def plot_groups(
     rows = report['groups']
     fig = Figure(figsize=(6.4, 1. + 0.4*len(rows)), layout='constrained')
     ax, y = fig.subplots(), np.arange(len(rows))
-    accuracy, low, high = (np.array([r[k] for r in rows]) for k in ('accuracy', 'accuracy_low', 'accuracy_high'))
+    accuracy, low, high = (np.array([r[k] for r in rows]) for k in ('accuracy', 'accuracy_low',
+        'accuracy_high'))
     ax.barh(y, accuracy, height=0.62, color=BLUE, label='accuracy, 95% interval')
-    ax.errorbar(accuracy, y, xerr=np.maximum([accuracy - low, high - accuracy], 0), fmt='none', ecolor=GREY, lw=1.6,
+    ax.errorbar(accuracy, y, xerr=np.maximum([accuracy - low, high - accuracy], 0), fmt='none',
+                ecolor=GREY, lw=1.6,
                 capsize=3)
-    ax.plot([r['expected'] for r in rows], y, 'D', color=ORANGE, ms=6, label='promised by the labels')
-    ax.set(yticks=y, yticklabels=[f"{r['group']} ({r['n']})" for r in rows], xlim=(0, 1), xlabel='share right',
+    ax.plot([r['expected'] for r in rows], y, 'D', color=ORANGE, ms=6, label='promised by the '
+                                                                             'labels')
+    ax.set(yticks=y, yticklabels=[f"{r['group']} ({r['n']})" for r in rows], xlim=(0, 1),
+           xlabel='share right',
            ylabel=name)
-    ax.invert_yaxis(); ax.spines[['top', 'right']].set_visible(False)
+    ax.invert_yaxis()
+    ax.spines[['top', 'right']].set_visible(False)
     fig.legend(loc='outside upper right', ncols=2, frameon=False)
     return fig
 
@@ -164,16 +184,22 @@ def plot_change(
 ) -> Figure:
     "Answers helped and hurt by a correction, by class and by primary confidence."
     classes = [(str(r['class']), r) for r in report['change_by_class'] if r['n']]
-    bands = [(f"{r['low']:.0%} to {r['high']:.0%}", r) for r in report['change_by_confidence'] if r['n']]
+    bands = [(f"{r['low']:.0%} to {r['high']:.0%}", r) for r in report['change_by_confidence']
+             if r['n']]
     fig = Figure(figsize=(7.6, 1.2 + 0.34*max(len(classes), len(bands))), layout='constrained')
-    for ax, rows, title in zip(fig.subplots(1, 2), (classes, bands), ('by label', 'by primary confidence')):
+    for ax, rows, title in zip(fig.subplots(1, 2), (classes, bands),
+                               ('by label', 'by primary confidence')):
         y, count = np.arange(len(rows)), lambda k: np.array([r[k] for _, r in rows])
-        ax.barh(y, count('helped'), color=BLUE, label='helped'); ax.barh(y, -count('hurt'), color=RED, label='hurt')
+        ax.barh(y, count('helped'), color=BLUE, label='helped')
+        ax.barh(y, -count('hurt'), color=RED, label='hurt')
         ax.barh(y, count('neutral'), left=count('helped'), color=GREY, alpha=0.5, label='neutral')
         ax.axvline(0, color=GREY, lw=1)
-        ax.set(yticks=y, yticklabels=[f"{name} ({r['n']})" for name, r in rows], title=title, xlabel='answers')
-        ax.xaxis.set_major_formatter(lambda v, _: f'{abs(v):g}'); ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.invert_yaxis(); ax.spines[['top', 'right']].set_visible(False)
+        ax.set(yticks=y, yticklabels=[f"{name} ({r['n']})" for name, r in rows], title=title,
+               xlabel='answers')
+        ax.xaxis.set_major_formatter(lambda v, _: f'{abs(v):g}')
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.invert_yaxis()
+        ax.spines[['top', 'right']].set_visible(False)
     handles, names = ax.get_legend_handles_labels()
     fig.legend(handles, names, loc='outside lower center', ncols=3, frameon=False)
     return fig
@@ -185,34 +211,41 @@ def read_history(
     "The training history; `GrefelError` names file and row of what is wrong."
     try: rows = list(csv.DictReader(io.StringIO(Path(path).read_text(encoding='utf-8'))))
     except OSError as e: raise GrefelError(f'{path}: cannot be read ({e.strerror})') from None
-    except (UnicodeDecodeError, csv.Error) as e: raise GrefelError(f'{path}: is no history ({e})') from None
-    if not rows or 'epoch' not in rows[0]: raise GrefelError(f'{path}: is no history (no column "epoch", or no rows)')
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise GrefelError(f'{path}: is no history ({e})') from None
+    if not rows or 'epoch' not in rows[0]:
+        raise GrefelError(f'{path}: is no history (no column "epoch", or no rows)')
     history = {name: [] for name in rows[0] if name}
     for i, row in enumerate(rows, 1):
         for name, values in history.items():
             try: values.append(float(row[name]) if row[name] else None)
-            except ValueError: raise GrefelError(f'{path}, row {i}: {name} is {row[name]!r}, not a number') from None
+            except ValueError:
+                raise GrefelError(
+                    f'{path}, row {i}: {name} is {row[name]!r}, not a number') from None
     return history
 
+# %% ../../nbs/5_measure/06_plots.ipynb #9fa9676a
 def plot_history(
     history,  # history.csv of a run, or a dict of columns as `read_history` gives it
 ) -> Figure:
     "Losses and accuracy over epochs; the best epoch is marked."
     h = history if isinstance(history, dict) else read_history(history)
-    line = lambda name: np.array([np.nan if v is None else v for v in h[name]], float)
+    def line(name): return np.array([np.nan if v is None else v for v in h[name]], float)
     fig = Figure(figsize=(4.6, 4.4), layout='constrained')
     (top, below), epoch = fig.subplots(2, 1, sharex=True), line('epoch') + 1
     for name, colour in dict(train_loss=ORANGE, valid_loss=BLUE).items():
         if name in h: top.plot(epoch, line(name), '.-', color=colour, label=name.replace('_', ' '))
     for name, colour in dict(accuracy=BLUE, macro_f1=ORANGE).items():
-        if name in h: below.plot(epoch, line(name), '.-', color=colour, label=name.replace('_', ' '))
+        if name in h:
+            below.plot(epoch, line(name), '.-', color=colour, label=name.replace('_', ' '))
     if 'accuracy' in h and np.isfinite(line('accuracy')).any():
         best = int(np.nanargmax(line('accuracy')))
         below.plot(epoch[best], line('accuracy')[best], 'o', ms=10, mfc='none', color=RED,
                    label=f'best: epoch {epoch[best]:g}')
     below.set_xlabel('epoch')
     for ax, what in ((top, 'loss'), (below, 'on validation faces')):
-        ax.set_ylabel(what); ax.spines[['top', 'right']].set_visible(False)
+        ax.set_ylabel(what)
+        ax.spines[['top', 'right']].set_visible(False)
         ax.xaxis.get_major_locator().set_params(integer=True)
         if ax.lines: ax.legend(frameon=False)
     return fig
@@ -227,11 +260,12 @@ def pick_faces(
     "Which faces to show."
     probs, labels = np.asarray(probs), np.asarray(labels)
     right, rng = probs.argmax(1) == labels, np.random.default_rng(seed)
-    lot = lambda mask: np.sort(rng.permutation(np.flatnonzero(mask))[:count])
+    def lot(mask): return np.sort(rng.permutation(np.flatnonzero(mask))[:count])
     wrong = np.flatnonzero(~right)
     surest = np.argsort(-probs[wrong].max(1), kind='stable')[:count]
     return dict(right=lot(right), wrong=lot(~right), sure=wrong[surest])
 
+# %% ../../nbs/5_measure/06_plots.ipynb #4565d6bb
 def plot_faces(
     images,               # (n, C, H, W) uint8
     probs,                # (n, N) probabilities
@@ -247,6 +281,7 @@ def plot_faces(
     for ax, i in zip(axes.flat, index):
         ax.imshow(face_array(images, i), cmap='gray', vmin=0, vmax=255)
         said, true = int(np.argmax(probs[i])), int(labels[i])
-        ax.set_title(f'{classes[said]} {probs[i][said]:.0%}' + ('' if said == true else f'\nlabel: {classes[true]}'),
+        ax.set_title(f'{classes[said]} {probs[i][said]:.0%}'
+                     + ('' if said == true else f'\nlabel: {classes[true]}'),
                      fontsize=7, color=BLUE if said == true else RED)
     return fig

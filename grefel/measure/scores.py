@@ -16,42 +16,57 @@ from .metrics import (
 
 # %% ../../nbs/5_measure/07_scores.ipynb #061507b8
 KEYS = dict(
-    n='faces', accuracy='accuracy', balanced_accuracy='balanced accuracy: mean recall of the classes',
+    n='faces', accuracy='accuracy', balanced_accuracy='balanced accuracy: mean recall of the '
+                                                      'classes',
     macro_f1='macro-F1',
-    ece='calibration error of the answers (ECE, equal widths)', ece_mass='the same with equal-mass bins (15 in both)',
+    ece='calibration error of the answers (ECE, equal widths)', ece_mass='the same with equal-mass '
+                                                                         'bins (15 in both)',
     ece_floor='ECE by chance alone, mean', ece_floor_95='ECE by chance alone, 95th percentile',
-    ece_classwise="each class's probability against labels (classwise ECE)", brier='Brier score, 0 to 2',
-    nll='negative log-likelihood, nats', mean_confidence='mean confidence', aurc='area under risk–coverage (AURC)',
+    ece_classwise="each class's probability against labels (classwise ECE)", brier='Brier score, 0 '
+                                                                                   'to 2',
+    nll='negative log-likelihood, nats', mean_confidence='mean confidence',
+            aurc='area under risk–coverage (AURC)',
     accuracy_at_80='accuracy at 80% coverage', accuracy_at_90='accuracy at 90% coverage',
-    accuracy_at_95='accuracy at 95% coverage', ece_votes="each class's probability against shares of votes",
+    accuracy_at_95='accuracy at 95% coverage', ece_votes="each class's probability against shares "
+                                                         "of votes",
     kl_votes="KL divergence from the votes' distribution, nats",
     tv_votes="total variation from the votes' distribution")
 
 # %% ../../nbs/5_measure/07_scores.ipynb #061507b9
 OTHER_KEYS = dict(
-    changed='answers that balancing changed', helped='of them from wrong to right', hurt='of them from right to wrong',
-    neutral='of them from one mistake to another', change_rate='share of answers that balancing changed',
+    changed='answers that balancing changed', helped='of them from wrong to right',
+                  hurt='of them from right to wrong',
+    neutral='of them from one mistake to another', change_rate='share of answers that balancing '
+                                                               'changed',
     p_value='probability that helped and hurt differ so much by chance (McNemar, exact)',
     change_by_class='what balancing changed, by label; counts as above',
     change_by_confidence='the same by confidence of the primary answer, from low to below high') | {
-    'change_by_confidence.low': 'least confidence of this band', 'change_by_confidence.high': 'its end',
-    'class': 'name of the class', 'classes': 'names of the classes, in the order of rows and columns',
-    'confusion': 'counts of faces; rows are labels, columns answers', 'per_class': 'figures of each class',
+    'change_by_confidence.low': 'least confidence of this band',
+    'change_by_confidence.high': 'its end',
+    'class': 'name of the class', 'classes': 'names of the classes, in the order of rows and '
+                                             'columns',
+    'confusion': 'counts of faces; rows are labels, columns answers',
+    'per_class': 'figures of each class',
     'answered': 'faces given this answer', 'precision': 'share of these answers that are right',
-    'recall': 'share of faces of this label that are found', 'f1': 'harmonic mean of precision and recall',
+    'recall': 'share of faces of this label that are found', 'f1': 'harmonic mean of precision and '
+                                                                   'recall',
     'per_class.ece': "calibration error of this class's probability against labels",
     'per_class.ece_votes': "the same against its share of the crowd's votes",
-    'groups': 'for each column that divides the faces: its groups, and whether chance explains their differences',
+    'groups': 'for each column that divides the faces: its groups, and whether chance explains '
+              'their differences',
     'groups.groups': 'figures of each group', 'group': 'name of the group',
-    'expected': 'accuracy that the labels of the group promise', 'worst': 'the group furthest below its promise',
+    'expected': 'accuracy that the labels of the group promise', 'worst': 'the group furthest '
+                                                                          'below its promise',
     'shortfall': 'by how much, as a share', 'unknown': 'faces of no known group',
     'p_accuracy': 'probability that chance makes the accuracies of groups differ so much',
     'p_confidence': 'the same for confidence less accuracy',
     'found_accuracy': 'whether p_accuracy is below 5%, divided by the number of tests',
     'found_confidence': 'whether p_confidence is',
     'risk': 'what each threshold stored with the model does on these faces',
-    'risk.risk': 'share of mistakes that it allows', 'threshold': 'least confidence of an answer; 2: none is safe',
-    'coverage': 'share of faces answered', 'wrong': 'share of mistakes among these answers; null: there are none'}
+    'risk.risk': 'share of mistakes that it allows', 'threshold': 'least confidence of an answer; '
+                                                                  '2: none is safe',
+    'coverage': 'share of faces answered', 'wrong': 'share of mistakes among these answers; null: '
+                                                    'there are none'}
 
 # %% ../../nbs/5_measure/07_scores.ipynb #061507c0
 OTHER_KEYS |= dict(
@@ -69,13 +84,14 @@ OTHER_KEYS |= dict(
     flip_test='whether mirror images were looked at as well',
     balanced='how much rare classes are favoured: 0 not at all, 1 as if all classes were equally frequent',
     device='where it ran', grefel='version', torch='version', seconds='for answers and figures')
-
-_ENDS = dict(_low='lower end of the 95% interval', _high='upper end of the 95% interval', _rate='as a share of all')
+_ENDS = dict(_low='lower end of the 95% interval', _high='upper end of the 95% interval',
+             _rate='as a share of all')
 _STARTS = dict(primary_='before balancing', untempered_='without any temperature',
                crossfit_='each face with a temperature fitted on other faces')
 
 def explain_key(
-    key:str,    # of metrics.json; within tables with the table's key and a dot before it, as 'per_class.recall'
+    # of metrics.json; within tables with the table's key and a dot before it, as 'per_class.recall'
+    key:str,
 ) -> str:       # a sentence
     "What a key means; KeyError where nobody knows."
     known, name = KEYS | OTHER_KEYS, key.rpartition('.')[2]
@@ -87,6 +103,7 @@ def explain_key(
         if name.startswith(start): return f'{explain_key(name.removeprefix(start))}: {words}'
     raise KeyError(key)
 
+# %% ../../nbs/5_measure/07_scores.ipynb #554bdfbe
 def all_keys(
     m,          # the contents of metrics.json, or a part
     above='',   # keys of the tables around it, with a dot
@@ -95,7 +112,8 @@ def all_keys(
     found = {}
     for k, v in m.items():
         found[above + k] = None
-        for part in v.values() if k == 'groups' and isinstance(v, dict) else v if isinstance(v, list) else ():
+        for part in v.values() if k == 'groups' and isinstance(v, dict) else v if isinstance(v,
+            list) else ():
             if isinstance(part, dict): found |= all_keys(part, f'{above}{k}.')
     return found
 
@@ -107,7 +125,7 @@ def measure(
     votes=None,             # (n, N) votes in the same order
     bootstrap:int=1000,     # resamples for intervals; 0 for none
     seed:int=0,             # of the resampling
-    columns=None,           # column → (n,) names of groups, from `grefel.measure.groups.group_columns`
+    columns=None,  # column → (n,) names of groups, from `grefel.measure.groups.group_columns`
     risk=(),                # rows [risk, threshold, coverage] stored with the model
 ) -> dict:                  # plain numbers, lists and dicts
     "All figures about one set of predictions."
@@ -117,11 +135,14 @@ def measure(
     m |= {f'primary_{k}': v for k, v in before.items() if k != 'n'}
     change = change_report(primary, final, labels, list(classes))
     m |= {k: v for k, v in change.items() if k not in ('n', 'primary_accuracy', 'final_accuracy')}
-    per_class = per_class_scores(final, labels, classes, votes if 'kl_votes' in m else None, bootstrap or 200, seed)
-    return m | dict(classes=list(classes), per_class=per_class, confusion=confusion_counts(final, labels).tolist(),
+    per_class = per_class_scores(final, labels, classes, votes if 'kl_votes' in m else None,
+                                 bootstrap or 200, seed)
+    return m | dict(classes=list(classes), per_class=per_class,
+                    confusion=confusion_counts(final, labels).tolist(),
                     groups=all_groups(final, labels, columns or {}, bootstrap or 200, seed),
                     risk=_kept_promises(check_probs(final), labels, risk))
 
+# %% ../../nbs/5_measure/07_scores.ipynb #51c4a74c
 def per_class_scores(final, labels, classes, votes, bootstrap, seed):
     "The table by class, with the calibration of its probability against labels and the crowd."
     rows = per_class_table(final, labels, classes)
@@ -131,6 +152,7 @@ def per_class_scores(final, labels, classes, votes, bootstrap, seed):
             row |= zip((key, f'{key}_low', f'{key}_high'), map(float, figures))
     return rows
 
+# %% ../../nbs/5_measure/07_scores.ipynb #8046b0df
 def _kept_promises(final, labels, risk):
     "What each stored threshold does on these faces."
     rows, confidence, wrong = [], final.max(1), final.argmax(1) != labels
@@ -138,10 +160,12 @@ def _kept_promises(final, labels, risk):
         chosen = confidence >= threshold
         low, high = wilson_interval(wrong[chosen].sum(), chosen.sum())
         rows.append(dict(risk=allowed, threshold=threshold, coverage=float(chosen.mean()),
-                         wrong=float(wrong[chosen].mean()) if chosen.any() else None, wrong_low=float(low),
+                         wrong=float(wrong[chosen].mean()) if chosen.any() else None,
+                         wrong_low=float(low),
                          wrong_high=float(high)))
     return rows
 
+# %% ../../nbs/5_measure/07_scores.ipynb #4dc0c892
 def crossfit(
     probs,              # (n, N) untempered final probabilities
     labels,             # (n,) class indices
@@ -153,9 +177,11 @@ def crossfit(
     if len(labels) < 50: return {}
     report = calibration_report(probs, labels, votes, groups, bootstrap=bootstrap)
     names = [k for k in report['after'] if k not in ('n', 'accuracy') and 'floor' not in k]
-    found = {f'{name}_{k}': report[when][k] for name, when in dict(untempered='before', crossfit='after').items()
+    found = {f'{name}_{k}': report[when][k] for name,
+             when in dict(untempered='before', crossfit='after').items()
              for k in names}
-    return found | {f'crossfit_{k}': report[k] for k in ('temperature', 'temperature_low', 'temperature_high')}
+    return found | {f'crossfit_{k}': report[k] for k in ('temperature', 'temperature_low',
+                                                         'temperature_high')}
 
 # %% ../../nbs/5_measure/07_scores.ipynb #a17c384f
 def predictions_csv(
@@ -171,6 +197,7 @@ def predictions_csv(
     writer.writerow(['name', 'label', 'predicted', 'primary', 'confidence', *classes, 'correct'])
     for name, y, p, q in zip(names, labels, final, primary):
         said = int(p.argmax())
-        writer.writerow([name, classes[y], classes[said], classes[int(q.argmax())], f'{p[said]:.6f}',
+        writer.writerow([name, classes[y], classes[said], classes[int(q.argmax())],
+                         f'{p[said]:.6f}',
                          *(f'{v:.6f}' for v in p), int(said == y)])
     return text.getvalue()

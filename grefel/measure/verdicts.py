@@ -12,35 +12,43 @@ from ..base.page import page_answer
 # %% ../../nbs/5_measure/08_verdicts.ipynb #c798e4ed
 def as_percent(value): return f'{100*value:.1f}%'
 
-def _listed(words): return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
+def _listed(words):
+    return ' and '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 def fair_key(m, key):
     "The key of a figure as a fair judge takes it: cross-fitted, where the temperature was fitted on these very faces."
     return f'crossfit_{key}' if m.get('fitted_here') and f'crossfit_{key}' in m else key
 
+# %% ../../nbs/5_measure/08_verdicts.ipynb #193c4fc5
 def _about_accuracy(m):
     "What accuracy means."
     return page_answer('Is it right?',
-        f"Of 100 such faces, about {100*m['accuracy']:.0f} are answered as labelled. With {m['n']:,} faces the true "
-        f"share lies between {as_percent(m['accuracy_low'])} and {as_percent(m['accuracy_high'])} (95%). Labels are what "
+        f"Of 100 such faces, about {100*m['accuracy']:.0f} are answered as labelled. With "
+        f"{m['n']:,} faces the true "
+        f"share lies between {as_percent(m['accuracy_low'])} and {as_percent(m['accuracy_high'])} "
+        f"(95%). Labels are what "
         f"people said about a picture, and no more than that.", f"{100*m['accuracy']:.0f} of 100")
 
 def _missed(m):
     "Classes of which fewer than half are found."
     return [r['class'] for r in m['per_class'] if r['recall'] is not None and r['recall'] < 0.5]
 
+# %% ../../nbs/5_measure/08_verdicts.ipynb #930ef763
 def _about_classes(m):
     "Whether the rare expressions are found."
     known = [r for r in m['per_class'] if r['recall'] is not None]
     best, worst = max(known, key=lambda r: r['recall']), min(known, key=lambda r: r['recall'])
-    told = (f"It is best at {best['class']} ({as_percent(best['recall'])} of {best['n']:,} found) and worst at "
+    told = (f"It is best at {best['class']} ({as_percent(best['recall'])} of {best['n']:,} found) "
+            f"and worst at "
             f"{worst['class']} ({as_percent(worst['recall'])} of {worst['n']:,}).") if best is not worst else ''
     few = [r['class'] for r in known if r['n'] < 50]
     told += f" There are fewer than 50 faces of {_listed(few)}: their figures are uncertain." if few else ''
     told += f" Rare expressions were favoured (τ = {m['balanced']:g})." if m.get('balanced') else ''
     missed = _missed(m)
-    return page_answer('Does it find every expression?', told.strip() or f"All faces show {best['class']}.",
-                       f'not {_listed(missed)}' if missed else 'yes, most of each', 'bad' if missed else 'good')
+    return page_answer('Does it find every expression?', told.strip() or f"All faces show "
+                                                                         f"{best['class']}.",
+                       f'not {_listed(missed)}' if missed else 'yes, most of each',
+                       'bad' if missed else 'good')
 
 # %% ../../nbs/5_measure/08_verdicts.ipynb #c798e4ee
 def honesty(m):
@@ -52,43 +60,56 @@ def honesty(m):
     if low <= 0.02: return 'roughly', 'fair', 'confidences are roughly honest'
     return f'off by {100*ece:.0f} points', 'bad', f'confidences are off by {100*ece:.0f} points on average'
 
+# %% ../../nbs/5_measure/08_verdicts.ipynb #411e1771
 def _about_calibration(m):
     "Whether confidence can be taken at its word."
     ece, confidence = m[fair_key(m, 'ece')], m[fair_key(m, 'mean_confidence')]
     gap = confidence - m['accuracy']
     found = ('No miscalibration can be told from chance' if ece <= m['ece_floor_95'] else
-             'It claims more than it knows' if gap > 0.01 else 'It knows more than it claims' if gap < -0.01 else
+             'It claims more than it knows' if gap > 0.01 else 'It knows more than it claims'
+             if gap < -0.01 else
              'On average it claims what it knows, but not at every confidence')
     return page_answer('Does its confidence mean what it says?',
-        f"Mean confidence is {as_percent(confidence)} where {as_percent(m['accuracy'])} are right. {found}: the "
-        f"calibration error (ECE) is {ece:.3f}; a perfectly calibrated model would show about {m['ece_floor']:.3f} on "
+        f"Mean confidence is {as_percent(confidence)} where {as_percent(m['accuracy'])} are right. "
+        f"{found}: the "
+        f"calibration error (ECE) is {ece:.3f}; a perfectly calibrated model would show about "
+        f"{m['ece_floor']:.3f} on "
         f"as many faces.{_about_temperature(m)}", *honesty(m)[:2])
 
+# %% ../../nbs/5_measure/08_verdicts.ipynb #5fdd634c
 def _about_temperature(m):
     "What the temperature has to do with it."
     t = m.get('temperature', 1)
-    if 'crossfit_ece' not in m: return '' if t == 1 else f' The stored temperature of {t:.2f} is applied.'
+    if 'crossfit_ece' not in m:
+        return '' if t == 1 else f' The stored temperature of {t:.2f} is applied.'
     other = f"{m['crossfit_ece']:.3f} (cross-fitted; from all faces it is {m['crossfit_temperature']:.2f})"
     if t == 1: return f' A temperature would make the error {other}.'
     if not m.get('fitted_here'):
         return f' The stored temperature of {t:.2f} is applied; one for these faces gives {other}.'
-    return (f" The stored temperature of {t:.2f} was fitted on these faces; to be fair, each face is judged here with "
+    return (f" The stored temperature of {t:.2f} was fitted on these faces; to be fair, each face "
+            f"is judged here with "
             f"one that was fitted on others.")
 
 # %% ../../nbs/5_measure/08_verdicts.ipynb #c768af65
 def _about_silence(m):
     "What is gained by not answering the least certain faces."
     most, right = (m[fair_key(m, f'accuracy_at_{share}')] for share in (90, 80))
-    told = (f"Left to answer only the 90% of faces it is surest of, the model is right on {as_percent(most)} of them, on "
+    told = (f"Left to answer only the 90% of faces it is surest of, the model is right on "
+            f"{as_percent(most)} of them, on "
             f"the surest 80% on {as_percent(right)}.")
     broken = [r for r in m['risk'] if r['wrong'] is not None and r['wrong_low'] > r['risk']]
-    if broken: told += (f" The stored threshold for {as_percent(broken[0]['risk'])} mistakes does not hold here: "
+    if broken:
+        told += (f" The stored threshold for {as_percent(broken[0]['risk'])} mistakes does not "
+                 f"hold here: "
                         f"{as_percent(broken[0]['wrong'])} of the answers above it are wrong.")
-    elif m['risk'] and m.get('fitted_here'): told += ' The stored thresholds were chosen on these faces.'
+    elif m['risk'] and m.get('fitted_here'):
+        told += ' The stored thresholds were chosen on these faces.'
     elif m['risk']: told += ' The stored thresholds hold here, as far as can be told.'
-    word = ('thresholds do not hold', 'bad') if broken else (f'of the surest 80%, {100*right:.0f} of 100', '')
+    word = ('thresholds do not hold', 'bad') if broken else (f'of the surest 80%, {100*right:.0f} '
+                                                             f'of 100', '')
     return page_answer('Does it know when it does not know?', told, *word)
 
+# %% ../../nbs/5_measure/08_verdicts.ipynb #42d391af
 def _about_votes(m):
     "How the distribution agrees with the crowd's."
     if 'kl_votes' not in m: return None
@@ -97,21 +118,28 @@ def _about_votes(m):
     price = (f' Without the temperature, which serves the labels, it would be {before:.3f}.'
              if t != 1 and before < kl else '')
     return page_answer('Does it agree with the crowd?',
-        f"On average {as_percent(tv)} of the votes on a face would have to change hands to agree with the model (KL "
-        f"{kl:.3f} nats; before balancing {m['primary_kl_votes']:.3f}).{price}", f'{as_percent(1 - tv)} of votes')
+        f"On average {as_percent(tv)} of the votes on a face would have to change hands to agree "
+        f"with the model (KL "
+        f"{kl:.3f} nats; before balancing {m['primary_kl_votes']:.3f}).{price}",
+                       f'{as_percent(1 - tv)} of votes')
 
+# %% ../../nbs/5_measure/08_verdicts.ipynb #ad640a1c
 def about_groups(m):
     "Whom the model serves worse."
     if not m['groups']:
-        return page_answer('Does it serve all groups alike?', 'The faces come without a column that divides them, such '
+        return page_answer('Does it serve all groups alike?', 'The faces come without a column '
+                                                              'that divides them, such '
                            'as age, sex or source, so nobody knows.', 'not known', 'fair')
-    worse = [f"by {name}, {r['worst']} is answered {100*r['shortfall']:.1f} points worse than its expressions promise "
-             f"(p = {r['p_accuracy']:.2g})" for name, r in m['groups'].items() if r['found_accuracy']]
+    worse = [f"by {name}, {r['worst']} is answered {100*r['shortfall']:.1f} points worse than its "
+             f"expressions promise "
+             f"(p = {r['p_accuracy']:.2g})" for name, r in m['groups'].items()
+             if r['found_accuracy']]
     vain = [f"by {name}, confidence is not equally honest (p = {r['p_confidence']:.2g})"
             for name, r in m['groups'].items() if r['found_confidence'] and not r['found_accuracy']]
     found = '; '.join(worse + vain) or 'no difference was found that chance would not explain'
     smallest = min(g['n'] for r in m['groups'].values() for g in r['groups'])
-    return page_answer('Does it serve all groups alike?', f"Groups were compared by {_listed(list(m['groups']))}. "
+    return page_answer('Does it serve all groups alike?', f"Groups were compared by "
+                                                          f"{_listed(list(m['groups']))}. "
                        f"{found[0].upper() + found[1:]}. The smallest group has {smallest:,} faces.",
                        'no' if worse else 'confidence does not' if vain else 'no difference found',
                        'bad' if worse or vain else 'good')
@@ -123,20 +151,30 @@ def _about_change(m):
     if not m['changed']: return page_answer(ask, 'Balancing changed no answer.', 'no difference')
     sure, points = m['p_value'] < 0.05, 100*(m['accuracy'] - m['primary_accuracy'])
     luck = 'more than luck would explain' if sure else 'which luck alone could explain'
-    verdict = (f"A {'gain' if points > 0 else 'loss'} of {abs(points):.2f} points, {luck} (p = {m['p_value']:.2g})."
+    verdict = (f"A {'gain' if points > 0 else 'loss'} of {abs(points):.2f} points, {luck} (p = "
+               f"{m['p_value']:.2g})."
                if m['helped'] != m['hurt'] else 'On balance neither gain nor loss.')
-    word = ('no difference', '') if not sure else ('yes', 'good') if points > 0 else ('it harms', 'bad')
+    word = ('no difference', '') if not sure else ('yes', 'good') if points > 0 else ('it harms',
+        'bad')
     return page_answer(ask,
-        f"Balancing changed {m['changed']:,} of {m['n']:,} answers ({as_percent(m['change_rate'])}): {m['helped']:,} "
-        f"for the better, {m['hurt']:,} for the worse, {m['neutral']:,} from one mistake to another. {verdict}", *word)
+        f"Balancing changed {m['changed']:,} of {m['n']:,} answers "
+        f"({as_percent(m['change_rate'])}): {m['helped']:,} "
+        f"for the better, {m['hurt']:,} for the worse, {m['neutral']:,} from one mistake to "
+        f"another. {verdict}", *word)
 
+# %% ../../nbs/5_measure/08_verdicts.ipynb #189f5a12
 _SEEN = dict(
-    trained=('no', 'bad', 'The weights were trained on these very faces. Nothing here says how the model does on '
+    trained=('no', 'bad', 'The weights were trained on these very faces. Nothing here says how the '
+                          'model does on '
              'others.'),
-    chosen=('not quite', 'fair', 'Which epoch of the training to keep was chosen on these very faces, which flatters '
-            'every figure a little. Faces that had no part in it, as those of a test split, would say what to expect.'),
-    no=('yes', 'good', 'By their own account the weights were neither trained nor chosen on these faces.'),
-    other=('as far as names tell', 'fair', 'By their own account the weights learned from other data. Whether those '
+    chosen=('not quite', 'fair', 'Which epoch of the training to keep was chosen on these very '
+                                 'faces, which flatters '
+            'every figure a little. Faces that had no part in it, as those of a test split, would '
+            'say what to expect.'),
+    no=('yes', 'good', 'By their own account the weights were neither trained nor chosen on these '
+                       'faces.'),
+    other=('as far as names tell', 'fair', 'By their own account the weights learned from other '
+                                           'data. Whether those '
            'hold some of these very pictures, names do not tell.'))
 
 def _about_seen(m):
@@ -145,6 +183,7 @@ def _about_seen(m):
     word, mood, text = _SEEN.get(m.get('seen'), silent)
     return page_answer('Were these faces new to it?', text, word, mood)
 
+# %% ../../nbs/5_measure/08_verdicts.ipynb #21e5e3b9
 def verdict(m):
     "One line: may confidences be believed, what is missed, who is served worse, and were the faces new."
     missed, worse = _missed(m), [name for name, r in m['groups'].items() if r['found_accuracy']]
@@ -152,15 +191,18 @@ def verdict(m):
             + (f'; misses more than half of {_listed(missed)}' if missed else '')
             + (f"; serves groups differently ({', '.join(worse)})" if worse else '')
             + ('; trained on these very faces' if m.get('seen') == 'trained' else '') + '.')
-
-QUESTIONS = (_about_accuracy, _about_calibration, _about_silence, _about_classes, about_groups, _about_votes,
+QUESTIONS = (_about_accuracy, _about_calibration, _about_silence, _about_classes, about_groups,
+             _about_votes,
           _about_change, _about_seen)
 
 # %% ../../nbs/5_measure/08_verdicts.ipynb #0a561be4
 def largest_confusions(m, count=6):
     "The most frequent mistakes: label, answer, faces, share of the label's faces."
-    c = np.array(m['confusion']); total = c.sum(1); np.fill_diagonal(c, 0)
+    c = np.array(m['confusion'])
+    total = c.sum(1)
+    np.fill_diagonal(c, 0)
     order = np.argsort(-c, axis=None, kind='stable')[:count]
     found = [divmod(int(k), len(c)) for k in order]
-    return [dict(label=m['classes'][i], answer=m['classes'][j], n=int(c[i, j]), share=float(c[i, j]/total[i]))
+    return [dict(label=m['classes'][i], answer=m['classes'][j], n=int(c[i, j]),
+                 share=float(c[i, j]/total[i]))
             for i, j in found if c[i, j]]

@@ -18,7 +18,8 @@ def anchor_distances(
     "Distances between embeddings and anchors, with a finite gradient where they are zero."
     n, k, _ = anchors.shape
     with torch.autocast(embedding.device.type, enabled=False):
-        d = torch.cdist(embedding.float(), anchors.float().flatten(0, 1), compute_mode='donot_use_mm_for_euclid_dist')
+        d = torch.cdist(embedding.float(), anchors.float().flatten(0, 1),
+                        compute_mode='donot_use_mm_for_euclid_dist')
     return d.unflatten(1, (n, k))
 
 # %% ../../nbs/3_method/06_anchors.ipynb #a1c31f10
@@ -28,12 +29,15 @@ class GeometryAwareAnchors(nn.Module):
         num_classes:int=8,             # N
         num_anchors_per_class:int=10,  # K
         embed_dim:int=512,             # D
-        scale:float=0.5,               # length of a start anchor, in √D (embeddings leave the gate about that long)
+        # length of a start anchor, in √D (embeddings leave the gate about that long)
+        scale:float=0.5,
         learn_delta:bool=True,         # False: δ stays where it starts
     ):
         super().__init__()
-        self.anchors = nn.Parameter(scale*torch.randn(num_classes, num_anchors_per_class, embed_dim))
-        self.log_delta = nn.Parameter(torch.tensor(math.log(math.sqrt(embed_dim)/16)), requires_grad=learn_delta)
+        self.anchors = nn.Parameter(scale*torch.randn(num_classes, num_anchors_per_class,
+                                                      embed_dim))
+        self.log_delta = nn.Parameter(torch.tensor(math.log(math.sqrt(embed_dim)/16)),
+                                      requires_grad=learn_delta)
 
     @property
     def delta(self): return self.log_delta.exp()
@@ -57,7 +61,7 @@ def init_anchors(
     g = torch.Generator().manual_seed(seed)
     for c in range(n):
         x = embeddings[labels == c].float().cpu()
-        if len(x) == 0: continue                                 # no face of this class: keep the random start
+        if len(x) == 0: continue  # no face of this class: keep the random start
         if len(x) < k: x = x.repeat(-(-k//len(x)), 1)
         x = x + 1e-3*x.std()*torch.randn(x.shape, generator=g) if len(x) > 1 else x
         centres = KMeans(k, n_init=4, random_state=seed).fit(x.numpy()).cluster_centers_

@@ -30,15 +30,17 @@ class AttentiveCorrection(nn.Module):
         num_heads:int=8,       # heads; must divide `embed_dim`
     ):
         super().__init__()
-        if embed_dim % num_heads: raise ValueError(f'{num_heads} heads do not divide {embed_dim} channels')
+        if embed_dim % num_heads:
+            raise ValueError(f'{num_heads} heads do not divide {embed_dim} channels')
         self.num_heads = num_heads
         self.q, self.kv = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, 2*embed_dim)
         self.norm, self.head = nn.LayerNorm(embed_dim), nn.Linear(embed_dim, num_classes)
 
     def forward(self, embedding, tokens):                                        # (B, D), (B, T, D)
-        split = lambda x: rearrange(x, 'b t (h d) -> b h t d', h=self.num_heads)
+        def split(x): return rearrange(x, 'b t (h d) -> b h t d', h=self.num_heads)
         k, v = self.kv(tokens).chunk(2, -1)                                      # (B, T, D)
-        out = F.scaled_dot_product_attention(split(self.q(embedding[:, None])), split(k), split(v))  # (B, h, 1, d)
+        # (B, h, 1, d)
+        out = F.scaled_dot_product_attention(split(self.q(embedding[:, None])), split(k), split(v))
         return self.head(self.norm(rearrange(out, 'b h 1 d -> b (h d)'))).float()   # (B, N) logits
 
 # %% ../../nbs/3_method/07_balancing.ipynb #7a9baa63
@@ -55,7 +57,8 @@ def weigh(
 def balance(
     primary,                    # (B, N) p
     corrections,                # list of 0, 1 or 2 distributions (B, N): t_g, t_a
-    merge:str='confidence',     # 'confidence': weigh by both confidences; 'ramp': C(p)·p + (1 − C(p))·t
+    # 'confidence': weigh by both confidences; 'ramp': C(p)·p + (1 − C(p))·t
+    merge:str='confidence',
     ramp:float=1.,              # τ of 'ramp': 0 = no correction, 1 = all of it
 ):                              # (B, N) final, (B, N) combined correction
     "The final distribution from the primary one and its corrections."
@@ -78,22 +81,28 @@ class ReliabilityBalancing(nn.Module):
         merge:str='confidence',         # 'confidence' or 'ramp', see `balance`
     ):
         super().__init__()
-        if unknown := set(sources) - {'anchor', 'attention'}: raise ValueError(f'unknown sources {sorted(unknown)}')
-        if merge not in ('confidence', 'ramp'): raise ValueError(f"merge is 'confidence' or 'ramp', not {merge!r}")
+        if unknown := set(sources) - {'anchor', 'attention'}:
+            raise ValueError(f'unknown sources {sorted(unknown)}')
+        if merge not in ('confidence', 'ramp'):
+            raise ValueError(f"merge is 'confidence' or 'ramp', not {merge!r}")
         self.num_classes, self.merge, self.ramp = num_classes, merge, 1.
         self.anchors = self.attention = None
-        if 'anchor' in sources: self.anchors = GeometryAwareAnchors(num_classes, num_anchors_per_class, embed_dim)
-        if 'attention' in sources: self.attention = AttentiveCorrection(num_classes, embed_dim, num_heads)
+        if 'anchor' in sources:
+            self.anchors = GeometryAwareAnchors(num_classes, num_anchors_per_class, embed_dim)
+        if 'attention' in sources:
+            self.attention = AttentiveCorrection(num_classes, embed_dim, num_heads)
 
-    def forward(self, embedding, primary_probs, tokens=None):           # (B, D), (B, N), (B, T, D) or None
+    def forward(self, embedding, primary_probs, tokens=None):  # (B, D), (B, N), (B, T, D) or None
         out, corrections = {}, []
         if self.anchors is not None:
-            out['anchor_probs'], out['distances'] = self.anchors(embedding)                   # (B, N), (B, N, K)
+            out['anchor_probs'], out['distances'] = self.anchors(embedding)  # (B, N), (B, N, K)
             corrections.append(out['anchor_probs'])
         if self.attention is not None:
-            logits = self.attention(embedding, embedding[:, None] if tokens is None else tokens)   # (B, N)
+            # (B, N)
+            logits = self.attention(embedding, embedding[:, None] if tokens is None else tokens)
             out['attention_probs'] = logits.softmax(-1)
             corrections.append(out['attention_probs'])
-        final, t = balance(primary_probs.float(), corrections, self.merge, self.ramp)         # (B, N) both
+        final, t = balance(primary_probs.float(), corrections, self.merge, self.ramp)  # (B, N) both
         return out | dict(correction_probs=t, final_probs=final,
-                          primary_confidence=confidence(primary_probs), correction_confidence=confidence(t))
+                          primary_confidence=confidence(primary_probs),
+                          correction_confidence=confidence(t))

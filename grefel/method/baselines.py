@@ -29,13 +29,16 @@ class Baseline(nn.Module):
         name:str='rival',      # one of `BASELINES`
         own=None,              # dict of the class's own arguments, for its config
         classes=None,          # class names in order; None: the first N of `EXPRESSIONS`
-        mean=IMAGENET['mean'], std=IMAGENET['std'],  # normalisation that inputs are expected to have had
+        # normalisation that inputs are expected to have had
+        mean=IMAGENET['mean'], std=IMAGENET['std'],
     ):
         super().__init__()
         self.classes = tuple(classes or EXPRESSIONS[:num_classes])
-        if len(self.classes) != num_classes: raise ValueError(f'{num_classes} classes, {len(self.classes)} class names')
+        if len(self.classes) != num_classes:
+            raise ValueError(f'{num_classes} classes, {len(self.classes)} class names')
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in (own or {}).items()}
-        self.config = dict(name=name, num_classes=num_classes, img_size=img_size, classes=list(self.classes),
+        self.config = dict(name=name, num_classes=num_classes, img_size=img_size,
+                           classes=list(self.classes),
                            mean=list(mean), std=list(std), **own)
         self.metadata = {}
 
@@ -45,7 +48,8 @@ class Baseline(nn.Module):
     ) -> dict:     # what `GReFELModel` returns, as far as there is such a thing
         "The dict that training, evaluation and prediction read."
         p = logits.float().softmax(-1)                                               # (B, N)
-        return dict(logits=logits.float(), primary_probs=p, final_probs=p, primary_confidence=confidence(p)) | more
+        return dict(logits=logits.float(), primary_probs=p, final_probs=p,
+                    primary_confidence=confidence(p)) | more
 
 # %% ../../nbs/3_method/12_baselines.ipynb #bcd1a3be
 def count_parameters(model): return sum(p.numel() for p in model.parameters())
@@ -71,19 +75,23 @@ def ms_per_face(
 ) -> float:           # milliseconds
     "Time of one face through a model, on its device and with PyTorch's present number of threads."
     side, device, best = model.config['img_size'], next(model.parameters()).device, float('inf')
-    images = torch.randn(bs, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(bs, 3, side, side,
+                         device=device).contiguous(memory_format=torch.channels_last)
     wait = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
     was_training = model.training
     model.eval()
     for _ in range(tries):
-        wait(); start = time.perf_counter()
-        model(images); wait()
+        wait()
+        start = time.perf_counter()
+        model(images)
+        wait()
         best = min(best, time.perf_counter() - start)
     model.train(was_training)
     return 1000*best/bs
 
 # %% ../../nbs/3_method/12_baselines.ipynb #eaa46fa2
-NANO = {k: SIZES['grefel_nano'][k] for k in ('img_size', 'widths', 'depths')}   # the trunk of the smallest size
+# the trunk of the smallest size
+NANO = {k: SIZES['grefel_nano'][k] for k in ('img_size', 'widths', 'depths')}
 EQUAL_WIDTHS = (52, 88, 120, 120)   # with these the trunk alone costs what all of grefel_nano costs
 
 class Plain(Baseline):
@@ -95,7 +103,8 @@ class Plain(Baseline):
         depths=NANO['depths'],         # residual blocks there
         drop_rate:float=0.1,           # dropout before the linear layer
         name:str='plain', **common):
-        super().__init__(num_classes, img_size, name, dict(widths=widths, depths=depths, drop_rate=drop_rate), **common)
+        super().__init__(num_classes, img_size, name,
+                         dict(widths=widths, depths=depths, drop_rate=drop_rate), **common)
         self.pyramid = ConvPyramid(img_size, tuple(widths), tuple(depths))
         self.head = nn.Sequential(nn.Dropout(drop_rate), nn.Linear(widths[-1], num_classes))
 
@@ -115,17 +124,22 @@ class VGG13(Baseline):
         super().__init__(num_classes, img_size, name, mean=mean, std=std, **common)
         ins, layers = 1, []
         for outs, n in VGG13_STAGES:
-            for i in range(n): layers += [nn.Conv2d(ins, outs, 3, padding=1), nn.ReLU()]; ins = outs
+            for i in range(n):
+                layers += [nn.Conv2d(ins, outs, 3, padding=1), nn.ReLU()]
+                ins = outs
             layers += [nn.MaxPool2d(2), nn.Dropout(0.25)]
         self.features = nn.Sequential(*layers, nn.Flatten())
-        wide = lambda i: [nn.Linear(i, 1024), nn.ReLU(), nn.Dropout(0.5)]
-        self.head = nn.Sequential(*wide(ins*(img_size//16)**2), *wide(1024), nn.Linear(1024, num_classes))
+        def wide(i): return [nn.Linear(i, 1024), nn.ReLU(), nn.Dropout(0.5)]
+        self.head = nn.Sequential(*wide(ins*(img_size//16)**2), *wide(1024),
+                                  nn.Linear(1024, num_classes))
         for m in self.modules():
             if isinstance(m, (nn.Conv2d, nn.Linear)):
-                nn.init.kaiming_uniform_(m.weight, nonlinearity='relu'); nn.init.zeros_(m.bias)
+                nn.init.kaiming_uniform_(m.weight, nonlinearity='relu')
+                nn.init.zeros_(m.bias)
 
-    def forward(self, images, landmarks=None):                            # (B, 3, 64, 64); landmarks are not used
-        return self.answer(self.head(self.features(images.mean(1, keepdim=True))))   # one grey channel
+    def forward(self, images, landmarks=None):  # (B, 3, 64, 64); landmarks are not used
+        # one grey channel
+        return self.answer(self.head(self.features(images.mean(1, keepdim=True))))
 
 # %% ../../nbs/3_method/12_baselines.ipynb #40a5c2b0
 class ResNet18(Baseline):
@@ -157,8 +171,8 @@ def drop_one(
 ):               # the same shape
     "For a share `p` of the batch, zero one of M parts, drawn uniformly (TransFER's dropping)."
     b, m = x.shape[:2]
-    chosen = torch.randint(m, (b, 1), device=x.device) == torch.arange(m, device=x.device)      # (B, M)
-    gone = chosen & (torch.rand(b, 1, device=x.device) < p)                                     # (B, M)
+    chosen = torch.randint(m, (b, 1), device=x.device) == torch.arange(m, device=x.device)  # (B, M)
+    gone = chosen & (torch.rand(b, 1, device=x.device) < p)  # (B, M)
     return x.masked_fill(gone.view(b, m, *[1]*(x.ndim - 2)), 0.)
 
 # %% ../../nbs/3_method/12_baselines.ipynb #32528a71
@@ -176,13 +190,15 @@ class LocalAttention(nn.Module):
         self.score = nn.Conv2d(maps*inner, maps, 1, groups=maps)     # each scores its own channels
         self.drop = drop
 
-    def maps(self, x): return self.score(F.relu(self.squeeze(x))).sigmoid()      # (B, C, h, w) → (B, M, h, w)
+    # (B, C, h, w) → (B, M, h, w)
+    def maps(self, x): return self.score(F.relu(self.squeeze(x))).sigmoid()
 
     def forward(self, x):                                            # (B, C, h, w)
         m = self.maps(x)
         if self.training: m = drop_one(m, self.drop)
         return x*m.amax(1, keepdim=True)                             # (B, C, h, w)
 
+# %% ../../nbs/3_method/12_baselines.ipynb #192d460d
 class HeadDropBlock(TransformerBlock):
     "A transformer layer whose attention loses one head for a share of the faces while training."
     def __init__(self, *args,
@@ -191,9 +207,10 @@ class HeadDropBlock(TransformerBlock):
         super().__init__(*args, **kw)
         self.head_drop = head_drop
 
-    def forward(self, x):                                                                  # (B, T, D)
-        qkv = rearrange(self.qkv(self.norm_attn(x)), 'b t (n h d) -> n b h t d', n=3, h=self.num_heads)
-        out = F.scaled_dot_product_attention(*qkv)                                         # (B, h, T, d)
+    def forward(self, x):  # (B, T, D)
+        qkv = rearrange(self.qkv(self.norm_attn(x)), 'b t (n h d) -> n b h t d', n=3,
+                        h=self.num_heads)
+        out = F.scaled_dot_product_attention(*qkv)  # (B, h, T, d)
         if self.training: out = drop_one(out, self.head_drop)
         x = x + self.drop_path(self.scale_attn(self.proj(rearrange(out, 'b h t d -> b t (h d)'))))
         return x + self.drop_path(self.scale_mlp(self.mlp(self.norm_mlp(x))))
@@ -213,7 +230,8 @@ class MAD(Baseline):
         head_drop:float=0.3,                             # p₂
         drop_rate:float=0.1,                             # dropout
         name:str='mad', **common):
-        own = dict(widths=widths, depths=depths, embed_dim=embed_dim, num_heads=num_heads, depth=depth, maps=maps,
+        own = dict(widths=widths, depths=depths, embed_dim=embed_dim, num_heads=num_heads,
+                   depth=depth, maps=maps,
                    map_drop=map_drop, head_drop=head_drop, drop_rate=drop_rate)
         super().__init__(num_classes, img_size, name, own, **common)
         self.pyramid = ConvPyramid(img_size, tuple(widths), tuple(depths))
@@ -222,10 +240,11 @@ class MAD(Baseline):
         self.tokens = Tokens(channels, grids, embed_dim, token_grid=3)
         self.fusion = Fusion(embed_dim, 0, num_heads)
         for _ in range(depth):
-            self.fusion.blocks.append(HeadDropBlock(embed_dim, num_heads, 2., drop_rate, head_drop=head_drop))
+            self.fusion.blocks.append(HeadDropBlock(embed_dim, num_heads, 2., drop_rate,
+                                                    head_drop=head_drop))
         self.head = nn.Sequential(nn.Dropout(drop_rate), nn.Linear(embed_dim, num_classes))
 
-    def forward(self, images, landmarks=None):                              # (B, 3, S, S); landmarks are not used
+    def forward(self, images, landmarks=None):  # (B, 3, S, S); landmarks are not used
         maps = [a(m) for a, m in zip(self.local, self.pyramid(images))]     # [(B, C_s, h_s, h_s)]
         embedding, _ = self.fusion(self.tokens(maps))                       # (B, D)
         return self.answer(self.head(embedding), embedding=embedding)
@@ -241,6 +260,7 @@ def neighbours(
     similarity = (f @ f.T).fill_diagonal_(-2.)                  # nobody is a neighbour of himself
     return similarity.topk(min(k, len(f) - 1)).indices
 
+# %% ../../nbs/3_method/12_baselines.ipynb #b53a4ab4
 class NeighbourLabels(nn.Module):
     "The neighbours' predictions, averaged with learned weights (LA-Net, arXiv 2307.09023)."
     def __init__(self,
@@ -253,10 +273,11 @@ class NeighbourLabels(nn.Module):
         self.score = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden//2), nn.ReLU(),
                                    nn.Linear(hidden//2, 1), nn.Sigmoid())
 
-    def forward(self, features, probs):                                                  # (B, D), (B, N)
+    def forward(self, features, probs):  # (B, D), (B, N)
         near = neighbours(features, self.k)                                              # (B, K)
-        w = self.score(self.own(features)[:, None] + self.other(features)[near]).float() + 1e-6   # (B, K, 1)
-        return (w*probs[near]).sum(1)/w.sum(1)                                           # (B, N) distributions
+        # (B, K, 1)
+        w = self.score(self.own(features)[:, None] + self.other(features)[near]).float() + 1e-6
+        return (w*probs[near]).sum(1)/w.sum(1)  # (B, N) distributions
 
 # %% ../../nbs/3_method/12_baselines.ipynb #6a48f0c1
 def contrast(
@@ -267,7 +288,7 @@ def contrast(
     "Draw `u` to the `v` of the same faces and classes, away from others (LA-Net's expression–landmark loss)."
     s = (u @ v.T).float()/T                                                    # (B, B)
     others = s.masked_fill(same, -1e4).logsumexp(-1, keepdim=True)             # (B, 1)
-    pairs = F.softplus(others - s)*same                                        # −log of the share, where positive
+    pairs = F.softplus(others - s)*same  # −log of the share, where positive
     return (pairs.sum(-1)/same.sum(-1)).mean()
 
 # %% ../../nbs/3_method/12_baselines.ipynb #9385bc73
@@ -287,27 +308,31 @@ class LANet(Plain):
         self.landmark_head = LandmarkHead(self.pyramid.channels, self.pyramid.grids)
         dims = self.pyramid.channels[-1], self.landmark_head.shift.in_features
         self.labels = nn.ModuleList(NeighbourLabels(d, k) for d in dims)
-        self.project = nn.ModuleList(nn.Sequential(nn.Linear(d, 64), nn.ReLU(), nn.Linear(64, 64)) for d in dims)
+        self.project = nn.ModuleList(nn.Sequential(nn.Linear(d, 64), nn.ReLU(), nn.Linear(64, 64))
+                                     for d in dims)
 
-    def forward(self, images, landmarks=None):                              # (B, 3, S, S); landmarks are not an input
+    def forward(self, images, landmarks=None):  # (B, 3, S, S); landmarks are not an input
         maps, head = self.pyramid(images), self.landmark_head
-        embedding = maps[-1].mean((2, 3))                                   # (B, D) expression space
+        embedding = maps[-1].mean((2, 3))  # (B, D) expression space
         shape = head.conv(maps[head.scale]).flatten(1)                      # (B, L) landmark space
         points = head.template + head.shift(shape).float().unflatten(1, (68, 2))   # (B, 68, 2)
-        return self.answer(self.head(embedding), embedding=embedding, landmark_features=shape, landmarks=points)
+        return self.answer(self.head(embedding), embedding=embedding, landmark_features=shape,
+                           landmarks=points)
 
     def extra_loss(self, out, targets):                                     # the dict, (B, N)
         "LA-Net's own terms, weighted: divergence from the neighbours' labels, and contrast."
         p, spaces = out['primary_probs'], (out['embedding'], out['landmark_features'])
-        if len(p) < 2: return {}                                            # one face has no neighbours
-        near = sum(labels(f, p) for labels, f in zip(self.labels, spaces))/2                   # (B, N)
-        t = self.keep*targets + (1 - self.keep)*near                                           # (B, N)
+        if len(p) < 2: return {}  # one face has no neighbours
+        near = sum(labels(f, p) for labels, f in zip(self.labels, spaces))/2  # (B, N)
+        t = self.keep*targets + (1 - self.keep)*near  # (B, N)
         kl = F.kl_div(p.clamp_min(1e-7).log(), t, reduction='batchmean')
         top, label = t.max(-1)
-        same = (label[:, None] == label) & (top[:, None] >= self.sure) & (top >= self.sure)    # (B, B)
+        # (B, B)
+        same = (label[:, None] == label) & (top[:, None] >= self.sure) & (top >= self.sure)
         same = same | torch.eye(len(p), dtype=torch.bool, device=p.device)
         u, v = (F.normalize(project(f).float(), dim=-1) for project, f in zip(self.project, spaces))
-        return dict(kl=self.lambda_kl*kl, contrast=self.lambda_el*(contrast(u, v, same) + contrast(v, u, same)))
+        return dict(kl=self.lambda_kl*kl,
+                    contrast=self.lambda_el*(contrast(u, v, same) + contrast(v, u, same)))
 
 # %% ../../nbs/3_method/12_baselines.ipynb #1ff79498
 class EAC(Plain):
@@ -323,7 +348,8 @@ class EAC(Plain):
     def maps(self, images):                                               # (B, 3, S, S)
         "The last feature map, and where it speaks for each class."
         features = self.pyramid(images)[-1]                               # (B, D, h, w)
-        return features, torch.einsum('nd,bdij->bnij', self.head[-1].weight, features)   # (B, N, h, w)
+        # (B, N, h, w)
+        return features, torch.einsum('nd,bdij->bnij', self.head[-1].weight, features)
 
     def forward(self, images, landmarks=None):                            # landmarks are not used
         features, maps = self.maps(images)
@@ -338,4 +364,5 @@ class EAC(Plain):
         return dict(consistency=self.lambda_c*(maps - mirrored.flip(-1)).square().mean())
 
 # %% ../../nbs/3_method/12_baselines.ipynb #b0906648
-BASELINES = dict(plain=Plain, vgg13=VGG13, resnet18=ResNet18, poster=poster, mad=MAD, lanet=LANet, eac=EAC)
+BASELINES = dict(plain=Plain, vgg13=VGG13, resnet18=ResNet18, poster=poster, mad=MAD, lanet=LANet,
+                 eac=EAC)

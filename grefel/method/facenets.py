@@ -33,14 +33,18 @@ class IRUnit(nn.Module):
         stride:int=1,    # 2 halves the map
     ):
         super().__init__()
-        conv = lambda i, o, stride: nn.Conv2d(i, o, 3, stride, 1, bias=False)
-        self.residual = nn.Sequential(nn.BatchNorm2d(in_chans), conv(in_chans, out_chans, 1), nn.PReLU(out_chans),
+        def conv(i, o, stride): return nn.Conv2d(i, o, 3, stride, 1, bias=False)
+        self.residual = nn.Sequential(nn.BatchNorm2d(in_chans), conv(in_chans, out_chans, 1),
+                                      nn.PReLU(out_chans),
                                       conv(out_chans, out_chans, stride), nn.BatchNorm2d(out_chans))
-        wider = lambda: nn.Sequential(nn.Conv2d(in_chans, out_chans, 1, stride, bias=False), nn.BatchNorm2d(out_chans))
+        def wider():
+            return nn.Sequential(nn.Conv2d(in_chans, out_chans, 1, stride, bias=False),
+                                 nn.BatchNorm2d(out_chans))
         same = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
         self.shortcut = same if in_chans == out_chans else wider()
 
-    def forward(self, x): return self.residual(x) + self.shortcut(x)   # (B, out_chans, h/stride, w/stride)
+    # (B, out_chans, h/stride, w/stride)
+    def forward(self, x): return self.residual(x) + self.shortcut(x)
 
 # %% ../../nbs/3_method/20_facenets.ipynb #fc35c211
 class IR50(nn.Module):
@@ -49,9 +53,12 @@ class IR50(nn.Module):
 
     def __init__(self):
         super().__init__()
-        stage = lambda i, o, units: nn.Sequential(IRUnit(i, o, 2), *[IRUnit(o, o) for _ in range(units - 1)])
-        self.stem = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64))
-        self.stage1, self.stage2, self.stage3 = stage(64, 64, 3), stage(64, 128, 4), stage(128, 256, 14)
+        def stage(i, o, units):
+            return nn.Sequential(IRUnit(i, o, 2), *[IRUnit(o, o) for _ in range(units - 1)])
+        self.stem = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64),
+                                  nn.PReLU(64))
+        self.stage1, self.stage2, self.stage3 = stage(64, 64, 3), stage(64, 128, 4), stage(128, 256,
+            14)
 
     def forward(self, images):                          # (B, 3, S, S)
         x1 = self.stage1(self.stem(to_112(images)))     # (B, 64, 56, 56)
@@ -83,7 +90,8 @@ class Bottleneck(nn.Module):
         stride:int=1,    # 2 halves the map and leaves out the shortcut
     ):
         super().__init__()
-        self.expand, self.depthwise = ConvUnit(in_chans, hidden), ConvUnit(hidden, hidden, 3, stride, hidden)
+        self.expand, self.depthwise = ConvUnit(in_chans, hidden), ConvUnit(hidden, hidden, 3,
+            stride, hidden)
         self.project, self.residual = ConvUnit(hidden, out_chans, act=False), stride == 1
 
     def forward(self, x):                                  # (B, in_chans, h, w)
@@ -97,20 +105,22 @@ class MobileFaceNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        same = lambda c, units, hidden: nn.Sequential(*[Bottleneck(c, c, hidden) for _ in range(units)])
+        def same(c, units, hidden):
+            return nn.Sequential(*[Bottleneck(c, c, hidden) for _ in range(units)])
         self.stem = nn.Sequential(ConvUnit(3, 64, 3, 2), ConvUnit(64, 64, 3, groups=64))
         down = (64, 64, 128), (64, 128, 256), (128, 128, 512)
         self.down = nn.ModuleList(Bottleneck(*chans, stride=2) for chans in down)
         self.same = nn.ModuleList([same(64, 4, 128), same(128, 6, 256), same(128, 2, 256)])
         self.top = ConvUnit(128, 512)
-        self.requires_grad_(False); self.train()
+        self.requires_grad_(False)
+        self.train()
 
     def train(self, mode=True): return super().train(False)
 
     def forward(self, images):                                     # (B, 3, S, S)
         x, maps = self.stem(to_112(images)), []                    # (B, 64, 56, 56)
         for down, same in zip(self.down, self.same): maps.append(x := same(down(x)))
-        return [*maps[:2], self.top(x)]                            # (B, 64, 28, 28), (B, 128, 14, 14), (B, 512, 7, 7)
+        return [*maps[:2], self.top(x)]  # (B, 64, 28, 28), (B, 128, 14, 14), (B, 512, 7, 7)
 
 # %% ../../nbs/3_method/20_facenets.ipynb #e523d455
 class _Inert:
@@ -122,13 +132,16 @@ def _today(module, name):
     "A full name as Python 3 has it: pickles of protocol 2 write those of Python 2."
     return '.'.join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
 
+# %% ../../nbs/3_method/20_facenets.ipynb #908660b6
 def _names_in(path):
     "The functions and classes that a checkpoint's pickles name."
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as z:
             pickles = [io.BytesIO(z.read(n)) for n in z.namelist() if n.endswith('data.pkl')]
-    else: pickles = [io.BytesIO(Path(path).read_bytes())]*4     # before PyTorch 1.6: four pickles, then the numbers
-    return {_today(*arg.split(' ', 1)) for p in pickles for op, arg, _ in pickletools.genops(p) if op.name == 'GLOBAL'}
+    # before PyTorch 1.6: four pickles, then the numbers
+    else: pickles = [io.BytesIO(Path(path).read_bytes())]*4
+    return {_today(*arg.split(' ', 1)) for p in pickles for op, arg, _ in pickletools.genops(p)
+            if op.name == 'GLOBAL'}
 
 # %% ../../nbs/3_method/20_facenets.ipynb #9269f929
 def read_checkpoint(
@@ -166,7 +179,7 @@ def fit_weights(
     model:nn.Module,      # takes the weights
     state:dict,           # name → tensor, from `read_state`
     their_name,           # function: a name of the model's → its name in the checkpoint
-    unused:str='',        # regular expression for names that the checkpoint may hold and nobody needs
+    unused:str='',  # regular expression for names that the checkpoint may hold and nobody needs
     called='state dict',  # the checkpoint, in messages
     turned:str='$.',      # regular expression for our names of tables that they store transposed
 ):                        # the model
@@ -174,15 +187,19 @@ def fit_weights(
     own, taken, used = model.state_dict(), {}, set()
     for name, value in own.items():
         theirs, turn = their_name(name), re.search(turned, name)
-        if theirs not in state and name.endswith('num_batches_tracked'):      # PyTorch before 0.4.1 has none
-            taken[name] = value; continue
-        if theirs not in state: raise GrefelError(f'{called}: lacks {theirs!r}; it holds no {type(model).__name__}')
+        # PyTorch before 0.4.1 has none
+        if theirs not in state and name.endswith('num_batches_tracked'):
+            taken[name] = value
+            continue
+        if theirs not in state:
+            raise GrefelError(f'{called}: lacks {theirs!r}; it holds no {type(model).__name__}')
         found, wanted = tuple(state[theirs].shape), tuple(value.shape)[::-1 if turn else 1]
         if found != wanted: raise GrefelError(f'{called}: {theirs!r} is {found}, expected {wanted}')
         taken[name] = state[theirs].T if turn else state[theirs]
         used.add(theirs)
     extra = [k for k in state if k not in used and not re.match(unused or '$.', k)]
-    if extra: raise GrefelError(f'{called}: holds {extra[0]!r}, which {type(model).__name__} has not')
+    if extra:
+        raise GrefelError(f'{called}: holds {extra[0]!r}, which {type(model).__name__} has not')
     model.load_state_dict(taken)
     return model
 
@@ -191,13 +208,16 @@ def ir50_name(
     name:str,   # of a weight of `IR50`
 ) -> str:       # in published files
     "What published checkpoints call a weight of `IR50`."
-    for ours, theirs in dict(stem='input_layer', stage='body', residual='res_layer', shortcut='shortcut_layer').items():
+    for ours, theirs in dict(stem='input_layer', stage='body', residual='res_layer',
+                             shortcut='shortcut_layer').items():
         name = name.replace(ours, theirs)
     return name
 
 # %% ../../nbs/3_method/20_facenets.ipynb #f515c799
-_MOBILE_NAMES = {'stem.0': 'conv1', 'stem.1': 'conv2_dw', 'down.0': 'conv_23', 'down.1': 'conv_34', 'down.2': 'conv_45',
-                 'same.0': 'conv_3.model', 'same.1': 'conv_4.model', 'same.2': 'conv_5.model', 'top': 'conv_6_sep'}
+_MOBILE_NAMES = {'stem.0': 'conv1', 'stem.1': 'conv2_dw', 'down.0': 'conv_23', 'down.1': 'conv_34',
+                 'down.2': 'conv_45',
+                 'same.0': 'conv_3.model', 'same.1': 'conv_4.model', 'same.2': 'conv_5.model',
+                 'top': 'conv_6_sep'}
 
 def mobilefacenet_name(
     name:str,   # of a weight of `MobileFaceNet`
@@ -215,9 +235,9 @@ def _stages_apart(name):
     unit = int(match[1])
     stage, first = next((s, f) for s, f in ((4, 21), (3, 7), (2, 3), (1, 0)) if unit >= f)
     return f'body{stage}.{unit - first}.{match[2]}'
-
 IR50_UNUSED = r'(output_layer|body4)\.'
 
+# %% ../../nbs/3_method/20_facenets.ipynb #8888b04d
 def load_ir50(
     source:str|Path|dict,   # `ir50.pth`, or what is in it
 ) -> IR50:                  # in evaluation mode
@@ -245,8 +265,10 @@ def published_file(
 ) -> Path:            # an existing file
     "Where a published network's file lies."
     file = PUBLISHED_FILES[name]
-    if where is True: raise GrefelError(f'{name}: its weights are not fetched; name the folder that holds {file}')
+    if where is True:
+        raise GrefelError(f'{name}: its weights are not fetched; name the folder that holds {file}')
     path = Path(where).expanduser()
     path = path/file if path.is_dir() else path
-    if not path.is_file(): raise GrefelError(f'{path}: no such file; {name} needs its published weights')
+    if not path.is_file():
+        raise GrefelError(f'{path}: no such file; {name} needs its published weights')
     return path

@@ -41,22 +41,27 @@ def read_weights(
     except (SafetensorError, OSError) as e:
         raise GrefelError(f'{path}: not a readable safetensors file ({e})') from None
     try:
-        metadata = json.loads(header); config = metadata.pop('config')
+        metadata = json.loads(header)
+        config = metadata.pop('config')
         if not isinstance(config, dict): raise TypeError
     except (TypeError, ValueError, KeyError, AttributeError):
         raise GrefelError(f'{path}: holds no grefel model (its header lacks the config)') from None
-    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}, config, metadata
+    return {k: v.float() if v.is_floating_point() else v for k,
+            v in state.items()}, config, metadata
 
 # %% ../../nbs/3_method/09_files.ipynb #01d3ff66
 class _NoInit(TorchFunctionMode):
     "While it holds, no initial weights are drawn, and room is made for `most` numbers in all."
-    def __init__(self, most): super().__init__(); self.left = most
+    def __init__(self, most):
+        super().__init__()
+        self.left = most
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name, module = (getattr(func, k, '') for k in ('__name__', '__module__'))
         if module == 'torch.nn.init': return args[0] if args else kwargs['tensor']
         out = func(*args, **kwargs)
-        if name in ('empty', 'zeros', 'ones', 'randn'): self.left -= out.numel()      # nothing is written there yet
+        # nothing is written there yet
+        if name in ('empty', 'zeros', 'ones', 'randn'): self.left -= out.numel()
         if self.left < 0: raise ValueError('it describes a model much larger than the file')
         return out
 
@@ -70,8 +75,10 @@ def to_device(
     except (RuntimeError, AssertionError) as e:
         raise GrefelError(f'device {device}: not here ({str(e).splitlines()[0]})') from None
 
+# %% ../../nbs/3_method/09_files.ipynb #3e3cbb32
 def load_model(
-    weights:str|Path|None=None,  # a file, a run's folder, a shipped size ('nano'), or None for the default
+    # a file, a run's folder, a shipped size ('nano'), or None for the default
+    weights:str|Path|None=None,
     device:str='cpu',            # where the model goes
     classes=None,                # insist on this class order
 ) -> GReFELModel:                # in evaluation mode, with `.metadata`
@@ -80,12 +87,12 @@ def load_model(
     state, config, metadata = read_weights(path)
     model = _build(config, state, path)
     if classes is not None and tuple(classes) != tuple(model.classes):
-        raise GrefelError(f'{path}: its classes are {", ".join(model.classes)}; expected {", ".join(classes)}')
+        raise GrefelError(f'{path}: its classes are {", ".join(model.classes)}; expected '
+                          f'{", ".join(classes)}')
     check_state(model, state, path)
     model.load_state_dict(state)
     model.metadata = metadata
     return to_device(model, device).eval()
-
 
 # %% ../../nbs/3_method/09_files.ipynb #6cfdcb7f
 def sees_grey(
@@ -94,32 +101,37 @@ def sees_grey(
     "Whether a model was trained on grey pictures, and so wants others made grey."
     return bool((metadata or {}).get('grey'))
 
+# %% ../../nbs/3_method/09_files.ipynb #99838d01
 def weights_digest(
     model,       # any module
 ) -> str:        # 16 letters
     "A short digest of all weights of a model: another model has another."
     digest = hashlib.blake2b(digest_size=8)
-    for tensor in model.state_dict().values(): digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
-
 
 # %% ../../nbs/3_method/09_files.ipynb #1a7a9144
 def _build(config, state, path):
     "The model that a config describes; `GrefelError` if it describes none that these tensors could belong to."
-    most = max([4096, *(n for v in state.values() for n in v.shape)])       # no side, size or count exceeds this
+    # no side, size or count exceeds this
+    most = max([4096, *(n for v in state.values() for n in v.shape)])
     try:
         for key, value in config.items():
             for n in value if isinstance(value, list) else [value]:
                 limit = len(state) if key.startswith('depth') else most
-                if isinstance(n, (int, float)) and not -limit <= n <= limit: raise ValueError(f'{key} is {n}')
+                if isinstance(n, (int, float)) and not -limit <= n <= limit:
+                    raise ValueError(f'{key} is {n}')
         for key in ('mean', 'std'):
             if len(config.get(key, '123')) != 3: raise ValueError(f'{key} needs three numbers')
-        here = dict(pretrained=False) if 'pretrained' in config else {}     # nothing is fetched for weights at hand
+        # nothing is fetched for weights at hand
+        here = dict(pretrained=False) if 'pretrained' in config else {}
         with _NoInit(4*sum(v.numel() for v in state.values()) + 2**20):
             return architecture(config.get('name'))(**config | here)
     except GrefelError: raise
     except Exception as e:
-        raise GrefelError(f'{path}: its config does not describe a grefel model ({str(e)[:200]})') from None
+        raise GrefelError(
+            f'{path}: its config does not describe a grefel model ({str(e)[:200]})') from None
 
 # %% ../../nbs/3_method/09_files.ipynb #ba0db728
 def check_state(
@@ -130,18 +142,23 @@ def check_state(
     "`GrefelError` with the first name or shape that does not fit."
     own = model.state_dict()
     for name, value in own.items():
-        if name not in state: raise GrefelError(f'{path}: lacks {name!r}; these are weights of another architecture')
+        if name not in state:
+            raise GrefelError(f'{path}: lacks {name!r}; these are weights of another architecture')
         if state[name].shape != value.shape:
-            raise GrefelError(f'{path}: {name!r} is {tuple(state[name].shape)}, expected {tuple(value.shape)}')
-    if extra := sorted(set(state) - set(own)): raise GrefelError(f'{path}: holds {extra[0]!r}, which the model has not')
+            raise GrefelError(f'{path}: {name!r} is {tuple(state[name].shape)}, expected '
+                              f'{tuple(value.shape)}')
+    if extra := sorted(set(state) - set(own)):
+        raise GrefelError(f'{path}: holds {extra[0]!r}, which the model has not')
 
 # %% ../../nbs/3_method/09_files.ipynb #2f2748dd
 def register_with_timm():
     "Make `timm.create_model('grefel_nano')` and the other sizes work."
     from timm.models import register_model, is_model
     for name in SIZES:
-        def entry(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, _name=name, **kw):
-            return load_model(_name.removeprefix('grefel_')) if pretrained else create_model(_name, **kw)
+        def entry(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None,
+                  cache_dir=None, _name=name, **kw):
+            return load_model(_name.removeprefix('grefel_')) if pretrained else create_model(_name,
+                **kw)
         entry.__name__, entry.__module__ = name, __name__
-        globals()[name] = entry                              # timm lists it among this module's public names
+        globals()[name] = entry  # timm lists it among this module's public names
         if not is_model(name): register_model(entry)

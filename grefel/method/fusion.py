@@ -33,11 +33,13 @@ class TransformerBlock(nn.Module):
         self.norm_attn, self.norm_mlp = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
         self.qkv, self.proj = nn.Linear(dim, 3*dim), nn.Linear(dim, dim)
         self.mlp = mlp(dim, mlp_ratio, drop)
-        self.scale_attn, self.scale_mlp = (LayerScale(dim, 1.) if layer_scale else nn.Identity() for _ in range(2))
+        self.scale_attn, self.scale_mlp = (LayerScale(dim, 1.) if layer_scale else nn.Identity()
+                                           for _ in range(2))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x):                                                                  # (B, T, D)
-        qkv = rearrange(self.qkv(self.norm_attn(x)), 'b t (n h d) -> n b h t d', n=3, h=self.num_heads)
+    def forward(self, x):  # (B, T, D)
+        qkv = rearrange(self.qkv(self.norm_attn(x)), 'b t (n h d) -> n b h t d', n=3,
+                        h=self.num_heads)
         out = rearrange(F.scaled_dot_product_attention(*qkv), 'b h t d -> b t (h d)')
         x = x + self.drop_path(self.scale_attn(self.proj(out)))
         return x + self.drop_path(self.scale_mlp(self.mlp(self.norm_mlp(x))))
@@ -56,10 +58,11 @@ class Tokens(nn.Module):
         self.sides = [min(g, token_grid) for g in grids]
         project = conv_norm if norm else nn.Conv2d
         self.proj = nn.ModuleList(project(c, embed_dim, 1) for c in channels)
-        self.place = nn.ParameterList(nn.Parameter(0.02*torch.randn(s*s, embed_dim)) for s in self.sides)
+        self.place = nn.ParameterList(nn.Parameter(0.02*torch.randn(s*s, embed_dim))
+                                      for s in self.sides)
         self.scale = nn.Parameter(0.02*torch.randn(len(self.sides), embed_dim))
 
-    def forward(self, maps):                                                      # [(B, C_s, h_s, h_s)]
+    def forward(self, maps):  # [(B, C_s, h_s, h_s)]
         out = []
         for m, side, proj, place, scale in zip(maps, self.sides, self.proj, self.place, self.scale):
             m = F.adaptive_avg_pool2d(m, side) if m.shape[-1] != side else m
@@ -80,7 +83,8 @@ class Fusion(nn.Module):
         super().__init__()
         rates = torch.linspace(0, drop_path, depth, device='cpu').tolist()
         self.cls = nn.Parameter(0.02*torch.randn(embed_dim))
-        self.blocks = nn.ModuleList(TransformerBlock(embed_dim, num_heads, mlp_ratio, drop, r) for r in rates)
+        self.blocks = nn.ModuleList(TransformerBlock(embed_dim, num_heads, mlp_ratio, drop, r)
+                                    for r in rates)
         self.norm = nn.LayerNorm(embed_dim)
         self.gate = nn.Sequential(nn.Linear(embed_dim, embed_dim//4), nn.ReLU(),
                                   nn.Linear(embed_dim//4, embed_dim), nn.Sigmoid())
@@ -102,10 +106,11 @@ class MultiScaleFeatureExtractor(nn.Module):
         num_heads:int=8,              # heads of all attention layers
         depth:int=6,                  # layers of the fusion transformer
         pyramid:str='patch',          # 'patch', 'conv', 'ir50' or 'timm:<model>'
-        widths=None,                  # channels of the pyramid; None: D/2, D/4, D/8 for 'patch', else its own
+        widths=None,  # channels of the pyramid; None: D/2, D/4, D/8 for 'patch', else its own
         depths=None,                  # blocks a stage, for 'conv'
-        pretrained=False,             # published weights: True for 'timm:', the folder of the files for 'ir50'
-        geometry:str='landmarks',     # 'landmarks', 'mobilefacenet' (with 'ir50'), or 'none': the image asks itself
+        pretrained=False,  # published weights: True for 'timm:', the folder of the files for 'ir50'
+        # 'landmarks', 'mobilefacenet' (with 'ir50'), or 'none': the image asks itself
+        geometry:str='landmarks',
         token_grid:int=7,             # at most this many tokens a side at each scale
         mlp_ratio:float=4.,           # feed-forward width of the fusion layers, in D
         window_mlp_ratio:float=2.,    # feed-forward width of the window blocks, in their channels
@@ -115,42 +120,51 @@ class MultiScaleFeatureExtractor(nn.Module):
         landmark_grad:bool=False,     # True: the class gradient also moves predicted landmarks
         token_norm:bool=False,        # batch normalisation of each scale's tokens
         shortcut:bool=False,          # add the average of the deepest map to the embedding
-        layer_scale:float=0.1,        # start value of the window blocks' factors, see `WindowCrossBlock`
-        cross:str='attention',        # how geometry meets the image: 'attention' in windows, or 'concat', side by side
+        layer_scale:float=0.1,  # start value of the window blocks' factors, see `WindowCrossBlock`
+        # how geometry meets the image: 'attention' in windows, or 'concat', side by side
+        cross:str='attention',
     ):
         super().__init__()
         self.landmark_grad = landmark_grad
-        if pyramid == 'patch' and widths is None: widths = (embed_dim//2, embed_dim//4, embed_dim//8)
+        if pyramid == 'patch' and widths is None:
+            widths = (embed_dim//2, embed_dim//4, embed_dim//8)
         self.pyramid = image_pyramid(pyramid, img_size, widths, depths, patch_sizes, pretrained)
         channels, grids = self.pyramid.channels, self.pyramid.grids
         self.landmark_head = LandmarkHead(channels, grids)
         self.geometry = geometry_pyramid(geometry, channels, grids, pretrained)
-        if cross not in ('attention', 'concat'): raise ValueError(f"cross is 'attention' or 'concat', not {cross!r}")
-        windows = partial(WindowCrossBlock, mlp_ratio=window_mlp_ratio, query_proj=query_proj, layer_scale=layer_scale)
+        if cross not in ('attention', 'concat'):
+            raise ValueError(f"cross is 'attention' or 'concat', not {cross!r}")
+        windows = partial(WindowCrossBlock, mlp_ratio=window_mlp_ratio, query_proj=query_proj,
+                          layer_scale=layer_scale)
         side_by_side = partial(ConcatBlock, mlp_ratio=window_mlp_ratio, layer_scale=layer_scale)
-        self.cross = nn.ModuleList(windows(c, g, _heads(c, num_heads)) if cross == 'attention' else side_by_side(c)
+        self.cross = nn.ModuleList(windows(c, g, _heads(c, num_heads)) if cross == 'attention'
+                                   else side_by_side(c)
                                    for c, g in zip(channels, grids))
         self.tokens = Tokens(channels, grids, embed_dim, token_grid, token_norm)
         self.shortcut = nn.Linear(channels[-1], embed_dim) if shortcut else None
         self.fusion = Fusion(embed_dim, depth, num_heads, mlp_ratio, drop_rate, drop_path_rate)
 
     def forward_features(self, images, landmarks=None, need_attention=False):
-        maps = self.pyramid(images)                                                 # [(B, C_s, h_s, h_s)]
+        maps = self.pyramid(images)  # [(B, C_s, h_s, h_s)]
         found = self.landmark_head(maps)                                            # (B, 68, 2)
-        used = choose_landmarks(landmarks, found if self.landmark_grad else found.detach())   # (B, 68, 2)
-        asks = self._asks(images, used) or maps                                     # [(B, C_s, h_s, h_s)]
+        # (B, 68, 2)
+        used = choose_landmarks(landmarks, found if self.landmark_grad else found.detach())
+        asks = self._asks(images, used) or maps  # [(B, C_s, h_s, h_s)]
         crossed = [block(m, g, need_attention) for block, m, g in zip(self.cross, maps, asks)]
-        extra = None if self.shortcut is None else self.shortcut(maps[-1].mean((2, 3)))       # (B, D)
-        embedding, tokens = self.fusion(self.tokens([m for m, _ in crossed]), extra)          # (B, D), (B, T, D)
+        extra = None if self.shortcut is None else self.shortcut(maps[-1].mean((2, 3)))  # (B, D)
+        # (B, D), (B, T, D)
+        embedding, tokens = self.fusion(self.tokens([m for m, _ in crossed]), extra)
         out = dict(embedding=embedding, tokens=tokens, landmarks=found, landmarks_used=used)
         if not need_attention or crossed[0][1] is None: return out
-        return out | dict(attention=[attention_map(w, g) for (_, w), g in zip(crossed, self.pyramid.grids)])
+        return out | dict(attention=[attention_map(w, g) for (_, w),
+                                     g in zip(crossed, self.pyramid.grids)])
 
     def _asks(self, images, landmarks):
         if self.geometry is None: return None
         return self.geometry(images if self.geometry.takes == 'images' else landmarks)
 
-    def forward(self, images, landmarks=None): return self.forward_features(images, landmarks)['embedding']
+    def forward(self, images, landmarks=None):
+        return self.forward_features(images, landmarks)['embedding']
 
 # %% ../../nbs/3_method/05_fusion.ipynb #a7c7829e
 def choose_landmarks(
@@ -162,6 +176,7 @@ def choose_landmarks(
     missing = given.isnan().flatten(1).any(1)[:, None, None]   # (B, 1, 1)
     return torch.where(missing, found, given.to(found.dtype))
 
+# %% ../../nbs/3_method/05_fusion.ipynb #b43d8653
 def attention_map(
     weights,    # (B·nW, heads, M, M) of a window block
     grid:int,   # side of its map

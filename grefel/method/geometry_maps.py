@@ -18,9 +18,10 @@ def heat_maps(
     grid:int,     # g, side of the map
 ):                # (B, 68, g, g), values in 0..1
     "A Gaussian bump of one cell's width for each landmark."
-    centres = (torch.arange(grid, device=landmarks.device, dtype=landmarks.dtype) + 0.5)/grid       # (g,)
-    axes = torch.exp(-0.5*((landmarks[..., None] - centres)*grid).square())                        # (B, 68, 2, g)
-    return axes[:, :, 1, :, None]*axes[:, :, 0, None, :]                                           # (B, 68, g, g)
+    # (g,)
+    centres = (torch.arange(grid, device=landmarks.device, dtype=landmarks.dtype) + 0.5)/grid
+    axes = torch.exp(-0.5*((landmarks[..., None] - centres)*grid).square())  # (B, 68, 2, g)
+    return axes[:, :, 1, :, None]*axes[:, :, 0, None, :]  # (B, 68, g, g)
 
 # %% ../../nbs/3_method/04_geometry_maps.ipynb #85850d53
 class LandmarkPyramid(nn.Module):
@@ -40,8 +41,8 @@ class LandmarkPyramid(nn.Module):
         self.register_buffer('template', mean_shape().float(), persistent=False)  # (68, 2)
 
     def forward(self, landmarks):                                    # (B, 68, 2)
-        dtype = self.code[0].weight.dtype                            # coordinates are float32, weights may be halves
-        shape = (landmarks - self.template).flatten(1)*10            # (B, 136); ×10: shifts are about 0.1
+        dtype = self.code[0].weight.dtype  # coordinates are float32, weights may be halves
+        shape = (landmarks - self.template).flatten(1)*10  # (B, 136); ×10: shifts are about 0.1
         code, maps = self.code(shape.to(dtype)), []                  # (B, code_dim)
         for g, heat, spread in zip(self.grids, self.heat, self.spread):
             maps.append(heat(heat_maps(landmarks, g).to(dtype)) + spread(code)[:, :, None, None])
@@ -53,12 +54,13 @@ def geometry_pyramid(
     channels,           # channels of each scale, those of the image pyramid
     grids,              # grid side of each scale, likewise
     pretrained=False,   # `mobilefacenet`: the folder that holds its file
-) -> nn.Module|None:    # → [(B, C_s, h_s, h_s)], called with what its `.takes` names; None for 'none'
+) -> nn.Module|None:  # → [(B, C_s, h_s, h_s)], called with what its `.takes` names; None for 'none'
     "A geometry pyramid by name."
     if name == 'none': return None
     if name == 'landmarks': return LandmarkPyramid(channels, grids)
     if name != 'mobilefacenet':
-        raise ValueError(f"unknown geometry {name!r}; there are 'landmarks', 'mobilefacenet' and 'none'")
+        raise ValueError(f"unknown geometry {name!r}; there are 'landmarks', 'mobilefacenet' and "
+                         f"'none'")
     kind = late('grefel.method.poster:MobileFaceNetPyramid')
     if (list(channels), list(grids)) != (kind.channels, kind.grids):
         raise ValueError("geometry 'mobilefacenet' fits the pyramid 'ir50' only")
@@ -73,12 +75,15 @@ class LandmarkHead(nn.Module):
         hidden:int=12,       # channels after the convolution
     ):
         super().__init__()
-        fine = [i for i, g in enumerate(grids) if g >= 6] or [max(range(len(grids)), key=lambda i: grids[i])]
-        self.scale = min(fine, key=lambda i: grids[i])                     # the coarsest map of at least 6 cells
+        fine = [i for i, g in enumerate(grids) if g >= 6] or [max(range(len(grids)),
+            key=lambda i: grids[i])]
+        self.scale = min(fine, key=lambda i: grids[i])  # the coarsest map of at least 6 cells
         side = min(grids[self.scale], 8)
-        self.conv = nn.Sequential(conv_norm(channels[self.scale], hidden), nn.ReLU(), nn.AdaptiveAvgPool2d(side))
+        self.conv = nn.Sequential(conv_norm(channels[self.scale], hidden), nn.ReLU(),
+                                  nn.AdaptiveAvgPool2d(side))
         self.shift = nn.Linear(hidden*side*side, 68*2)
-        nn.init.normal_(self.shift.weight, std=1e-3); nn.init.zeros_(self.shift.bias)
+        nn.init.normal_(self.shift.weight, std=1e-3)
+        nn.init.zeros_(self.shift.bias)
         self.register_buffer('template', mean_shape().float(), persistent=False)  # (68, 2)
 
     def forward(self, maps):                                               # [(B, C_s, h_s, h_s)]

@@ -20,22 +20,27 @@ def pad_batch(
     step:int,   # rows that are wanted
 ):              # (step, …)
     "A batch of exactly `step` rows: what is missing is copied from the first."
-    more = torch.cat([rows, rows[:1].expand(step - len(rows), *rows.shape[1:])]) if len(rows) < step else rows
-    return more.contiguous(memory_format=torch.channels_last) if rows.ndim == 4 else more   # all are laid out alike
+    more = torch.cat([rows, rows[:1].expand(step - len(rows), *rows.shape[1:])]) if len(
+        rows) < step else rows
+    # all are laid out alike
+    return more.contiguous(memory_format=torch.channels_last) if rows.ndim == 4 else more
 
+# %% ../../nbs/3_method/11_inference.ipynb #6f22f0fe
 class _OneThread:
     "Lets PyTorch work with one thread while somebody is inside, and with as many as before when the last has left."
     def __init__(self): self.lock, self.inside, self.threads = threading.Lock(), 0, 1
     def enter(self):
         with self.lock:
             if not self.inside: self.threads = torch.get_num_threads()
-            self.inside += 1; torch.set_num_threads(1)
+            self.inside += 1
+            torch.set_num_threads(1)
             return self.threads
     def leave(self):
         with self.lock:
             self.inside -= 1
             if not self.inside: torch.set_num_threads(self.threads)
 
+# %% ../../nbs/3_method/11_inference.ipynb #57f74298
 _ALONE = _OneThread()
 
 @contextmanager
@@ -43,11 +48,14 @@ def thread_map(
     device,     # where the model works
 ):              # f(function, batches), in order
     "A `map` over batches: on a CPU in as many threads as PyTorch may use, each of which works with one of its own."
-    if torch.device(device).type != 'cpu': yield map; return
+    if torch.device(device).type != 'cpu':
+        yield map
+        return
     threads = _ALONE.enter()
     def some(function, batches):
         batches = iter(batches)
         while chunk := list(islice(batches, 4*threads)): yield from pool.map(function, chunk)
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool: yield some
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield some
     finally: _ALONE.leave()

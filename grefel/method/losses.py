@@ -60,7 +60,7 @@ def anchor_loss(
 ):                      # scalar ≥ 0
     "Push anchors apart until they are a margin away from each other (bounded form of GReFEL's anchor loss)."
     squared, kin = _pairs(anchors)
-    distance = (squared + 1e-12).sqrt()                       # finite gradient where two anchors coincide
+    distance = (squared + 1e-12).sqrt()  # finite gradient where two anchors coincide
     m = torch.where(kin, margin if kin_margin is None else kin_margin, margin)
     return (m - distance).clamp_min(0).square().mean()
 
@@ -86,7 +86,8 @@ def landmark_loss(
     "Smooth L1 in units of the inter-ocular distance, over the faces whose landmarks are known."
     if known is None: return predicted.new_zeros(())
     ok = ~known.isnan().flatten(1).any(1)                                              # (B,)
-    safe = torch.where(ok[:, None, None], known, predicted.detach())                 # no NaN may enter, even times zero
+    # no NaN may enter, even times zero
+    safe = torch.where(ok[:, None, None], known, predicted.detach())
     unit = interocular(safe).clamp_min(0.05)[:, None, None]                            # (B, 1, 1)
     error = F.smooth_l1_loss(predicted/unit, safe/unit, beta=beta, reduction='none')  # (B, 68, 2)
     return (error.mean((1, 2))*ok).sum()/ok.sum().clamp_min(1)
@@ -96,13 +97,13 @@ class GReFELLoss(nn.Module):
     "Weighted sum of classification, anchor, centre and landmark terms (GReFEL, arXiv 2410.15927)."
     def __init__(self,
         cls:float=1.,              # λ_cls, on the final distribution
-        source:float=0.25,         # λ_source, the same term on each source alone; 0 is the published form
+        source:float=0.25,  # λ_source, the same term on each source alone; 0 is the published form
         anchor:float=1.,           # λ_anchor
         center:float=1.,           # λ_center
         landmark:float=1.,         # λ_lmk
         label_smoothing:float=0.,  # share of the target moved to all classes
         class_weights=None,        # (N,) or None
-        prior=None,                # (N,) shares of the classes to the power τ, for logit adjustment; or None
+        prior=None,  # (N,) shares of the classes to the power τ, for logit adjustment; or None
         margin:float=0.5,          # of the anchor loss, in √D
         kin_margin=None,           # the margin between anchors of one class; None: as between all
         bounded:bool=True,         # False: the published anchor loss
@@ -120,13 +121,14 @@ class GReFELLoss(nn.Module):
         anchors=None,     # (N, K, D) the model's anchors, if it has any
     ):                    # dict of scalars
         y = smooth_labels(targets, self.label_smoothing)
-        nll = lambda name: soft_nll(adjust_prior(out[name], self.prior), y, self.class_weights)
+        def nll(name): return soft_nll(adjust_prior(out[name], self.prior), y, self.class_weights)
         parts = dict(cls=nll('final_probs'))
         sources = [k for k in ('primary_probs', 'anchor_probs', 'attention_probs') if k in out]
         if len(sources) > 1: parts['source'] = sum(nll(k) for k in sources)
         if anchors is not None:
-            bounded = lambda: anchor_loss(anchors, self.margin, self.kin_margin)
+            def bounded(): return anchor_loss(anchors, self.margin, self.kin_margin)
             parts['anchor'] = bounded() if self.bounded else anchor_loss_unbounded(anchors)
-            parts['center'] = center_loss(out['distances'], targets, out['primary_confidence'], anchors.shape[-1])
+            parts['center'] = center_loss(out['distances'], targets, out['primary_confidence'],
+                                          anchors.shape[-1])
         if 'landmarks' in out: parts['landmark'] = landmark_loss(out['landmarks'], landmarks)
         return parts | dict(total=sum(getattr(self, name)*value for name, value in parts.items()))

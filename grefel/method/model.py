@@ -25,41 +25,53 @@ class GReFELModel(nn.Module):
         num_heads:int=8,                 # heads of all attention layers
         depth:int=6,                     # layers of the fusion transformer
         sources=('anchor', 'attention'), # corrections that take part; () is the plain classifier
-        merge:str='confidence',          # how they are merged, see `grefel.method.balancing.balance`
+        merge:str='confidence',  # how they are merged, see `grefel.method.balancing.balance`
         temperature:float=1.,            # T of the primary softmax
         drop_rate:float=0.,              # dropout
         classes=None,                    # class names in order; None: the first N of `EXPRESSIONS`
-        mean=IMAGENET['mean'], std=IMAGENET['std'],  # normalisation that inputs are expected to have had
+        # normalisation that inputs are expected to have had
+        mean=IMAGENET['mean'], std=IMAGENET['std'],
         name:str='grefel',               # for reports
-        anchor_dim:int|None=None,        # size that embedding and tokens are reduced to for the corrections; None: D
+        # size that embedding and tokens are reduced to for the corrections; None: D
+        anchor_dim:int|None=None,
         head:str='mlp',                  # the primary head: 'mlp', or 'linear' as in POSTER++
-        **extractor,                     # further arguments of `MultiScaleFeatureExtractor` or `PosterExtractor`
+        **extractor,  # further arguments of `MultiScaleFeatureExtractor` or `PosterExtractor`
     ):
         super().__init__()
         given = {k: v for k, v in locals().items() if k not in ('self', '__class__', 'extractor')}
         self.classes = tuple(classes or EXPRESSIONS[:num_classes])
         self.config = _plain(given | extractor | dict(classes=self.classes))
-        if not isinstance(extractor.get('pretrained', False), bool): self.config['pretrained'] = False   # a path here
-        if len(self.classes) != num_classes: raise ValueError(f'{num_classes} classes, {len(self.classes)} class names')
-        if not 0 < temperature < float('inf'): raise ValueError(f'the temperature is positive, not {temperature!r}')
+        # a path here
+        if not isinstance(extractor.get('pretrained', False), bool):
+            self.config['pretrained'] = False
+        if len(self.classes) != num_classes:
+            raise ValueError(f'{num_classes} classes, {len(self.classes)} class names')
+        if not 0 < temperature < float('inf'):
+            raise ValueError(f'the temperature is positive, not {temperature!r}')
         self.temperature, self.metadata = temperature, {}
-        if head not in ('mlp', 'linear'): raise ValueError(f"head is 'mlp' or 'linear', not {head!r}")
+        if head not in ('mlp', 'linear'):
+            raise ValueError(f"head is 'mlp' or 'linear', not {head!r}")
         published = extractor.get('pyramid') == 'poster_v2'
-        kind = late('grefel.method.poster:PosterExtractor') if published else MultiScaleFeatureExtractor
-        self.extractor = kind(img_size=img_size, embed_dim=embed_dim, num_heads=num_heads, depth=depth,
+        kind = late(
+            'grefel.method.poster:PosterExtractor') if published else MultiScaleFeatureExtractor
+        self.extractor = kind(img_size=img_size, embed_dim=embed_dim, num_heads=num_heads,
+                              depth=depth,
                               drop_rate=drop_rate, **extractor)
         last = nn.Linear(embed_dim, num_classes)
         self.head = last if head == 'linear' else nn.Sequential(
             nn.Linear(embed_dim, embed_dim), nn.GELU(), nn.Dropout(drop_rate), last)
         self.reduce = nn.Linear(embed_dim, anchor_dim) if anchor_dim else nn.Identity()
-        self.balancing = ReliabilityBalancing(num_classes, anchor_dim or embed_dim, num_anchors_per_class, num_heads,
+        self.balancing = ReliabilityBalancing(num_classes, anchor_dim or embed_dim,
+                                              num_anchors_per_class, num_heads,
                                               sources, merge)
 
-    def forward(self, images, landmarks=None, need_attention=False):   # (B, 3, S, S), (B, 68, 2) or None
+    # (B, 3, S, S), (B, 68, 2) or None
+    def forward(self, images, landmarks=None, need_attention=False):
         out = self.extractor.forward_features(images, landmarks, need_attention)
         logits = self.head(out['embedding']).float()/self.temperature   # (B, N)
         primary = logits.softmax(-1)                                    # (B, N)
-        e, tokens = self.reduce(out.pop('embedding')), self.reduce(out.pop('tokens'))     # (B, A), (B, T, A)
+        # (B, A), (B, T, A)
+        e, tokens = self.reduce(out.pop('embedding')), self.reduce(out.pop('tokens'))
         balanced = self.balancing(e, primary, tokens)
         return dict(logits=logits, primary_probs=primary) | balanced | dict(embedding=e) | out
 
@@ -71,32 +83,41 @@ def _plain(value):
 
 # %% ../../nbs/3_method/08_model.ipynb #2014ae53
 SIZES = dict(
-    grefel_nano  = dict(img_size=48, embed_dim=96, num_heads=4, depth=1, pyramid='conv', widths=(48, 80, 112, 112),
-                        depths=(2, 2, 1, 0), token_grid=3, mlp_ratio=2., window_mlp_ratio=1., drop_rate=0.1,
+    grefel_nano  = dict(img_size=48, embed_dim=96, num_heads=4, depth=1, pyramid='conv',
+                        widths=(48, 80, 112, 112),
+                        depths=(2, 2, 1, 0), token_grid=3, mlp_ratio=2., window_mlp_ratio=1.,
+                        drop_rate=0.1,
                         token_norm=True, shortcut=True, layer_scale=1.),
-    grefel_small = dict(img_size=48, embed_dim=96, num_heads=4, depth=1, pyramid='conv', widths=(64, 136, 280, 280),
-                        depths=(2, 2, 2, 0), token_grid=3, mlp_ratio=2., window_mlp_ratio=1., drop_rate=0.1,
+    grefel_small = dict(img_size=48, embed_dim=96, num_heads=4, depth=1, pyramid='conv',
+                        widths=(64, 136, 280, 280),
+                        depths=(2, 2, 2, 0), token_grid=3, mlp_ratio=2., window_mlp_ratio=1.,
+                        drop_rate=0.1,
                         token_norm=True, shortcut=True, layer_scale=1.),
-    grefel_base  = dict(img_size=224, embed_dim=512, num_heads=8, depth=6, pyramid='patch', patch_sizes=(28, 14, 7),
+    grefel_base  = dict(img_size=224, embed_dim=512, num_heads=8, depth=6, pyramid='patch',
+                        patch_sizes=(28, 14, 7),
                         token_grid=7, drop_path_rate=0.1),
-    grefel_paper = dict(img_size=224, embed_dim=768, num_heads=8, depth=2, pyramid='poster_v2', anchor_dim=128),
-    poster_v2    = dict(img_size=224, embed_dim=768, num_heads=8, depth=2, pyramid='poster_v2', head='linear',
+    grefel_paper = dict(img_size=224, embed_dim=768, num_heads=8, depth=2, pyramid='poster_v2',
+                        anchor_dim=128),
+    poster_v2    = dict(img_size=224, embed_dim=768, num_heads=8, depth=2, pyramid='poster_v2',
+                        head='linear',
                         sources=()))
 
 # %% ../../nbs/3_method/08_model.ipynb #a36ef1e1
-_BASELINES = dict(plain='Plain', vgg13='VGG13', resnet18='ResNet18', poster='poster', mad='MAD', lanet='LANet', eac='EAC')
+_BASELINES = dict(plain='Plain', vgg13='VGG13', resnet18='ResNet18', poster='poster', mad='MAD',
+                  lanet='LANet', eac='EAC')
 ARCHITECTURES = {name: f'grefel.method.baselines:{kind}' for name, kind in _BASELINES.items()}
 
 def architecture(
     name:str,  # a config's `name`
-):             # what builds the model from its config: `GReFELModel` unless `ARCHITECTURES` says otherwise
+):  # what builds the model from its config: `GReFELModel` unless `ARCHITECTURES` says otherwise
     "What a model of that name is built by."
     kind = ARCHITECTURES.get(name, GReFELModel)
     return late(kind) if isinstance(kind, str) else kind
 
 # %% ../../nbs/3_method/08_model.ipynb #d53d37bd
 def create_model(
-    name:str='grefel_small',  # a name in `SIZES`, with or without its 'grefel_', or in `ARCHITECTURES`
+    # a name in `SIZES`, with or without its 'grefel_', or in `ARCHITECTURES`
+    name:str='grefel_small',
     **kw,                     # arguments that differ from the size's, see `GReFELModel`
 ) -> GReFELModel:             # untrained
     "A model of a named size."

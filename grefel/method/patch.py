@@ -18,7 +18,8 @@ class PatchEmbed(nn.Module):
         embed_dim:int=64,   # C, length of a patch's vector
     ):
         super().__init__()
-        if img_size % patch_size: raise ValueError(f'patch size {patch_size} does not divide image size {img_size}')
+        if img_size % patch_size:
+            raise ValueError(f'patch size {patch_size} does not divide image size {img_size}')
         self.grid = img_size//patch_size
         self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, patch_size)
 
@@ -35,8 +36,10 @@ class PatchPyramid(nn.Module):
         in_chans:int=3,              # channels of the picture
     ):
         super().__init__()
-        if len(patch_sizes) != len(widths): raise ValueError('patch_sizes and widths differ in length')
-        self.embeds = nn.ModuleList(PatchEmbed(img_size, p, in_chans, w) for p, w in zip(patch_sizes, widths))
+        if len(patch_sizes) != len(widths):
+            raise ValueError('patch_sizes and widths differ in length')
+        self.embeds = nn.ModuleList(PatchEmbed(img_size, p, in_chans, w) for p,
+                                    w in zip(patch_sizes, widths))
         self.channels, self.grids = list(widths), [e.grid for e in self.embeds]
 
     def forward(self, images):                           # (B, in_chans, S, S)

@@ -33,7 +33,7 @@ class IR50Pyramid(nn.Module):
         self.net = load_ir50(published_file(pretrained, 'ir50')).train() if pretrained else IR50()
         self.halve = nn.ModuleList(nn.Conv2d(c, c, 3, 2, 1) for c in self.channels)
 
-    def forward(self, images):                                             # (B, 3, S, S), brought to 112
+    def forward(self, images):  # (B, 3, S, S), brought to 112
         return [halve(m) for halve, m in zip(self.halve, self.net(images))]  # [(B, C_s, h_s, h_s)]
 
 # %% ../../nbs/3_method/21_poster.ipynb #1475e03e
@@ -71,12 +71,13 @@ class PosterBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, image, geometry, need_weights=False):                 # (B, C, g, g) both
-        cells = lambda m: rearrange(m, 'b c i j -> b (i j) c')
+        def cells(m): return rearrange(m, 'b c i j -> b (i j) c')
         x = self.norm_image(cells(image))                                   # (B, g², C)
         out, weights = self.attn(cells(geometry), x, need_weights)
         x = x + self.drop_path(self.scale_attn(out))
         x = x + self.drop_path(self.scale_mlp(self.mlp(self.norm_mlp(x))))
-        return rearrange(x, 'b (i j) c -> b c i j', i=image.shape[-2]), weights   # …, (B, heads, g², g²) or None
+        # …, (B, heads, g², g²) or None
+        return rearrange(x, 'b (i j) c -> b c i j', i=image.shape[-2]), weights
 
 # %% ../../nbs/3_method/21_poster.ipynb #a4a95ebd
 class PosterV2(nn.Module):
@@ -95,44 +96,57 @@ class PosterV2(nn.Module):
         channels, grids = self.image.channels, self.image.grids
         self.cross = nn.ModuleList(map(PosterBlock, channels, grids, (2, 4, 8), (0., 0.125, 0.25)))
         fine, middle, coarse = channels
-        halve = lambda chans: nn.Conv2d(chans, D, 3, 2, 1)
-        self.tokens = nn.ModuleList([nn.Sequential(halve(fine), halve(D)), halve(middle), nn.Conv2d(coarse, D, 1)])
+        def halve(chans): return nn.Conv2d(chans, D, 3, 2, 1)
+        self.tokens = nn.ModuleList([nn.Sequential(halve(fine), halve(D)), halve(middle),
+                                     nn.Conv2d(coarse, D, 1)])
         self.cls, self.place = (nn.Parameter(0.02*torch.randn(1, n, D)) for n in (1, 1 + 3*49))
         layer = partial(TransformerBlock, D, num_heads, drop=drop_rate, eps=1e-6, layer_scale=False)
-        self.blocks, self.norm = nn.Sequential(*[layer() for _ in range(depth)]), nn.LayerNorm(D, 1e-6)
+        self.blocks, self.norm = nn.Sequential(*[layer() for _ in range(depth)]), nn.LayerNorm(D,
+            1e-6)
         self.gate = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, D), nn.Sigmoid())
         self.head = nn.Linear(D, num_classes) if num_classes else nn.Identity()
         for m in [*self.blocks.modules(), *self.gate, self.head]:
-            if isinstance(m, nn.Linear): nn.init.trunc_normal_(m.weight, std=0.01); nn.init.zeros_(m.bias)
+            if isinstance(m, nn.Linear):
+                nn.init.trunc_normal_(m.weight, std=0.01)
+                nn.init.zeros_(m.bias)
 
-    def forward_features(self, images, need_attention=False):                   # (B, 3, S, S), brought to 112
-        maps, asks = self.image(images), self.geometry(images)                  # [(B, C_s, h_s, h_s)] both
+    def forward_features(self, images, need_attention=False):  # (B, 3, S, S), brought to 112
+        maps, asks = self.image(images), self.geometry(images)  # [(B, C_s, h_s, h_s)] both
         crossed = [block(m, g, need_attention) for block, m, g in zip(self.cross, maps, asks)]
-        tokens = [to_tokens(m).flatten(2).mT for to_tokens, (m, _) in zip(self.tokens, crossed)]   # [(B, 49, D)]
-        x = torch.cat([self.cls.expand(images.shape[0], -1, -1), *tokens], 1) + self.place             # (B, 148, D)
+        # [(B, 49, D)]
+        tokens = [to_tokens(m).flatten(2).mT for to_tokens, (m, _) in zip(self.tokens, crossed)]
+        # (B, 148, D)
+        x = torch.cat([self.cls.expand(images.shape[0], -1, -1), *tokens], 1) + self.place
         x = self.norm(self.blocks(x))
-        out = dict(embedding=x[:, 0]*self.gate(x[:, 0]), tokens=x[:, 1:], maps=maps)     # (B, D), (B, 147, D)
+        # (B, D), (B, 147, D)
+        out = dict(embedding=x[:, 0]*self.gate(x[:, 0]), tokens=x[:, 1:], maps=maps)
         return out | (dict(attention=[w for _, w in crossed]) if need_attention else {})
 
-    def forward(self, images): return self.head(self.forward_features(images)['embedding'])   # (B, N) logits
+    # (B, N) logits
+    def forward(self, images): return self.head(self.forward_features(images)['embedding'])
 
 # %% ../../nbs/3_method/21_poster.ipynb #b7fff1d1
-_SCALE = {'attn.kv': 'attn{}.qkv', 'attn.proj': 'attn{}.proj', 'attn.bias': 'attn{}.relative_position_bias_table',
-          'norm_image': 'window{}.norm', 'norm_mlp': 'ffn{}.norm', 'mlp.0': 'ffn{}.mlp.fc1', 'mlp.3': 'ffn{}.mlp.fc2',
+_SCALE = {'attn.kv': 'attn{}.qkv', 'attn.proj': 'attn{}.proj',
+          'attn.bias': 'attn{}.relative_position_bias_table',
+          'norm_image': 'window{}.norm', 'norm_mlp': 'ffn{}.norm', 'mlp.0': 'ffn{}.mlp.fc1',
+          'mlp.3': 'ffn{}.mlp.fc2',
           'scale_attn.gamma': 'ffn{}.gamma1', 'scale_mlp.gamma': 'ffn{}.gamma2'}
 _LAYER = {'norm_attn': 'norm1', 'norm_mlp': 'norm2', 'qkv': 'attn.qkv', 'proj': 'attn.proj',
           'mlp.0': 'mlp.fc1', 'mlp.3': 'mlp.fc2'}
-_REST = {'cls': 'VIT.cls_token', 'place': 'VIT.pos_embed', 'norm': 'VIT.norm', 'head': 'VIT.head.linear',
+_REST = {'cls': 'VIT.cls_token', 'place': 'VIT.pos_embed', 'norm': 'VIT.norm',
+         'head': 'VIT.head.linear',
          'gate.0': 'VIT.se_block.linear1', 'gate.2': 'VIT.se_block.linear2',
-         'tokens.0': 'embed_q', 'tokens.1': 'embed_k.0', 'tokens.2': 'embed_v.proj', 'geometry.last': 'last_face_conv',
+         'tokens.0': 'embed_q', 'tokens.1': 'embed_k.0', 'tokens.2': 'embed_v.proj',
+         'geometry.last': 'last_face_conv',
          'image.halve.0': 'conv1', 'image.halve.1': 'conv2', 'image.halve.2': 'conv3'}
 
 def poster_name(
     name:str,   # of a weight of `PosterV2`
 ) -> str:       # in published checkpoints
     "What POSTER++'s checkpoints call a weight of `PosterV2`."
-    begins = lambda name, part: f'{name}.'.startswith(f'{part}.')
-    swap = lambda name, table: next(t + name.removeprefix(o) for o, t in table.items() if begins(name, o))
+    def begins(name, part): return f'{name}.'.startswith(f'{part}.')
+    def swap(name, table):
+        return next(t + name.removeprefix(o) for o, t in table.items() if begins(name, o))
     if name.startswith('image.net.'): return 'ir_back.' + ir50_name(name.removeprefix('image.net.'))
     if name.startswith('geometry.net.'):
         return 'face_landback.' + mobilefacenet_name(name.removeprefix('geometry.net.'))
@@ -141,7 +155,8 @@ def poster_name(
     return f'VIT.blocks.{number}.{swap(rest, _LAYER)}' if part == 'blocks' else swap(name, _REST)
 
 # %% ../../nbs/3_method/21_poster.ipynb #08216f54
-POSTER_UNUSED = (r'ir_back\.(output_layer|body4)\.|face_landback\.output_layer\.|attn[123]\.relative_position_index$'
+POSTER_UNUSED = (
+    r'ir_back\.(output_layer|body4)\.|face_landback\.output_layer\.|attn[123]\.relative_position_index$'
                  r'|VIT\.(CON1|IRLinear[12]|patch_embed|eca_block)\.|VIT\.blocks\.\d+\.conv\.'
                  r'|(.+\.)?total_(ops|params)$')
 
@@ -156,41 +171,47 @@ def load_poster_v2(
     for i, block in enumerate(model.cross, 1):
         own, offsets = block.attn.index, block.attn.bias.shape[1]
         index = state.get(f'attn{i}.relative_position_index', own).long()
-        if index.shape == own.shape and -offsets <= index.min() and index.max() < offsets: own.copy_(index)
+        if index.shape == own.shape and -offsets <= index.min() and index.max() < offsets:
+            own.copy_(index)
     return model.eval()
 
 # %% ../../nbs/3_method/21_poster.ipynb #06790335
 class PosterExtractor(nn.Module):
     "POSTER++ without its head, in the form of `MultiScaleFeatureExtractor` (arXiv 2301.12149)."
     def __init__(self,
-        img_size:int=224,             # side of the square input, pixels; POSTER++ brings it to 112 itself
+        img_size:int=224,  # side of the square input, pixels; POSTER++ brings it to 112 itself
         embed_dim:int=768,            # D; 768 in every checkpoint
         num_heads:int=8,              # heads of the transformer
         depth:int=2,                  # its layers
         drop_rate:float=0.,           # dropout
         pyramid:str='poster_v2',      # this extractor's name
-        pretrained=False,             # folder of both backbones' published files, or a POSTER++ checkpoint
+        pretrained=False,  # folder of both backbones' published files, or a POSTER++ checkpoint
     ):
         super().__init__()
         whole = not isinstance(pretrained, bool) and Path(pretrained).expanduser().is_file()
-        fresh = lambda: PosterV2(0, embed_dim, depth, num_heads, drop_rate, pretrained)
+        def fresh(): return PosterV2(0, embed_dim, depth, num_heads, drop_rate, pretrained)
         self.net = load_poster_v2(pretrained) if whole else fresh()
-        self.net.head = nn.Identity(); self.net.train()
+        self.net.head = nn.Identity()
+        self.net.train()
         self.landmark_head = LandmarkHead(self.net.image.channels, self.net.image.grids)
 
-    def forward_features(self, images, landmarks=None, need_attention=False):   # (B, 3, S, S), (B, 68, 2) or None
+    # (B, 3, S, S), (B, 68, 2) or None
+    def forward_features(self, images, landmarks=None, need_attention=False):
         out = self.net.forward_features(images, need_attention)
         found = self.landmark_head([m.detach() for m in out.pop('maps')])       # (B, 68, 2)
         out |= dict(landmarks=found, landmarks_used=choose_landmarks(landmarks, found.detach()))
         if not need_attention: return out
-        return out | dict(attention=[attention_map(w, g) for w, g in zip(out['attention'], self.net.image.grids)])
+        return out | dict(attention=[attention_map(w, g) for w,
+                                     g in zip(out['attention'], self.net.image.grids)])
 
-    def forward(self, images, landmarks=None): return self.forward_features(images, landmarks)['embedding']
+    def forward(self, images, landmarks=None):
+        return self.forward_features(images, landmarks)['embedding']
 
 # %% ../../nbs/3_method/21_poster.ipynb #9d262d05
 def from_poster_v2(
     source:str|Path|dict,   # a POSTER++ checkpoint's file or state dict
-    classes,                # its class order: a key of `CLASS_ORDERS` such as 'rafdb' or 'affectnet8', or the names
+    # its class order: a key of `CLASS_ORDERS` such as 'rafdb' or 'affectnet8', or the names
+    classes,
 ) -> GReFELModel:           # of size 'poster_v2', in evaluation mode
     "A published POSTER++ checkpoint as a model of this library."
     net = load_poster_v2(source)

@@ -33,10 +33,12 @@ class ResBlock(nn.Module):
         stride:int=1,    # 2 halves the map
     ):
         super().__init__()
-        self.conv1, self.conv2 = conv_norm(in_chans, out_chans, stride=stride), conv_norm(out_chans, out_chans)
+        self.conv1, self.conv2 = conv_norm(in_chans, out_chans, stride=stride), conv_norm(out_chans,
+            out_chans)
         pool = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
         same = stride == 1 and in_chans == out_chans
-        self.shortcut = nn.Identity() if same else nn.Sequential(pool, conv_norm(in_chans, out_chans, 1))
+        self.shortcut = nn.Identity() if same else nn.Sequential(pool,
+            conv_norm(in_chans, out_chans, 1))
         self.drop_path = DropPath()            # no rate of its own; a recipe may set one
 
     def forward(self, x):                              # (B, in_chans, h, w)
@@ -49,11 +51,12 @@ class ConvPyramid(nn.Module):
     def __init__(self,
         img_size:int=48,                 # side of the square input, pixels
         widths=(48, 80, 112, 112),       # channels at 1/2, 1/4, 1/8, 1/16 of the input
-        depths=(2, 2, 1, 0),             # residual blocks there; 0: averaging and one 1×1 convolution
+        depths=(2, 2, 1, 0),  # residual blocks there; 0: averaging and one 1×1 convolution
         in_chans:int=3,                  # channels of the picture
     ):
         super().__init__()
-        if len(widths) != 4 or len(depths) != 4: raise ValueError('widths and depths take four numbers')
+        if len(widths) != 4 or len(depths) != 4:
+            raise ValueError('widths and depths take four numbers')
         self.stem = nn.Sequential(conv_norm(in_chans, widths[0]//2), nn.ReLU())
         ins = (widths[0]//2, *widths)
         self.stages = nn.ModuleList(self._stage(i, o, d) for i, o, d in zip(ins, widths, depths))
@@ -84,14 +87,17 @@ class TimmPyramid(nn.Module):
         super().__init__()
         import timm
         kw = dict(features_only=True, pretrained=pretrained, in_chans=in_chans)
-        if name.startswith(('vit', 'swin', 'deit')): kw['img_size'] = img_size   # these build tables for one size
+        # these build tables for one size
+        if name.startswith(('vit', 'swin', 'deit')): kw['img_size'] = img_size
         self.net = timm.create_model(name, **kw)
-        with torch.no_grad(): shapes = [m.shape for m in self._maps(torch.zeros(2, in_chans, img_size, img_size))]
+        with torch.no_grad():
+            shapes = [m.shape for m in self._maps(torch.zeros(2, in_chans, img_size, img_size))]
         self.channels, self.grids = [s[1] for s in shapes], [s[2] for s in shapes]
 
     def _maps(self, images):
         maps = self.net(images)[-3:]
-        if getattr(self.net, 'output_fmt', None) == 'NHWC': maps = [m.permute(0, 3, 1, 2) for m in maps]
+        if getattr(self.net, 'output_fmt', None) == 'NHWC':
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
         return maps
 
     def forward(self, images): return self._maps(images)   # [(B, C_s, h_s, h_s)]
@@ -103,13 +109,16 @@ def image_pyramid(
     widths=None,              # channels (`patch`: three, `conv`: four); None: the class's own
     depths=None,              # blocks a stage (`conv` only)
     patch_sizes=(28, 14, 7),  # patch sides (`patch` only)
-    pretrained=False,         # `timm:`: True fetches published weights; `ir50`: the folder that holds ir50.pth
-) -> nn.Module:               # images (B, 3, S, S) → [(B, C_s, h_s, h_s)], with `.channels` and `.grids`
+    # `timm:`: True fetches published weights; `ir50`: the folder that holds ir50.pth
+    pretrained=False,
+) -> nn.Module:  # images (B, 3, S, S) → [(B, C_s, h_s, h_s)], with `.channels` and `.grids`
     "An image pyramid by name."
     given = {k: tuple(v) for k, v in dict(widths=widths, depths=depths).items() if v is not None}
-    if pretrained and name in ('conv', 'patch'): raise ValueError(f'the pyramid {name!r} has no published weights')
+    if pretrained and name in ('conv', 'patch'):
+        raise ValueError(f'the pyramid {name!r} has no published weights')
     if name == 'conv': return ConvPyramid(img_size, **given)
     if name == 'patch': return PatchPyramid(img_size, patch_sizes, **given)
     if name == 'ir50': return late('grefel.method.poster:IR50Pyramid')(pretrained)
     if name.startswith('timm:'): return TimmPyramid(name[5:], img_size, pretrained)
-    raise ValueError(f"unknown pyramid {name!r}; there are 'conv', 'patch', 'ir50' and 'timm:<model>'")
+    raise ValueError(f"unknown pyramid {name!r}; there are 'conv', 'patch', 'ir50' and "
+                     f"'timm:<model>'")

@@ -44,9 +44,11 @@ def relative_index(
     window:int,  # side of a window, in cells
 ):               # (window², window²) of indices into a table of (2·window − 1)² offsets
     "For each pair of cells of a window, which offset lies between them."
-    cells = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing='ij')).flatten(1)  # (2, M)
-    offset = cells[:, :, None] - cells[:, None, :] + window - 1                                            # (2, M, M)
-    return offset[0]*(2*window - 1) + offset[1]                                                            # (M, M)
+    # (2, M)
+    cells = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window),
+                                       indexing='ij')).flatten(1)
+    offset = cells[:, :, None] - cells[:, None, :] + window - 1  # (2, M, M)
+    return offset[0]*(2*window - 1) + offset[1]  # (M, M)
 
 # %% ../../nbs/3_method/02_window.ipynb #9c748efe
 class WindowCrossAttention(nn.Module):
@@ -55,7 +57,8 @@ class WindowCrossAttention(nn.Module):
         dim:int,                # C, channels of both maps
         window:int,             # side of a window, in cells
         num_heads:int=4,        # heads; must divide `dim`
-        query_proj:bool=True,   # False: queries are the geometry features themselves (POSTER++'s code)
+        # False: queries are the geometry features themselves (POSTER++'s code)
+        query_proj:bool=True,
     ):
         super().__init__()
         if dim % num_heads: raise ValueError(f'{num_heads} heads do not divide {dim} channels')
@@ -68,12 +71,14 @@ class WindowCrossAttention(nn.Module):
         nn.init.trunc_normal_(self.bias, std=0.02)
 
     def forward(self, geometry, image, need_weights=False):           # (B·nW, M, C) both
-        split = lambda x: rearrange(x, 'b m (h d) -> b h m d', h=self.num_heads)
+        def split(x): return rearrange(x, 'b m (h d) -> b h m d', h=self.num_heads)
         k, v = self.kv(image).chunk(2, dim=-1)
         q, k, v = split(self.q(geometry)), split(k), split(v)          # (B·nW, heads, M, d)
         bias = self.bias[:, self.index].to(q.dtype)[None]              # (1, heads, M, M)
-        weights = (q @ k.mT*q.shape[-1]**-0.5 + bias).softmax(-1) if need_weights else None  # (B·nW, heads, M, M)
-        out = weights @ v if need_weights else F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        # (B·nW, heads, M, M)
+        weights = (q @ k.mT*q.shape[-1]**-0.5 + bias).softmax(-1) if need_weights else None
+        out = weights @ v if need_weights else F.scaled_dot_product_attention(q, k, v,
+            attn_mask=bias)
         return self.proj(rearrange(out, 'b h m d -> b m (h d)')), weights
 
 # %% ../../nbs/3_method/02_window.ipynb #c7f1ce36
@@ -87,7 +92,8 @@ class DropPath(nn.Module):
 
     def forward(self, x):
         if not self.training or self.rate == 0: return x
-        keep = torch.rand(x.shape[0], *[1]*(x.ndim - 1), device=x.device, dtype=x.dtype) >= self.rate
+        keep = torch.rand(x.shape[0], *[1]*(x.ndim - 1), device=x.device,
+                          dtype=x.dtype) >= self.rate
         return x*keep/(1 - self.rate)
 
 # %% ../../nbs/3_method/02_window.ipynb #ae3a8e90
@@ -110,7 +116,8 @@ def mlp(
 ):
     "The feed-forward half of a transformer block."
     hidden = int(dim*ratio)
-    return nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(drop), nn.Linear(hidden, dim))
+    return nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Dropout(drop),
+                         nn.Linear(hidden, dim))
 
 # %% ../../nbs/3_method/02_window.ipynb #cc1db9a3
 class WindowCrossBlock(nn.Module):
@@ -135,12 +142,12 @@ class WindowCrossBlock(nn.Module):
 
     def forward(self, image, geometry, need_weights=False):            # (B, C, H, W) both
         x, g = (m.permute(0, 2, 3, 1) for m in (image, geometry))      # (B, H, W, C)
-        cut = lambda m: window_partition(m, self.window)               # (B·nW, M, C)
+        def cut(m): return window_partition(m, self.window)               # (B·nW, M, C)
         out, weights = self.attn(cut(self.norm_geometry(g)), cut(self.norm_image(x)), need_weights)
         out = window_reverse(out, self.window, *x.shape[1:3])          # (B, H, W, C)
         x = x + self.drop_path(self.scale_attn(out))
         x = x + self.drop_path(self.scale_mlp(self.mlp(self.norm_mlp(x))))
-        return x.permute(0, 3, 1, 2), weights                          # (B, C, H, W), (B·nW, heads, M, M) or None
+        return x.permute(0, 3, 1, 2), weights  # (B, C, H, W), (B·nW, heads, M, M) or None
 
 # %% ../../nbs/3_method/02_window.ipynb #11c0ca02
 class ConcatBlock(nn.Module):
@@ -157,6 +164,7 @@ class ConcatBlock(nn.Module):
 
     def forward(self, image, geometry, need_weights=False):            # (B, C, H, W) both
         x, g = (m.permute(0, 2, 3, 1) for m in (image, geometry))      # (B, H, W, C)
-        x = x + self.scale_join(self.join(torch.cat([self.norm_geometry(g), self.norm_image(x)], -1)))
+        x = x + self.scale_join(self.join(torch.cat([self.norm_geometry(g), self.norm_image(x)],
+                                                    -1)))
         x = x + self.scale_mlp(self.mlp(self.norm_mlp(x)))
-        return x.permute(0, 3, 1, 2), None                             # (B, C, H, W); there are no weights to show
+        return x.permute(0, 3, 1, 2), None  # (B, C, H, W); there are no weights to show

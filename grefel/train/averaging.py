@@ -18,14 +18,15 @@ class EMA(Callback):
         decay:float=0.999,  # share of the old average kept at each step
     ): self.decay, self.average, self.raw, self.fitting = decay, None, None, False
 
-    def before_fit(self):                                             # fastai says so before it only validates, too
-        self.run = not hasattr(self.learn, 'lr_finder')               # a search for the rate is not training
+    def before_fit(self):  # fastai says so before it only validates, too
+        self.run = not hasattr(self.learn, 'lr_finder')  # a search for the rate is not training
         if self.run and self.average is None: self.begin()
 
     def begin(self):
         "Start the average at the model's weights."
         self.average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=True)
-        self.average.n_averaged = self.average.n_averaged.cpu()       # to read it must not stop a graphics card
+        # to read it must not stop a graphics card
+        self.average.n_averaged = self.average.n_averaged.cpu()
 
     def _replaced(self):
         "Whether others than the averaged weights have been put into the model since the last training."
@@ -33,7 +34,7 @@ class EMA(Callback):
         return any(not torch.equal(v, own[k]) for k, v in self.model.state_dict().items())
 
     @torch.no_grad()
-    def _blend(self, averages, currents, _):                          # lists of one device and one type
+    def _blend(self, averages, currents, _):  # lists of one device and one type
         t = int(self.average.n_averaged)
         decay = min(self.decay, (1 + t)/(10 + t))
         if averages[0].is_floating_point(): torch._foreach_lerp_(averages, currents, 1 - decay)
@@ -51,4 +52,6 @@ class EMA(Callback):
     def after_fit(self): self.raw, self.fitting = None, False
     def restore(self):
         "Put the raw weights back, to train on."
-        if self.raw is not None: self.model.load_state_dict(self.raw); self.raw = None
+        if self.raw is not None:
+            self.model.load_state_dict(self.raw)
+            self.raw = None

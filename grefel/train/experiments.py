@@ -34,44 +34,58 @@ def _merged(base, change):
 
 def _slug(name): return ''.join(c if c.isalnum() else '_' for c in name)
 
+# %% ../../nbs/6_train/09_experiments.ipynb #b088c491
 def read_spec(
-    path,             # a JSON file with `question`, `base`, `seeds`, `rows` and perhaps `long`, see above
+    path,  # a JSON file with `question`, `base`, `seeds`, `rows` and perhaps `long`, see above
     long:bool=False,  # with the changes that `long` makes to the base
 ) -> dict:            # the same, with a `Recipe` for each row (seed 0)
     "Read and check the description of a comparison; `GrefelError` names what is wrong with it."
     try: spec = json.loads(Path(path).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error: raise GrefelError(f'{path}: not a readable description ({error})') from None
-    lacks = [k for k in ('question', 'base', 'seeds', 'rows') if k not in spec] if isinstance(spec, dict) else ['rows']
+    except (OSError, ValueError) as error:
+        raise GrefelError(f'{path}: not a readable description ({error})') from None
+    lacks = [k for k in ('question', 'base', 'seeds', 'rows') if k not in spec] if isinstance(spec,
+        dict) else ['rows']
     if lacks: raise GrefelError(f'{path}: lacks {", ".join(lacks)}')
     if long and 'long' not in spec: raise GrefelError(f'{path}: names no long budget')
     try:
         base = _merged(spec['base'], spec['long']) if long else spec['base']
-        recipes = {name: read_recipe(**_merged(base, change)) for name, change in spec['rows'].items()}
-    except (GrefelError, TypeError, AttributeError) as error: raise GrefelError(f'{path}: {error}') from None
+        recipes = {name: read_recipe(**_merged(base, change)) for name,
+                   change in spec['rows'].items()}
+    except (GrefelError, TypeError, AttributeError) as error:
+        raise GrefelError(f'{path}: {error}') from None
     folders = {}
     for name in recipes:
         twin = folders.setdefault(_slug(name), name)
-        if twin != name: raise GrefelError(f'{path}: rows {twin!r} and {name!r} would share a folder; rename one')
+        if twin != name:
+            raise GrefelError(
+                f'{path}: rows {twin!r} and {name!r} would share a folder; rename one')
     return spec | dict(recipes=recipes, name=Path(path).stem + '_long'*long)
 
 # %% ../../nbs/6_train/09_experiments.ipynb #b38ec98e
-FIGURES = ('accuracy', 'balanced_accuracy', 'macro_f1', 'ece', 'nll', 'aurc', 'kl_votes', 'primary_accuracy',
+FIGURES = ('accuracy', 'balanced_accuracy', 'macro_f1', 'ece', 'nll', 'aurc', 'kl_votes',
+           'primary_accuracy',
            'primary_ece', 'changed', 'helped', 'hurt', 'anchors_used')
-FLIPS = ('flips_auroc', 'flips_precision', 'cleanlab_auroc', 'cleanlab_precision')   # of runs with label noise
+# of runs with label noise
+FLIPS = ('flips_auroc', 'flips_precision', 'cleanlab_auroc', 'cleanlab_precision')
 
-def commit() -> str:    # 12 hexadecimal digits, with a + where files differ from it; '' outside of a repository
+# 12 hexadecimal digits, with a + where files differ from it; '' outside of a repository
+def commit() -> str:
     "The code's commit."
     def git(*args):
         return subprocess.run(['git', *args], cwd=PACKAGE, capture_output=True, text=True)
     head = git('rev-parse', '--short=12', 'HEAD').stdout.strip()
-    return head + '+'*bool(head and git('status', '--porcelain', '-uno', '--', '*.py').stdout.strip())
+    return head + '+'*bool(head and git('status', '--porcelain', '-uno', '--',
+                                        '*.py').stdout.strip())
 
+# %% ../../nbs/6_train/09_experiments.ipynb #59970845
 def processor(
     device='cpu',    # as PyTorch names it
 ) -> str:
     "The machine in words: the graphics card, or the processor and how many threads work on it."
     if str(device).startswith('cuda'): return torch.cuda.get_device_name(device)
-    try: names = [line.split(':', 1)[1].strip() for line in open('/proc/cpuinfo') if line.startswith('model name')]
+    try:
+        names = [line.split(':', 1)[1].strip() for line in open('/proc/cpuinfo')
+                 if line.startswith('model name')]
     except OSError: names = []
     return f'{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads'
 
@@ -94,26 +108,33 @@ def run_row(
     done = (folder := Path(folder))/'result.json'
     if done.exists():
         if _still((kept := json.loads(done.read_text())), recipe): return kept
-        for stale in (folder/'last.safetensors', done): stale.unlink(missing_ok=True)   # other recipe, other weights
-    if recipe.noise: cleanlab_doubt(np.eye(2), np.arange(2))               # is it there? asked before the work
+        # other recipe, other weights
+        for stale in (folder/'last.safetensors', done): stale.unlink(missing_ok=True)
+    if recipe.noise: cleanlab_doubt(np.eye(2), np.arange(2))  # is it there? asked before the work
     if not finished(folder, recipe): train(recipe, folder, device, data_home, bar=bar)
     history = pd.read_csv(folder/'history.csv')
-    model, faces = load_model(folder, device), training_faces(replace(recipe, stream=False), 'valid', data_home)
+    model, faces = load_model(folder, device), training_faces(replace(recipe, stream=False),
+        'valid', data_home)
     answers = predict_data(model, faces, device=device, flip_test=recipe.flip_test)
     found = measure(answers, faces.labels.numpy(), faces.classes, _votes(faces, model), bootstrap=0)
     found['anchors_used'] = _anchors_used(model, answers)
     seconds = float(history['seconds'].sum())
-    about = json.loads((folder/'config.json').read_text()); seen = about['data']['train']
+    about = json.loads((folder/'config.json').read_text())
+    seen = about['data']['train']
     result = dict(recipe=asdict(recipe), weights=about.get('weights'), n=len(faces),
                   **{k: found.get(k) for k in FIGURES}, **_flips(recipe, model, device, data_home),
-                  recalls=[c['recall'] and round(c['recall'], 4) for c in found['per_class']], shots=seen['per_class'],
-                  best_epoch=int(history['accuracy'].idxmax()), last_accuracy=float(history['accuracy'].iloc[-1]),
-                  **model_cost(model), seconds=round(seconds, 1), images_per_s=round(seen['n']*len(history)/seconds, 1),
+                  recalls=[c['recall'] and round(c['recall'], 4) for c in found['per_class']],
+                  shots=seen['per_class'],
+                  best_epoch=int(history['accuracy'].idxmax()),
+                  last_accuracy=float(history['accuracy'].iloc[-1]),
+                  **model_cost(model), seconds=round(seconds, 1),
+                  images_per_s=round(seen['n']*len(history)/seconds, 1),
                   commit=commit(), machine=processor(device), torch=torch.__version__,
                   date=datetime.now(timezone.utc).strftime('%Y-%m-%d'))
     write_file(done, json.dumps(result, indent=1) + '\n')
     return result
 
+# %% ../../nbs/6_train/09_experiments.ipynb #86342d88
 def _still(result, recipe):
     "Whether a result is one of this recipe, and the weights that it names are what they were."
     return read_recipe(**result['recipe']) == recipe and not changed_weights(result.get('weights'))
@@ -121,20 +142,27 @@ def _still(result, recipe):
 def _anchors_used(model, answers):
     "Of a class's anchors, how many are the nearest of some face; the mean over classes, None for a model without."
     if (part := anchors_of(model)) is None: return None
-    distances = part(torch.from_numpy(answers['embedding']).to(part.anchors))[1]           # (n, N, K)
+    distances = part(torch.from_numpy(answers['embedding']).to(part.anchors))[1]  # (n, N, K)
     return len(distances.flatten(1).argmin(1).unique())/distances.shape[1]
 
+# %% ../../nbs/6_train/09_experiments.ipynb #25c14a26
 def _flips(recipe, model, device, data_home, most=6144):
     "How well the doubts of a model find the labels that its recipe made wrong, among some training faces."
     if not recipe.noise: return {}
     faces = training_faces(recipe, 'train', data_home).sample(most)
-    probs, wrong = predict_data(model, faces, device=device)['final_probs'], faces.labels != faces.extra['true_label']
-    ours, theirs = (found_flips(d(probs, faces.labels), wrong) for d in (label_doubt, cleanlab_doubt))
-    return dict(zip(FLIPS, (ours['auroc'], ours['precision'], theirs['auroc'], theirs['precision'])))
+    probs, wrong = predict_data(model, faces,
+                                device=device)['final_probs'], faces.labels != faces.extra[
+        'true_label']
+    ours, theirs = (found_flips(d(probs, faces.labels), wrong) for d in (label_doubt,
+        cleanlab_doubt))
+    return dict(zip(FLIPS, (ours['auroc'], ours['precision'], theirs['auroc'],
+                            theirs['precision'])))
 
+# %% ../../nbs/6_train/09_experiments.ipynb #f8fe8f81
 def _votes(faces, model):
     "The crowd's votes in the model's order of classes, or None."
-    return None if faces.votes is None else faces.votes[:, :len(model.classes)].numpy().astype(float)
+    return None if faces.votes is None else faces.votes[:,
+                                                        :len(model.classes)].numpy().astype(float)
 
 # %% ../../nbs/6_train/09_experiments.ipynb #775ccd23
 _CHILD = '''
@@ -150,14 +178,15 @@ except GrefelError as error: sys.exit(f'{error}')
 def _run_apart(recipe, folder, device, data_home):
     "`run_row` in a process of its own; the result, or the last line that it said."
     given = json.dumps([asdict(recipe), str(folder), str(device), data_home and str(data_home)])
-    done = subprocess.run([sys.executable, '-c', _CHILD], input=given, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', _CHILD], input=given, capture_output=True,
+                          text=True)
     if done.returncode == 0: return json.loads((Path(folder)/'result.json').read_text())
     return dict(error=(done.stderr.strip().splitlines() or ['it said nothing'])[-1][:300])
 
 # %% ../../nbs/6_train/09_experiments.ipynb #891b7bdf
 COLUMNS = ('row', 'seed', 'n', *FIGURES, *FLIPS, 'recalls', 'shots', 'best_epoch', 'last_accuracy',
-           'params', 'macs', 'seconds', 'images_per_s', 'commit', 'machine', 'torch', 'date', 'recipe', 'weights')
-
+           'params', 'macs', 'seconds', 'images_per_s', 'commit', 'machine', 'torch', 'date',
+           'recipe', 'weights')
 _LISTS = ('recipe', 'weights', 'recalls', 'shots')   # stored as JSON
 
 def _write_results(lines, path):
@@ -171,13 +200,16 @@ def _write_results(lines, path):
     for line in lines: writer.writerow({k: cell(v) for k, v in line.items()})
     write_file(path, text.getvalue())
 
+# %% ../../nbs/6_train/09_experiments.ipynb #4b152bbc
 def _kept(path, spec):
     "{(row, seed): line} of a CSV, as far as its recipes are still those of the description."
     if not Path(path).exists(): return {}
     lines = pd.read_csv(path, keep_default_na=False).to_dict('records')
     for line in lines: line |= {k: json.loads(line[k]) for k in _LISTS if line.get(k)}
-    def same(row, seed, recipe): return row in spec['recipes'] and read_recipe(**recipe) == _seeded(spec, row, seed)
-    return {(line['row'], line['seed']): line for line in lines if same(line['row'], line['seed'], line['recipe'])}
+    def same(row, seed, recipe):
+        return row in spec['recipes'] and read_recipe(**recipe) == _seeded(spec, row, seed)
+    return {(line['row'], line['seed']): line for line in lines if same(line['row'], line['seed'],
+        line['recipe'])}
 
 def _seeded(spec, row, seed): return read_recipe(**asdict(spec['recipes'][row]) | dict(seed=seed))
 
@@ -197,8 +229,10 @@ def run_table(
     "Run what a description names and is not in the CSV yet."
     spec = read_spec(path, long)
     unknown = sorted(set(only or ()) - spec['recipes'].keys())
-    if unknown: raise GrefelError(f'{path}: has no row {unknown[0]!r}; it has {", ".join(spec["recipes"])}')
-    out, runs = Path(out or Path(path).with_name(f"{spec['name']}.csv")), Path(runs or Path('runs')/spec['name'])
+    if unknown:
+        raise GrefelError(f'{path}: has no row {unknown[0]!r}; it has {", ".join(spec["recipes"])}')
+    out, runs = Path(out or Path(path).with_name(f"{spec['name']}.csv")), Path(runs
+        or Path('runs')/spec['name'])
     seeds = spec['seeds'] if seeds is None else list(seeds)
     kept, order = _kept(out, spec), list(spec['recipes'])
     todo = [(row, seed) for seed in seeds for row in (only or order)
@@ -206,16 +240,23 @@ def run_table(
     failed = []
     def one(job):
         row, seed = job
-        return job, _run_apart(_seeded(spec, row, seed), runs/_slug(row)/f'seed{seed}', device, data_home)
+        return job, _run_apart(_seeded(spec, row, seed), runs/_slug(row)/f'seed{seed}', device,
+                               data_home)
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         for (row, seed), result in pool.map(one, todo):
-            if 'error' in result: failed.append(f'{row}, seed {seed}: {result["error"]}'); say(failed[-1]); continue
+            if 'error' in result:
+                failed.append(f'{row}, seed {seed}: {result["error"]}')
+                say(failed[-1])
+                continue
             kept[row, seed] = dict(row=row, seed=seed) | result
-            _write_results([kept[k] for k in sorted(kept, key=lambda k: (order.index(k[0]), k[1]))], out)
+            _write_results([kept[k] for k in sorted(kept, key=lambda k: (order.index(k[0]), k[1]))],
+                           out)
             say(f'{row}, seed {seed}: {result["accuracy"]:.2%} in {result["seconds"]:.0f} s')
-    if failed: raise GrefelError(f'{len(failed)} of {len(todo)} runs failed; the first: {failed[0]}')
+    if failed:
+        raise GrefelError(f'{len(failed)} of {len(todo)} runs failed; the first: {failed[0]}')
     return read_results(out)
 
+# %% ../../nbs/6_train/09_experiments.ipynb #f5e6263e
 def read_results(
     path,                 # a CSV that `run_table` wrote
 ) -> pd.DataFrame:        # one line a run; `recipe`, `weights`, `recalls` and `shots` as objects
@@ -230,27 +271,32 @@ def read_results(
 def summary(
     results:pd.DataFrame,                 # from `read_results`
     figures=('accuracy', 'balanced_accuracy', 'macro_f1', 'ece', 'primary_accuracy', 'primary_ece'),
-) -> pd.DataFrame:                        # one line a row: seeds, mean and standard deviation of each figure, costs
+) -> pd.DataFrame:  # one line a row: seeds, mean and standard deviation of each figure, costs
     "Means and standard deviations over seeds."
     def row(group):
         out = dict(seeds=len(group))
-        for f in figures: out |= {f: group[f].mean(), f'{f}_sd': group[f].std(ddof=1) if len(group) > 1 else math.nan}
+        for f in figures:
+            out |= {f: group[f].mean(), f'{f}_sd': group[f].std(ddof=1) if len(group) > 1
+                    else math.nan}
         first = group.iloc[0]
-        return pd.Series(out | dict(minutes=group.seconds.mean()/60, params=first.params, macs=first.macs))
+        return pd.Series(out | dict(minutes=group.seconds.mean()/60, params=first.params,
+                                    macs=first.macs))
     found = results.groupby('row', sort=False)[results.columns.tolist()].apply(row)
     return found.astype(dict(seeds=int, params=int, macs=int))
 
+# %% ../../nbs/6_train/09_experiments.ipynb #68240f65
 def paired_difference(
     results:pd.DataFrame,       # from `read_results`
     row:str,                    # what is compared …
     against:str,                # … with what
     figure:str='accuracy',      # any column of numbers
     alike=('seed',),            # columns in which the two runs of a pair agree
-) -> dict:                      # mean, low, high (95% interval; NaN with fewer than three pairs), pairs
+) -> dict:  # mean, low, high (95% interval; NaN with fewer than three pairs), pairs
     "By how much a row differs from another, pair by pair."
     from scipy.stats import t
     per = results.pivot_table(index=list(alike), columns='row', values=figure)
-    if not {row, against} <= set(per.columns): raise GrefelError(f'no runs of {row!r} and {against!r} to compare')
+    if not {row, against} <= set(per.columns):
+        raise GrefelError(f'no runs of {row!r} and {against!r} to compare')
     d = (per[row] - per[against]).dropna()
     n, mean = len(d), d.mean()
     half = t.ppf(0.975, n - 1)*d.std(ddof=1)/math.sqrt(n) if n > 2 else math.nan
@@ -272,7 +318,9 @@ def plot_rows(
         ax.plot([values.mean()]*2, [y - .32, y + .32], color='#d98324', lw=2)
     ax.set(yticks=range(len(rows)), yticklabels=rows, ylim=(-.6, len(rows) - .4))
     ax.set_xlabel(label or figure.replace('_', ' '))
-    ax.grid(axis='x', alpha=0.25); ax.spines[['top', 'right', 'left']].set_visible(False); ax.tick_params('y', length=0)
+    ax.grid(axis='x', alpha=0.25)
+    ax.spines[['top', 'right', 'left']].set_visible(False)
+    ax.tick_params('y', length=0)
     return fig
 
 # %% ../../nbs/6_train/09_experiments.ipynb #5e1ab002
@@ -280,24 +328,29 @@ def run_facts(
     runs:pd.DataFrame,     # from `read_results`
 ) -> pd.Series:            # in words
     "What was run: how much, on what, by which code, and what it cost."
-    some = lambda values: ', '.join(sorted({str(v) for v in values}))
+    def some(values): return ', '.join(sorted({str(v) for v in values}))
     per = runs.groupby('row').seed.nunique()
-    return pd.Series({'runs': len(runs), 'seeds a row': some(per), 'epochs': some(r['epochs'] for r in runs.recipe),
-                      'training faces': ' or '.join(f'{n:,}' for n in sorted({sum(k) for k in runs.shots})),
+    return pd.Series({'runs': len(runs), 'seeds a row': some(per),
+                      'epochs': some(r['epochs'] for r in runs.recipe),
+                      'training faces': ' or '.join(f'{n:,}'
+                                                    for n in sorted({sum(k) for k in runs.shots})),
                       'validation faces': some(f'{n:,}' for n in runs.n),
                       'code': some(runs.commit), 'machine': some(runs.machine),
                       'training time': f'{runs.seconds.sum()/3600:.1f} h'}, name='')
 
-_FORMS = dict(accuracy='{:.1%}', balanced_accuracy='{:.1%}', primary_accuracy='{:.1%}', minutes='{:.1f}')
+# %% ../../nbs/6_train/09_experiments.ipynb #9b9dd16f
+_FORMS = dict(accuracy='{:.1%}', balanced_accuracy='{:.1%}', primary_accuracy='{:.1%}',
+              minutes='{:.1f}')
 
 def _spread(mean, sd, form):
     return form.format(mean) + (f' ± {form.format(sd).strip("%")}' if np.isfinite(sd) else '')
 
+# %% ../../nbs/6_train/09_experiments.ipynb #064ac531
 def results_table(
     runs:pd.DataFrame,                                           # from `read_results`
     figures=('accuracy', 'balanced_accuracy', 'macro_f1', 'ece'),  # columns of it
     costs:bool=True,                                             # parameters and operations as well
-    by:str|None='accuracy',                                      # best first by this figure; None: in the file's order
+    by:str|None='accuracy',  # best first by this figure; None: in the file's order
 ) -> pd.DataFrame:                                               # one line a row, in words
     "Means over seeds, with standard deviations where there are several."
     s = summary(runs, figures)
@@ -305,9 +358,11 @@ def results_table(
     out = pd.DataFrame(dict(seeds=s.seeds))
     for name in figures:
         form = _FORMS.get(name, '{:.3f}')
-        out[name.replace('_', ' ')] = [_spread(m, sd, form) for m, sd in zip(s[name], s[f'{name}_sd'])]
+        out[name.replace('_', ' ')] = [_spread(m, sd, form) for m,
+                                       sd in zip(s[name], s[f'{name}_sd'])]
     if not costs: return out
-    return out.assign(parameters=[f'{v/1e6:.2f} M' for v in s.params], operations=[f'{v/1e6:.0f} MMAC' for v in s.macs])
+    return out.assign(parameters=[f'{v/1e6:.2f} M' for v in s.params],
+                      operations=[f'{v/1e6:.0f} MMAC' for v in s.macs])
 
 # %% ../../nbs/6_train/09_experiments.ipynb #5e1ab012
 def differences(
@@ -321,6 +376,7 @@ def differences(
     d = pd.DataFrame([paired_difference(runs, r, against, figure) for r in rows], index=rows)
     return (unit*d[['mean', 'low', 'high']]).round(2 if unit == 100 else 4).assign(pairs=d.pairs)
 
+# %% ../../nbs/6_train/09_experiments.ipynb #816839d2
 def spread_table(
     runs:pd.DataFrame,          # from `read_results`
     base:str,                   # the row that the others are compared with; has several seeds
@@ -330,10 +386,12 @@ def spread_table(
     per, own = runs.groupby('row', sort=False)[figure].mean(), runs.loc[runs.row == base, figure]
     return (per - own.mean())/own.std(ddof=1)
 
+# %% ../../nbs/6_train/09_experiments.ipynb #719dc520
 def recall_table(
     runs:pd.DataFrame,          # from `read_results`
     classes,                    # N names
 ) -> pd.DataFrame:              # one line a row, one column a class
     "Recall of each class, mean over seeds; of a class without faces NaN."
-    rows = {row: np.mean(np.array(list(g.recalls), float), 0) for row, g in runs.groupby('row', sort=False)}
+    rows = {row: np.mean(np.array(list(g.recalls), float), 0) for row,
+            g in runs.groupby('row', sort=False)}
     return pd.DataFrame(rows, index=list(classes)).T

@@ -32,19 +32,24 @@ class Mix(Callback):
         n, cut = len(images), self.cutmix and not (self.mixup and torch.rand(()) < 0.5)
         alpha = torch.tensor(float(self.cutmix if cut else self.mixup))
         share = torch.distributions.Beta(alpha, alpha).sample((n,))
-        share, other = torch.maximum(share, 1 - share).to(images.device), torch.randperm(n).to(images.device)   # (B,)
+        # (B,)
+        share, other = torch.maximum(share,
+                                     1 - share).to(images.device), torch.randperm(n).to(
+            images.device)
         mixed, share = (self._paste if cut else self._blend)(images, images[other], share)
-        share = share[:, None].to(targets)                                                      # (B, 1)
+        share = share[:, None].to(targets)  # (B, 1)
         self.learn.xb = mixed.contiguous(memory_format=torch.channels_last), given
         self.learn.yb = share*targets + (1 - share)*targets[other], known
 
     def _blend(self, x, y, share): return torch.lerp(y, x, share[:, None, None, None]), share
 
     def _paste(self, x, y, share):
-        half = (1 - share).sqrt()/2                                          # a square of that share of the picture
+        half = (1 - share).sqrt()/2  # a square of that share of the picture
         cx, cy = (half + torch.rand(len(x)).to(half.device)*(1 - 2*half) for _ in 'xy')
-        mask = erase_mask(torch.stack([cx - half, cy - half, cx + half, cy + half], 1), x.shape[-1])   # (B, 1, S, S)
-        return torch.where(mask, y, x), 1 - mask.float().mean((1, 2, 3))     # the share that was really pasted
+        # (B, 1, S, S)
+        mask = erase_mask(torch.stack([cx - half, cy - half, cx + half, cy + half], 1), x.shape[-1])
+        # the share that was really pasted
+        return torch.where(mask, y, x), 1 - mask.float().mean((1, 2, 3))
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #66e8e25c
 def set_drop_path(
@@ -53,7 +58,8 @@ def set_drop_path(
 ):                 # the same model
     "Let a model's residual branches be skipped at random while it trains."
     paths = [m for m in model.modules() if isinstance(m, DropPath)]
-    if rate and not paths: raise GrefelError(f"{model.config['name']}: has no branches that drop_path could skip")
+    if rate and not paths:
+        raise GrefelError(f"{model.config['name']}: has no branches that drop_path could skip")
     for i, path in enumerate(paths): path.rate = rate*(i + 1)/len(paths)
     return model
 
@@ -80,7 +86,7 @@ class SAM(Callback):
 # %% ../../nbs/6_train/06_ingredients.ipynb #a2c40002
 class PlaceAnchors(Callback):
     "Before an epoch, put each class's anchors at the k-means centres of its training faces' embeddings."
-    order = 62                            # the raw weights are back, the epoch's seed is not set yet
+    order = 62  # the raw weights are back, the epoch's seed is not set yet
     def __init__(self,
         at:int=1,        # before this epoch; 0 for a run that starts from trained weights
         most:int=6144,   # training faces that are looked at
@@ -98,9 +104,11 @@ class PlaceAnchors(Callback):
         ema = getattr(self.learn, 'ema', None)
         if ema: anchors_of(ema.average.module).load_state_dict(own.state_dict())
 
+# %% ../../nbs/6_train/06_ingredients.ipynb #c9947891
 def in_memory(faces, what):
     "The faces, for an ingredient that has to see all of them; `GrefelError` where they are streamed."
-    if isinstance(faces, ShardDataset): raise GrefelError(f'{what}: needs faces in memory, not a stream')
+    if isinstance(faces, ShardDataset):
+        raise GrefelError(f'{what}: needs faces in memory, not a stream')
     return faces
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #d1571002
@@ -108,7 +116,8 @@ class Distil(Callback):
     "While training, blend each face's target with what a trained model says about the same picture."
     order = 4                          # before faces are mixed
     def __init__(self,
-        *teachers,         # answer with a dict, and stay as they are; of several one is drawn for each batch
+        # answer with a dict, and stay as they are; of several one is drawn for each batch
+        *teachers,
         share:float=0.5,   # how much of the target is the teacher's, 0…1
     ):
         if not teachers: raise GrefelError('teacher: none is given')
@@ -117,17 +126,21 @@ class Distil(Callback):
     def before_fit(self):
         for master in self.masters:
             for what in ('mean', 'std', 'classes'):
-                theirs, own = ((m.config | dict(classes=list(m.classes)))[what] for m in (master, self.model))
-                if theirs != own: raise GrefelError(f'teacher: its {what} is {theirs}, the model\'s is {own}')
+                theirs, own = ((m.config | dict(classes=list(m.classes)))[what] for m in (master,
+                    self.model))
+                if theirs != own:
+                    raise GrefelError(f'teacher: its {what} is {theirs}, the model\'s is {own}')
             master.to(self.dls.device, memory_format=torch.channels_last)
 
     @torch.no_grad()
     def before_batch(self):
         if not self.training: return
-        master = self.masters[int(torch.randint(len(self.masters), ()))] if len(self.masters) > 1 else self.masters[0]
+        master = self.masters[int(torch.randint(len(self.masters), ()))] if len(
+            self.masters) > 1 else self.masters[0]
         images, side = self.xb[0], master.config['img_size']
         if images.shape[-1] != side:
-            images = F.interpolate(images, size=(side, side), mode='bilinear', antialias=True, align_corners=False)
-        with autocasting(self.learn): said = master(images)['final_probs'].float()                   # (B, N)
+            images = F.interpolate(images, size=(side, side), mode='bilinear', antialias=True,
+                                   align_corners=False)
+        with autocasting(self.learn): said = master(images)['final_probs'].float()  # (B, N)
         targets, known = self.yb
         self.learn.yb = torch.lerp(targets, said, self.share), known

@@ -25,16 +25,19 @@ from .precision import BFloat16, CompileStep
 # %% ../../nbs/6_train/05_learner.ipynb #9ae0f73b
 class TrainLoss:
     "A `GReFELLoss` and a model's own terms, if any, in the form that fastai calls; keeps the last dict of parts."
-    def __init__(self, loss:GReFELLoss, model): self.loss, self.model, self.out, self.parts = loss, model, None, {}
+    def __init__(self, loss:GReFELLoss, model):
+        self.loss, self.model, self.out, self.parts = loss, model, None, {}
     def __call__(self, probs, targets, landmarks):
         part = anchors_of(self.model)
         parts = self.loss(self.out, targets, landmarks, None if part is None else part.anchors)
-        extra = self.model.extra_loss(self.out, targets) if hasattr(self.model, 'extra_loss') else {}
+        extra = self.model.extra_loss(self.out, targets) if hasattr(self.model,
+            'extra_loss') else {}
         self.parts = parts | extra | dict(total=sum(extra.values(), parts['total']))
         return self.parts['total']
     def activation(self, probs): return probs
     def decodes(self, probs): return probs.argmax(-1)
 
+# %% ../../nbs/6_train/05_learner.ipynb #c5609020
 class KeepOutputs(Callback):
     "Put the model's dict aside for the loss and let fastai see `final_probs`."
     order = -5
@@ -42,24 +45,29 @@ class KeepOutputs(Callback):
         flip:bool=False,   # when not training, look at the mirrored faces as well
     ): self.flip = flip
     def after_pred(self):
-        out = self.pred if self.training or not self.flip else flip_average(self.model, *self.xb, self.pred)
+        out = self.pred if self.training or not self.flip else flip_average(self.model, *self.xb,
+            self.pred)
         self.loss_func.out, self.learn.pred = out, out['final_probs'].float()
-
 
 # %% ../../nbs/6_train/05_learner.ipynb #5c5a0bea
 class FaceMean(Metric):
     "Mean over validation faces; `add` gives a batch's sum."
     def __init__(self, name): self._name = name
     def reset(self): self.total, self.n = 0., 0
-    def accumulate(self, learn): self.total += self.add(learn); self.n += len(learn.pred)
+    def accumulate(self, learn):
+        self.total += self.add(learn)
+        self.n += len(learn.pred)
     @property
     def value(self): return self.total/max(self.n, 1)
     @property
     def name(self): return self._name
 
+# %% ../../nbs/6_train/05_learner.ipynb #13e1bbc3
 class ProbMetric(FaceMean):
     "Mean of a function of (final_probs, targets), one number a face."
-    def __init__(self, name, f): super().__init__(name); self.f = f
+    def __init__(self, name, f):
+        super().__init__(name)
+        self.f = f
     def add(self, learn): return self.f(learn.pred, learn.yb[0]).float().sum().item()
 
 class LossPart(FaceMean):
@@ -76,8 +84,9 @@ class FaceLearner(Learner):
     def fit(self, *args, **kw):
         all_cbs = [*self.cbs, *L(kw.get('cbs'))]
         try: super().fit(*args, **kw)
-        except GrefelError as e: raise GrefelError(str(e).split(':\n\t', 1)[-1]) from None   # fastai adds a line
-        finally:                                                              # also when interrupted
+        # fastai adds a line
+        except GrefelError as e: raise GrefelError(str(e).split(':\n\t', 1)[-1]) from None
+        finally:  # also when interrupted
             for cb in all_cbs:
                 if isinstance(cb, (BFloat16, CompileStep)): cb._leave()
 
@@ -88,9 +97,11 @@ class FaceLearner(Learner):
         dl, n = self.dls.valid, min(max_n, len(probs))
         fig, axs = plt.subplots(1, n, figsize=(1.4*n, 1.9), squeeze=False)
         for i, ax in enumerate(axs[0]):
-            ax.imshow(dl.dataset.images[i].cpu().expand(3, -1, -1).permute(1, 2, 0)); ax.axis('off')
+            ax.imshow(dl.dataset.images[i].cpu().expand(3, -1, -1).permute(1, 2, 0))
+            ax.axis('off')
             said, true = (dl.dataset.classes[x[i].argmax()] for x in (probs, targets))
-            ax.set_title(f'{said} {probs[i].max():.0%}' + ('' if said == true else f'\nis {true}'), fontsize=8,
+            ax.set_title(f'{said} {probs[i].max():.0%}' + ('' if said == true else f'\nis {true}'),
+                         fontsize=8,
                          color='black' if said == true else 'tab:red')
         return fig
 
@@ -111,16 +122,20 @@ def grefel_learner(
     criterion, averaging = TrainLoss(loss or GReFELLoss(), model), [EMA(ema)] if ema else []
     own = [ProbMetric('accuracy', _right), *map(LossPart, _parts(criterion))]
     model = model.to(memory_format=torch.channels_last)
-    seen = getattr(dls.train, 'dataset', None)                        # what answers have to know, see `predict_data`
-    if isinstance(seen, (FaceData, ShardDataset)): model.metadata |= dict(grey=seen.grey, face_size=seen.face_size)
+    seen = getattr(dls.train, 'dataset', None)  # what answers have to know, see `predict_data`
+    if isinstance(seen, (FaceData, ShardDataset)):
+        model.metadata |= dict(grey=seen.grey, face_size=seen.face_size)
     return FaceLearner(dls, model, criterion, opt_func=Adam, wd=wd,
-                       cbs=[KeepOutputs(flip_test), *averaging, *cbs], metrics=[*own, *metrics], path=Path(path), **kw)
+                       cbs=[KeepOutputs(flip_test), *averaging, *cbs], metrics=[*own, *metrics],
+                       path=Path(path), **kw)
 
+# %% ../../nbs/6_train/05_learner.ipynb #08de865a
 @torch.no_grad()
 def _parts(criterion):
     "Names of the parts of the loss that a model has, found by asking it once."
     model = criterion.model
-    side, device, was_training = model.config['img_size'], next(model.parameters()).device, model.training
+    side, device, was_training = model.config['img_size'], next(
+        model.parameters()).device, model.training
     criterion.out = model.eval()(torch.zeros(2, 3, side, side, device=device))
     model.train(was_training)
     criterion(None, criterion.out['final_probs'], None)

@@ -21,30 +21,36 @@ class FaceLoader(DataLoader):
     "A fastai DataLoader over faces in memory: (images, landmarks given, targets, landmarks known)."
     n_inp = 2
     def __init__(self,
-        dataset:FaceData,       # the faces; or a `ShardDataset`, whose batch size, order and seed are its own
+        # the faces; or a `ShardDataset`, whose batch size, order and seed are its own
+        dataset:FaceData,
         transform,              # from `make_transform`
         bs:int=128,             # faces a batch
-        shuffle:bool=False,     # new order and new augmentation every epoch; drops the last, smaller batch
+        # new order and new augmentation every epoch; drops the last, smaller batch
+        shuffle:bool=False,
         hide:float=1.,          # share of faces whose landmarks the model is not given
         seed:int=0,             # of order, augmentation and hiding
         device='cpu',           # where batches are made
         **ignored):
         dataset = _resident(dataset, device)
-        if isinstance(dataset, ShardDataset): self.batches = StreamBatches(dataset, transform, device)
-        else: self.batches = batches(dataset, transform, bs=bs, shuffle=shuffle, seed=seed, device=device,
+        if isinstance(dataset, ShardDataset):
+            self.batches = StreamBatches(dataset, transform, device)
+        else:
+            self.batches = batches(dataset, transform, bs=bs, shuffle=shuffle, seed=seed,
+                                   device=device,
                                      drop_last=shuffle and len(dataset) > bs)
         self.transform, self.hide, self.seed = transform, hide, seed
         super().__init__(dataset=dataset, bs=bs, device=device, num_workers=0, indexed=False)
         self.shuffle = shuffle
 
     def __len__(self): return len(self.batches)
-    def get_idxs(self): return list(range(self.n))        # `get_preds` sorts by these; it asks for unshuffled batches
+    # `get_preds` sorts by these; it asks for unshuffled batches
+    def get_idxs(self): return list(range(self.n))
 
     def __iter__(self):
         g = torch.Generator().manual_seed(self.seed*7919 + self.batches.epoch)
         for images, landmarks, targets, index in self.batches:
-            hidden = torch.rand(len(images), generator=g).to(images.device) < self.hide        # (B,)
-            given = landmarks.masked_fill(hidden[:, None, None], float('nan'))                 # (B, 68, 2)
+            hidden = torch.rand(len(images), generator=g).to(images.device) < self.hide  # (B,)
+            given = landmarks.masked_fill(hidden[:, None, None], float('nan'))  # (B, 68, 2)
             yield images, given, targets, landmarks
 
     def to(self, device):
@@ -52,13 +58,17 @@ class FaceLoader(DataLoader):
         self.dataset = self.batches.data = _resident(self.dataset, device)
 
     def new(self, dataset=None, cls=None, **kw):
-        now = {k: getattr(self, k) for k in ('transform', 'bs', 'shuffle', 'hide', 'seed', 'device')}
-        return (cls or type(self))(dataset or self.dataset, **(now | {k: v for k, v in kw.items() if k in now}))
+        now = {k: getattr(self, k) for k in ('transform', 'bs', 'shuffle', 'hide', 'seed',
+                                             'device')}
+        return (cls or type(self))(dataset or self.dataset,
+                                   **(now | {k: v for k, v in kw.items() if k in now}))
 
+# %% ../../nbs/6_train/01_loader.ipynb #becec08f
 def _resident(faces, device):
     "The same faces with the tensors that batches are cut from on the device; nothing is copied if they are there."
     if isinstance(faces, ShardDataset): return faces
-    return replace(faces, **{k: getattr(faces, k).to(device) for k in ('images', 'landmarks', 'targets')})
+    return replace(faces,
+                   **{k: getattr(faces, k).to(device) for k in ('images', 'landmarks', 'targets')})
 
 # %% ../../nbs/6_train/01_loader.ipynb #8128c014
 def face_dls(
@@ -67,15 +77,18 @@ def face_dls(
     model:GReFELModel,               # its config says size and normalisation
     bs:int=128,                      # faces a batch
     augment:str|dict='light',        # of training faces, see `grefel.data.augment.AUGMENTATIONS`
-    hide_landmarks:float=1.,         # share of training faces whose given landmarks are hidden from the model
+    # share of training faces whose given landmarks are hidden from the model
+    hide_landmarks:float=1.,
     seed:int=0,                      # of order and augmentation
     device='cpu',                    # where batches are made
 ) -> DataLoaders:
     "Training and validation batches as a model wants them."
     c = model.config
-    tfm = lambda name: make_transform(name, c['img_size'], c['mean'], c['std'], channels_last=True)
+    def tfm(name):
+        return make_transform(name, c['img_size'], c['mean'], c['std'], channels_last=True)
     return DataLoaders(FaceLoader(train, tfm(augment), bs, True, hide_landmarks, seed, device),
-                       FaceLoader(valid, tfm('none'), 2*bs, False, 1., seed, device), device=torch.device(device))
+                       FaceLoader(valid, tfm('none'), 2*bs, False, 1., seed, device),
+                       device=torch.device(device))
 
 # %% ../../nbs/6_train/01_loader.ipynb #f9c67dfd
 @patch
@@ -87,9 +100,12 @@ def show_batch(self:FaceLoader,
     images, given, targets, known = self.one_batch()
     n = min(max_n, len(images))
     fig, axs = plt.subplots(1, n, figsize=(1.4*n, 1.7), squeeze=False)
-    for ax, image, target, points in zip(axs[0], self.transform.denormalise(images[:n]), targets, known):
+    for ax, image, target, points in zip(axs[0], self.transform.denormalise(images[:n]), targets,
+                                         known):
         ax.imshow(image.permute(1, 2, 0).cpu(), extent=(0, 1, 1, 0))
         for path in PATHS.values(): ax.plot(*points[path].T.cpu(), lw=.7, color='tab:orange')
         ax.set_title(self.dataset.classes[target.argmax()], fontsize=8)
-        ax.axis('off'); ax.set_xlim(0, 1); ax.set_ylim(1, 0)
+        ax.axis('off')
+        ax.set_xlim(0, 1)
+        ax.set_ylim(1, 0)
     return fig

@@ -26,20 +26,25 @@ class Adam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        alike = {}                                                # tensors that share everything but their values
+        alike = {}  # tensors that share everything but their values
         for p, _, state, hyper in self.all_params(with_grad=True):
-            if 'step' not in state: state |= dict(step=0, grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
+            if 'step' not in state:
+                state |= dict(step=0, grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
             state['step'] += 1
             self.state[p] = state
-            alike.setdefault((id(hyper), state['step'], state.get('do_wd', True)), (hyper, []))[1].append((p, state))
-        for (_, step, decays), (hyper, group) in alike.items(): self._update(group, step, decays, **hyper)
+            alike.setdefault((id(hyper), state['step'], state.get('do_wd', True)),
+                             (hyper, []))[1].append((p, state))
+        for (_, step, decays), (hyper, group) in alike.items():
+            self._update(group, step, decays, **hyper)
 
     def _update(self, group, step, decays, lr, mom, sqr_mom, eps, wd, **_):
         params, grads = [p for p, _ in group], [p.grad for p, _ in group]
         avg, sqr = ([s[k] for _, s in group] for k in ('grad_avg', 'sqr_avg'))
         if decays and wd: torch._foreach_mul_(params, 1 - lr*wd)
         torch._foreach_lerp_(avg, grads, 1 - mom)
-        torch._foreach_mul_(sqr, sqr_mom); torch._foreach_addcmul_(sqr, grads, grads, 1 - sqr_mom)
+        torch._foreach_mul_(sqr, sqr_mom)
+        torch._foreach_addcmul_(sqr, grads, grads, 1 - sqr_mom)
         size = torch._foreach_div(sqr, 1 - sqr_mom**step)
-        torch._foreach_sqrt_(size); torch._foreach_add_(size, eps)
+        torch._foreach_sqrt_(size)
+        torch._foreach_add_(size, eps)
         torch._foreach_addcdiv_(params, avg, size, -lr/(1 - mom**step))

@@ -15,13 +15,19 @@ from ..base.core import GrefelError
 class BFloat16(Callback):
     "Run the forward pass under bfloat16 autocast on the learner's device."
     order, cast = 10, None
-    def casting(self, **kw): return torch.autocast(torch.device(self.dls.device).type, torch.bfloat16, **kw)
-    def before_batch(self): self.cast = self.casting(); self.cast.__enter__()
+    def casting(self, **kw):
+        return torch.autocast(torch.device(self.dls.device).type, torch.bfloat16, **kw)
+    def before_batch(self):
+        self.cast = self.casting()
+        self.cast.__enter__()
     def after_loss(self): self._leave()
     def after_cancel_batch(self): self._leave()
     def _leave(self):
-        if self.cast is not None: self.cast.__exit__(None, None, None); self.cast = None
+        if self.cast is not None:
+            self.cast.__exit__(None, None, None)
+            self.cast = None
 
+# %% ../../nbs/6_train/03_precision.ipynb #296bdfc5
 def autocasting(learn, **kw):
     "The learner's half precision, where it has one: callbacks before and after the forward pass are outside of it."
     half = getattr(learn, 'b_float16', None)
@@ -30,7 +36,7 @@ def autocasting(learn, **kw):
 # %% ../../nbs/6_train/03_precision.ipynb #0630f75c
 class CompileStep(Callback):
     "While training, let the model's passes ask less of Python; validation goes the usual way."
-    order = 68                                                 # all weights are in place, the epoch's seed is not yet
+    order = 68  # all weights are in place, the epoch's seed is not yet
     def __init__(self,
         compile:bool=False,   # let PyTorch fuse operations
         graph:bool=False,     # on a graphics card, record the passes and replay them (CUDA graphs)
@@ -46,19 +52,22 @@ class CompileStep(Callback):
         "Let training batches, of these shapes if any are named, go through a faster forward pass."
         model, usual = self.model, self.model.forward
         def forward(*args, **kw):
-            fits = model.training and (shapes is None or not kw and [getattr(a, 'shape', None) for a in args] == shapes)
+            fits = model.training and (shapes is None or not kw
+                                       and [getattr(a, 'shape', None) for a in args] == shapes)
             return (fast if fits else usual)(*args, **kw)
         model.forward = forward
 
     def _record(self):
         for name in ('gradient_accumulation', 'mixed_precision'):
-            if hasattr(self.learn, name): raise GrefelError(f'graph: recorded passes cannot be used with {name}')
+            if hasattr(self.learn, name):
+                raise GrefelError(f'graph: recorded passes cannot be used with {name}')
         model, loader, usual = self.model, self.dls.train, self.model.forward
         before, epoch = {k: v.clone() for k, v in model.state_dict().items()}, loader.batches.epoch
         batch = loader.one_batch()[:2]
-        loader.batches.epoch = epoch                       # neither this batch nor averages that it moved shall count
+        loader.batches.epoch = epoch  # neither this batch nor averages that it moved shall count
         try:
-            with autocasting(self.learn, cache_enabled=False):               # what is cast must be cast in every replay
+            # what is cast must be cast in every replay
+            with autocasting(self.learn, cache_enabled=False):
                 torch.cuda.make_graphed_callables(model.train(), batch, allow_unused_input=True)
             recorded, model.forward = model.forward, usual
         finally: model.load_state_dict(before)
@@ -67,6 +76,7 @@ class CompileStep(Callback):
     def after_fit(self): self._leave()
     def _leave(self):
         if not self.begun: return
-        self.model.__dict__.pop('forward', None); self.begun = False
-        if self.compile: torch._dynamo.reset()             # it compiles only so many models in one process
+        self.model.__dict__.pop('forward', None)
+        self.begun = False
+        if self.compile: torch._dynamo.reset()  # it compiles only so many models in one process
 

@@ -30,8 +30,11 @@ from .precision import BFloat16, CompileStep
 from .warm_up import WarmUp
 
 # %% ../../nbs/6_train/08_runs.ipynb #246f57f3
-_WHOLE = dict(epochs=1, bs=1, img_size=1, limit=1, warm_up=0, place_anchors=0, seed=0, noise_seed=0)  # the least
-_SHARES, _PARTS = ('hide_landmarks', 'teacher_share', 'noise_share'), ('ema', 'drop_path', 'valid_share')   # ≤ 1, < 1
+# the least
+_WHOLE = dict(epochs=1, bs=1, img_size=1, limit=1, warm_up=0, place_anchors=0, seed=0, noise_seed=0)
+# ≤ 1, < 1
+_SHARES, _PARTS = ('hide_landmarks', 'teacher_share', 'noise_share'), ('ema', 'drop_path',
+    'valid_share')
 _AMOUNTS = ('lr', 'wd', 'mixup', 'cutmix', 'balanced', 'class_weights', 'sam')
 
 
@@ -40,19 +43,22 @@ _AMOUNTS = ('lr', 'wd', 'mixup', 'cutmix', 'balanced', 'class_weights', 'sam')
 class Recipe:
     "All that determines a training run."
     data:str = 'ferplus'             # source, see `grefel.data.faces.load_faces`
-    size:str = 'nano'                # model size, see `grefel.method.model.SIZES`, or a rival of `grefel.method.baselines`
+    # model size, see `grefel.method.model.SIZES`, or a rival of `grefel.method.baselines`
+    size:str = 'nano'
     epochs:int = 12                  # passes over the training faces
     bs:int = 64                      # faces a batch
     lr:float = 1.5e-3                # peak of the one-cycle schedule
     wd:float = 0.05                  # decoupled weight decay
     seed:int = 0                     # of weights, order, augmentation, dropout
     rule:str = 'majority'            # which images count, and their class
-    train_rule:str|None = None       # of training images, where it is another: 'argmax' keeps those without a majority
+    # of training images, where it is another: 'argmax' keeps those without a majority
+    train_rule:str|None = None
     targets:str = 'votes'            # what is learned: 'votes' (the crowd's distribution) or 'hard'
     num_classes:int = 8              # 7 leaves out contempt
     drop_duplicates:bool = True      # remove training images that have a twin in valid or test
     augment:str|dict = 'light'       # see `grefel.data.augment.AUGMENTATIONS`
-    hide_landmarks:float = 1.        # share of training faces whose given landmarks the model does not see
+    # share of training faces whose given landmarks the model does not see
+    hide_landmarks:float = 1.
     ema:float = 0.999                # decay of averaged weights; 0: none
     bf16:bool = False                # bfloat16 arithmetic
     img_size:int|None = None         # side of the model's input in pixels; None: the size's own
@@ -61,29 +67,33 @@ class Recipe:
     drop_path:float = 0.             # share of items for which the last residual branch is skipped
     balanced:float = 0.              # τ of logit adjustment for unequal classes; 0: none, 1: full
     class_weights:float = 0.         # γ: each class counts (its share)^−γ in the loss; 0: all alike
-    teacher:str|list|None = None     # weights of a teacher, as `load_model` takes them, or of several; None: none
+    # weights of a teacher, as `load_model` takes them, or of several; None: none
+    teacher:str|list|None = None
     teacher_share:float = 0.5        # how much of a target is the teacher's
-    warm_up:int = 0                  # passes over the training faces without labels, before the first epoch
+    warm_up:int = 0  # passes over the training faces without labels, before the first epoch
     sam:float = 0.                   # radius of sharpness-aware minimisation; 0: none
     flip_test:bool = False           # measure on each face and its mirror image
-    compile:bool = False             # let PyTorch compile the model: a slow start, then faster on a graphics card
-    graph:bool = False               # on a graphics card, record a step's passes once and replay them
+    # let PyTorch compile the model: a slow start, then faster on a graphics card
+    compile:bool = False
+    graph:bool = False  # on a graphics card, record a step's passes once and replay them
     model:dict = field(default_factory=dict)  # differences from the size, see `GReFELModel`
     loss:dict = field(default_factory=dict)   # differences from the defaults, see `GReFELLoss`
     limit:int|None = None            # use only this many faces of each split (for trying out)
-    landmarks:str|None = None        # a file of `grefel landmarks` that takes the place of the data's own
-    stream:bool = False              # read shards (or one Parquet file) while training, instead of loading all
-    valid_share:float = 0.           # of the training faces, for validation where the data set names none
-    noise:str|None = None            # training labels made wrong on purpose: 'symmetric' or 'confusion'
+    landmarks:str|None = None  # a file of `grefel landmarks` that takes the place of the data's own
+    stream:bool = False  # read shards (or one Parquet file) while training, instead of loading all
+    valid_share:float = 0.  # of the training faces, for validation where the data set names none
+    noise:str|None = None  # training labels made wrong on purpose: 'symmetric' or 'confusion'
     noise_share:float = 0.           # how many of them
     noise_seed:int = 0               # which ones
-    place_anchors:int|None = None    # before this epoch, put anchors where their class's embeddings are; None: never
-    start:str|None = None            # weights to go on from, with their model's settings; None: random ones
+    # before this epoch, put anchors where their class's embeddings are; None: never
+    place_anchors:int|None = None
+    start:str|None = None  # weights to go on from, with their model's settings; None: random ones
 
     def __post_init__(self):
         "Make everything such that a file gives it back; `GrefelError` for numbers that cannot be meant."
         for name, value in asdict(self).items():
-            plain = json.loads(json.dumps(value, default=lambda v: v.item() if hasattr(v, 'item') else str(v)))
+            plain = json.loads(json.dumps(value, default=lambda v: v.item() if hasattr(v, 'item')
+                                          else str(v)))
             setattr(self, name, plain)
             if plain is None and name in ('img_size', 'limit', 'place_anchors'): continue
             if name in _WHOLE: in_range(plain, name, _WHOLE[name], whole=True)
@@ -91,7 +101,8 @@ class Recipe:
             if name in _SHARES + _PARTS: in_range(plain, name, 0, 1)
             if name in _PARTS and plain == 1: raise GrefelError(f'{name} is 1; it must be below 1')
         if self.place_anchors is not None and self.place_anchors >= self.epochs:
-            raise GrefelError(f'place_anchors is {self.place_anchors}; it must be below epochs, {self.epochs}')
+            raise GrefelError(f'place_anchors is {self.place_anchors}; it must be below epochs, '
+                              f'{self.epochs}')
 
 
 # %% ../../nbs/6_train/08_runs.ipynb #864d2b8f
@@ -117,16 +128,18 @@ class KeepRun(Callback):
     order = 70
     def __init__(self,
         out:Path,              # the run's folder
-        monitor:str='accuracy',  # validation metric that decides which epoch is best (higher is better)
+        # validation metric that decides which epoch is best (higher is better)
+        monitor:str='accuracy',
         **metadata,            # travels with the weights
     ):
-        self.out, self.monitor, self.metadata, self.rows, self.start = Path(out), monitor, metadata, [], 0
-        self.since = time.perf_counter()              # what comes before the first epoch is part of the cost
+        self.out, self.monitor, self.metadata, self.rows, self.start = Path(
+            out), monitor, metadata, [], 0
+        self.since = time.perf_counter()  # what comes before the first epoch is part of the cost
 
     def before_train(self):
         self.dls.train.batches.epoch = self.epoch
         seed = self.metadata.get('recipe', {}).get('seed', 0)
-        set_seed(seed*1009 + self.epoch)                       # dropout of this epoch, also after a stop
+        set_seed(seed*1009 + self.epoch)  # dropout of this epoch, also after a stop
         self.recorder.smooth_loss.reset()                      # an epoch's loss is its own
 
     def after_epoch(self):
@@ -144,17 +157,20 @@ class KeepRun(Callback):
     def save(self, name):
         "The weights as they are now, with what is known about them."
         now = self.rows[-1]
-        save_model(self.model, self.out/name, epoch=now['epoch'], valid={self.monitor: now[self.monitor]},
+        save_model(self.model, self.out/name, epoch=now['epoch'],
+                   valid={self.monitor: now[self.monitor]},
                    **self.metadata)
 
     def _save_state(self):
         ema = getattr(self.learn, 'ema', None)
         opt = self.opt.state_dict()
-        opt['hypers'] = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]   # not NumPy's numbers
+        # not NumPy's numbers
+        opt['hypers'] = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]
         state = dict(epoch=self.epoch, rows=self.rows, opt=opt,
                      raw=ema.raw if ema and ema.raw else self.model.state_dict(),
                      average=ema.average.state_dict() if ema else None)
-        buffer = io.BytesIO(); torch.save(state, buffer)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
         write_file(self.out/'last.pt', buffer.getvalue())
 
 # %% ../../nbs/6_train/08_runs.ipynb #39032369
@@ -163,10 +179,12 @@ def _alone(folder):
     "While it holds, no other process trains into a folder; `GrefelError` if one does already."
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder/'.lock'); lock.acquire(timeout=0)
+        lock = FileLock(folder/'.lock')
+        lock.acquire(timeout=0)
     except Timeout: raise GrefelError(f'{folder}: another training is writing there') from None
     except (OSError, NotImplementedError) as e:
-        raise GrefelError(f'{folder}: no training can be alone there ({getattr(e, "strerror", "") or e})') from None
+        raise GrefelError(f'{folder}: no training can be alone there '
+                          f'({getattr(e, "strerror", "") or e})') from None
     try: yield
     finally: lock.release()
 
@@ -180,9 +198,14 @@ class Continue(Callback):
         self.model.load_state_dict(self.state['raw'])
         self.opt.load_state_dict(self.state['opt'])
         average = getattr(self.learn, 'ema', None) and self.learn.ema.average
-        if average: average.load_state_dict(self.state['average']); self.learn.ema.fitting = True  # in the middle
-        self.learn.keep_run.rows, self.learn.keep_run.start = self.state['rows'], self.state['epoch'] + 1
-        if average and self.learn.keep_run.start == self.n_epoch:          # nothing is left to do but to keep the end
+        # in the middle
+        if average:
+            average.load_state_dict(self.state['average'])
+            self.learn.ema.fitting = True
+        self.learn.keep_run.rows, self.learn.keep_run.start = self.state['rows'], self.state[
+            'epoch'] + 1
+        # nothing is left to do but to keep the end
+        if average and self.learn.keep_run.start == self.n_epoch:
             self.model.load_state_dict(average.module.state_dict())
         self.state = None
 
@@ -196,17 +219,21 @@ def changed_weights(
         except GrefelError: return None
     return [name for name, digest in (known or {}).items() if now(name) not in (digest, None)]
 
+# %% ../../nbs/6_train/08_runs.ipynb #90478c1b
 def _same_run(folder, recipe, what):
     "`GrefelError` if a folder holds a run of another recipe, or one that began from other weights of the same name."
     before, now = asdict(read_recipe(folder/'config.json')), asdict(recipe)
     differs = [f'another {k}' for k, v in now.items() if before.get(k) != v]
-    differs = differs or [f'other weights of {name!r}' for name in changed_weights(_kept_digests(folder))]
+    differs = differs or [f'other weights of {name!r}'
+                          for name in changed_weights(_kept_digests(folder))]
     if differs:
         raise GrefelError(f'{folder}: holds {what} run with {", ".join(differs)}; '
                           'choose another folder, or delete this one')
 
-def _kept_digests(folder): return json.loads((folder/'config.json').read_text()).get('weights')   # old runs: None
+# old runs: None
+def _kept_digests(folder): return json.loads((folder/'config.json').read_text()).get('weights')
 
+# %% ../../nbs/6_train/08_runs.ipynb #f971e560
 def finished(
     out,             # a run's folder
     recipe:Recipe,   # what is to be run there
@@ -217,13 +244,16 @@ def finished(
     _same_run(out, recipe, 'a finished')
     return True
 
+# %% ../../nbs/6_train/08_runs.ipynb #8d42b4c2
 def _read_state(path, recipe, device):
     "The state of an unfinished run of the same recipe, or None."
     if not path.exists(): return None
     _same_run(path.parent, recipe, 'an unfinished')
-    try: return torch.load(path, weights_only=True, map_location=device)     # fastai moves nothing of an optimiser
+    # fastai moves nothing of an optimiser
+    try: return torch.load(path, weights_only=True, map_location=device)
     except Exception as e:
-        raise GrefelError(f'{path}: cannot continue from it ({type(e).__name__}); delete it to start anew') from None
+        raise GrefelError(f'{path}: cannot continue from it ({type(e).__name__}); delete it to '
+                          f'start anew') from None
 
 # %% ../../nbs/6_train/08_runs.ipynb #fbaeebef
 def train(
@@ -233,33 +263,40 @@ def train(
     data_home=None,             # where data sets lie; None: $GREFEL_DATA
     bar:bool=True,              # show progress
     cbs=(),                     # further callbacks
-) -> FaceLearner:               # after the last epoch; `out` has the best epoch's weights and last.safetensors
+) -> FaceLearner:  # after the last epoch; `out` has the best epoch's weights and last.safetensors
     "Train by a recipe; the same command continues a run that was stopped."
     out = Path(out)
     _not_finished(out, recipe)
     faces = [training_faces(recipe, split, data_home) for split in ('train', 'valid')]
     with _alone(out): return _train(recipe, faces, out, device, bar, cbs)
 
+# %% ../../nbs/6_train/08_runs.ipynb #78cfe38e
 def _not_finished(out, recipe):
-    if finished(out, recipe): raise GrefelError(f'{out}: holds this run, finished; choose another folder, or delete it')
+    if finished(out, recipe):
+        raise GrefelError(f'{out}: holds this run, finished; choose another folder, or delete it')
 
+# %% ../../nbs/6_train/08_runs.ipynb #c59d63fc
 def _train(recipe, faces, out, device, bar, cbs):
     "What `train` does in a folder that is its own."
-    _not_finished(out, recipe)                             # another process may have ended it in the meantime
+    _not_finished(out, recipe)  # another process may have ended it in the meantime
     train_set, valid_set = faces
     state = _read_state(out/'last.pt', recipe, device)
     machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
-    known = dict(recipe=asdict(recipe), **_history(recipe), data=dict(train=_facts(train_set), valid=_facts(valid_set)))
-    if state is not None: known['weights'] = _kept_digests(out)      # what the first epochs began from
+    known = dict(recipe=asdict(recipe), **_history(recipe),
+                 data=dict(train=_facts(train_set), valid=_facts(valid_set)))
+    if state is not None: known['weights'] = _kept_digests(out)  # what the first epochs began from
     about = dict(**known, grefel=__version__, torch=torch.__version__, machine=machine)
     write_file(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
     set_seed(recipe.seed)
     model = to_device(_model(recipe), device)
-    dls = face_dls(train_set, valid_set, model, recipe.bs, recipe.augment, recipe.hide_landmarks, recipe.seed, device)
+    dls = face_dls(train_set, valid_set, model, recipe.bs, recipe.augment, recipe.hide_landmarks,
+                   recipe.seed, device)
     keep = KeepRun(out, **known, trained_with=f'grefel {__version__}',
                    grey=train_set.grey, face_size=train_set.face_size)
-    learn = grefel_learner(dls, model, _loss(recipe, train_set).to(device), recipe.ema or None, recipe.wd,
-                           recipe.flip_test, [keep, *_ingredients(recipe), Continue(state), *cbs], path=out)
+    learn = grefel_learner(dls, model, _loss(recipe, train_set).to(device), recipe.ema or None,
+                           recipe.wd,
+                           recipe.flip_test, [keep, *_ingredients(recipe), Continue(state), *cbs],
+                           path=out)
     first = 0 if state is None else state['epoch'] + 1
     with (nullcontext() if bar else learn.no_bar()), (nullcontext() if bar else learn.no_logging()):
         learn.fit_one_cycle(recipe.epochs, recipe.lr, start_epoch=first)
@@ -272,23 +309,33 @@ def _model(recipe):
     "The model of a recipe as training begins."
     path = recipe.start and weights_file(recipe.start)
     state, known, _ = read_weights(path) if path else (None, {}, None)
-    if known.get('name', '').removeprefix('grefel_') != recipe.size.removeprefix('grefel_'): known = {}
-    kept = {k: v for k, v in known.items() if k not in ('name', 'classes', 'temperature')}  # of weights of this size
+    if known.get('name', '').removeprefix('grefel_') != recipe.size.removeprefix('grefel_'):
+        known = {}
+    # of weights of this size
+    kept = {k: v for k, v in known.items() if k not in ('name', 'classes', 'temperature')}
     size = {} if recipe.img_size is None else dict(img_size=recipe.img_size)
-    try: model = create_model(recipe.size, **(kept | dict(num_classes=recipe.num_classes) | size | recipe.model))
-    except (TypeError, ValueError) as e: raise GrefelError(f'{recipe.size}: {str(e).split(" got an ")[-1]}') from None
+    try:
+        model = create_model(recipe.size,
+                             **(kept | dict(num_classes=recipe.num_classes) | size | recipe.model))
+    except (TypeError, ValueError) as e:
+        raise GrefelError(f'{recipe.size}: {str(e).split(" got an ")[-1]}') from None
     if recipe.drop_path: set_drop_path(model, recipe.drop_path)
-    if path: check_state(model, state, path); model.load_state_dict(state)
+    if path:
+        check_state(model, state, path)
+        model.load_state_dict(state)
     return model
 
+# %% ../../nbs/6_train/08_runs.ipynb #7618cadd
 def _loss(recipe, faces):
     "The loss of a recipe."
-    share = faces.share.clamp_min(1e-4)                                                             # (N,)
+    share = faces.share.clamp_min(1e-4)  # (N,)
     own = dict(prior=share**recipe.balanced) if recipe.balanced else {}
-    own |= dict(class_weights=(share**-recipe.class_weights).tolist()) if recipe.class_weights else {}
+    own |= dict(class_weights=(share**-recipe.class_weights).tolist(
+        )) if recipe.class_weights else {}
     try: return GReFELLoss(**own | recipe.loss)
     except TypeError as e: raise GrefelError(f'loss: {str(e).split(" got an ")[-1]}') from None
 
+# %% ../../nbs/6_train/08_runs.ipynb #e55dc41b
 def _ingredients(recipe):
     "The callbacks of a recipe."
     teachers = _several(recipe.teacher)
@@ -296,7 +343,8 @@ def _ingredients(recipe):
             *([Mix(recipe.mixup, recipe.cutmix)] if recipe.mixup or recipe.cutmix else []),
             *([Distil(*map(load_model, teachers), share=recipe.teacher_share)] if teachers else []),
             *([WarmUp(recipe.warm_up)] if recipe.warm_up else []),
-            *([CompileStep(recipe.compile, recipe.graph)] if recipe.compile or recipe.graph else []),
+            *([CompileStep(recipe.compile, recipe.graph)] if recipe.compile or recipe.graph
+              else []),
             *([] if recipe.place_anchors is None else [PlaceAnchors(recipe.place_anchors)])]
 
 # %% ../../nbs/6_train/08_runs.ipynb #ed2c9585
@@ -307,32 +355,44 @@ def training_faces(
 ) -> FaceData:          # a `ShardDataset` for a recipe that streams
     "One split as a recipe says, its wrong labels included."
     if recipe.stream: return _stream(recipe, split)
-    kw = dict(rule=_rule(recipe, split), targets=recipe.targets, num_classes=recipe.num_classes, data_home=data_home,
-              landmarks=recipe.landmarks, **(dict(valid_share=recipe.valid_share) if recipe.valid_share else {}))
-    faces = load_faces(recipe.data, split=split, drop_duplicates=recipe.drop_duplicates and split == 'train', **kw)
+    kw = dict(rule=_rule(recipe, split), targets=recipe.targets, num_classes=recipe.num_classes,
+              data_home=data_home,
+              landmarks=recipe.landmarks,
+              **(dict(valid_share=recipe.valid_share) if recipe.valid_share else {}))
+    faces = load_faces(recipe.data, split=split, drop_duplicates=recipe.drop_duplicates
+                       and split == 'train', **kw)
     if faces.notes.get('own_split'):
-        raise GrefelError(f'{recipe.data}: has no train and valid splits to learn from and choose on')
+        raise GrefelError(
+            f'{recipe.data}: has no train and valid splits to learn from and choose on')
     if recipe.limit is not None: faces = faces.sample(recipe.limit)
     spoil = recipe.noise and split == 'train'
-    return noisy_faces(faces, recipe.noise, recipe.noise_share, recipe.noise_seed) if spoil else faces
+    return noisy_faces(faces, recipe.noise, recipe.noise_share,
+                       recipe.noise_seed) if spoil else faces
 
-def _rule(recipe, split): return recipe.train_rule or recipe.rule if split == 'train' else recipe.rule
+# %% ../../nbs/6_train/08_runs.ipynb #87b45107
+def _rule(recipe, split):
+    return recipe.train_rule or recipe.rule if split == 'train' else recipe.rule
 
+# %% ../../nbs/6_train/08_runs.ipynb #e9998965
 def _stream(recipe, split):
     "One split, read from shards while training runs: all of it, with the landmarks that it was made with."
     if recipe.landmarks or recipe.limit or recipe.valid_share or recipe.noise:
-        raise GrefelError('stream: takes the data as they are, without landmarks, limit, valid_share or noise')
+        raise GrefelError('stream: takes the data as they are, without landmarks, limit, '
+                          'valid_share or noise')
     train = split == 'train'
-    return ShardDataset(recipe.data, split, recipe.bs*(1 if train else 2), train, recipe.seed, drop_last=train,
+    return ShardDataset(recipe.data, split, recipe.bs*(1 if train else 2), train, recipe.seed,
+                        drop_last=train,
                         img_size=recipe.img_size, rule=_rule(recipe, split), targets=recipe.targets,
-                        num_classes=recipe.num_classes, drop_duplicates=recipe.drop_duplicates and train)
+                        num_classes=recipe.num_classes, drop_duplicates=recipe.drop_duplicates
+                        and train)
 
+# %% ../../nbs/6_train/08_runs.ipynb #ed537866
 def _facts(faces):
     "What is worth keeping about the faces a run used."
     told = 'layout', 'rule', 'targets', 'rows', 'twins', 'dropped_duplicates', 'noise'
     notes = {k: faces.notes.get(k) for k in told}
     per_class = torch.bincount(faces.labels, minlength=len(faces.classes)).tolist()
-    share = [round(s, 6) for s in faces.share.tolist()]                        # of what is learned, votes included
+    share = [round(s, 6) for s in faces.share.tolist()]  # of what is learned, votes included
     return dict(n=len(faces.labels), split=faces.split, per_class=per_class, share=share, **notes)
 
 def stages(
@@ -341,18 +401,21 @@ def stages(
     "The recipes that made some weights, those of the weights a run went on from included."
     return [*(metadata.get('before') or []), metadata.get('recipe')]
 
+# %% ../../nbs/6_train/08_runs.ipynb #e8a9148d
 def _several(weights): return [weights] if isinstance(weights, str) else list(weights or ())
 
 def _history(recipe):
     "Where a run comes from: the recipes behind the weights it starts and learns from, and which weights these were."
     models = {w: load_model(w) for w in _several(recipe.start) + _several(recipe.teacher)}
-    behind = lambda weights: [s for w in _several(weights) for s in stages(models[w].metadata)] or None
+    def behind(weights):
+        return [s for w in _several(weights) for s in stages(models[w].metadata)] or None
     return dict(before=behind(recipe.start), taught_by=behind(recipe.teacher),
                 weights={w: weights_digest(m) for w, m in models.items()} or None,
                 start_mean=models[recipe.start].metadata.get('averaged') if recipe.start else None)
 
 # %% ../../nbs/6_train/08_runs.ipynb #40a0e002
-_MEASURED = ('epoch', 'valid', 'temperature', 'risk', 'risk_from', 'calibration', 'flip_test', 'balanced', 'validation',
+_MEASURED = ('epoch', 'valid', 'temperature', 'risk', 'risk_from', 'calibration', 'flip_test',
+             'balanced', 'validation',
              'chosen_from', 'ran')
 
 def average_weights(
@@ -363,10 +426,13 @@ def average_weights(
     models = [load_model(w) for w in weights]
     if len(models) < 2: raise GrefelError('a mean is of two or more weights')
     for w, m in zip(weights, models):
-        if m.config != models[-1].config: raise GrefelError(f'{w}: another architecture than {weights[-1]}')
+        if m.config != models[-1].config:
+            raise GrefelError(f'{w}: another architecture than {weights[-1]}')
     states, model = [m.state_dict() for m in models], models[-1]
-    mean = {k: torch.stack([s[k].float() for s in states]).mean(0).to(v.dtype) for k, v in states[-1].items()}
+    mean = {k: torch.stack([s[k].float() for s in states]).mean(0).to(v.dtype) for k,
+            v in states[-1].items()}
     model.load_state_dict(mean)
-    parts = [{k: m.metadata.get(k) for k in ('epoch', 'weights')} | dict(stages=stages(m.metadata)) for m in models]
+    parts = [{k: m.metadata.get(k) for k in ('epoch', 'weights')} | dict(stages=stages(m.metadata))
+             for m in models]
     model.metadata = {k: v for k, v in model.metadata.items() if k not in _MEASURED}
     return save_model(model, out, averaged=parts)

@@ -24,6 +24,7 @@ def barlow_twins_loss(
     same = c.diagonal()
     return (1 - same).square().sum() + redundancy*(c.square().sum() - same.square().sum())
 
+# %% ../../nbs/6_train/07_warm_up.ipynb #6efa863e
 class WarmUp(Callback):
     "Before the first epoch, let the network learn from pictures alone, without labels."
     order = 40                          # before weights are averaged
@@ -35,20 +36,29 @@ class WarmUp(Callback):
     ): self.epochs, self.bs, self.lr, self.width, self.losses = epochs, bs, lr, width, []
 
     def before_fit(self):
-        if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'skip_to_epoch'): return  # a search; a run going on
+        # a search; a run going on
+        if hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'skip_to_epoch'): return
         loader, model = self.dls.train, self.model.eval()
         faces = in_memory(loader.dataset, 'warm_up')
-        pairs = batches(faces, loader.transform, min(self.bs, len(faces)), True, loader.seed, self.dls.device,
+        pairs = batches(faces, loader.transform, min(self.bs, len(faces)), True, loader.seed,
+                        self.dls.device,
                         drop_last=True)
         with torch.no_grad(): size = model(loader.one_batch()[0][:2])['embedding'].shape[-1]
-        head = torch.nn.Sequential(torch.nn.Linear(size, self.width), torch.nn.BatchNorm1d(self.width),
-                                   torch.nn.ReLU(), torch.nn.Linear(self.width, self.width)).to(self.dls.device)
-        opt = torch.optim.AdamW([*model.train().parameters(), *head.parameters()], self.lr, weight_decay=.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(opt, self.lr, total_steps=self.epochs*len(pairs))
+        head = torch.nn.Sequential(torch.nn.Linear(size, self.width),
+                                   torch.nn.BatchNorm1d(self.width),
+                                   torch.nn.ReLU(),
+                                   torch.nn.Linear(self.width, self.width)).to(self.dls.device)
+        opt = torch.optim.AdamW([*model.train().parameters(), *head.parameters()], self.lr,
+                                weight_decay=.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(opt, self.lr,
+                                                       total_steps=self.epochs*len(pairs))
         for images, _, _, index in (batch for _ in range(self.epochs) for batch in pairs):
             with autocasting(self.learn):
                 seen = [model(x)['embedding'].float() for x in (images, pairs.batch(index)[0])]
             loss = barlow_twins_loss(*map(head, seen))
-            opt.zero_grad(); loss.backward(); opt.step(); schedule.step()
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            schedule.step()
             self.losses.append(loss.item())
         model.zero_grad()

@@ -21,13 +21,15 @@ def _gradio():
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     try: import gradio
-    except ImportError: raise GrefelError("the app needs Gradio: pip install 'grefel[app]'") from None
+    except ImportError:
+        raise GrefelError("the app needs Gradio: pip install 'grefel[app]'") from None
     return gradio
 
 def _known(f, **kw):
     "Those keyword arguments that `f` takes."
     return {k: v for k, v in kw.items() if k in signature(f).parameters}
 
+# %% ../../nbs/7_use/12_app.ipynb #7fbc8f6d
 @lru_cache(maxsize=1)
 def _private_folder():
     "A folder for uploads that only this user can enter and that goes when the program ends; one for each process."
@@ -67,24 +69,34 @@ def make_app(
 def _fill_first_tab(gr, predictor):
     "Photograph and examples at the left, the answer at the right, and what happens when."
     with gr.Column(scale=3, min_width=280, elem_classes='gf-ask'):
-        bare = _known(gr.Image, buttons=[], show_download_button=False, show_fullscreen_button=False)
-        photo = gr.Image(label='Photograph', sources=['upload', 'webcam', 'clipboard'], type='filepath', height=320,
-                         image_mode=None, placeholder='Drop a photograph here\nor click to choose one', **bare)
+        bare = _known(gr.Image, buttons=[], show_download_button=False,
+                      show_fullscreen_button=False)
+        photo = gr.Image(label='Photograph', sources=['upload', 'webcam', 'clipboard'],
+                         type='filepath', height=320,
+                         image_mode=None,
+                         placeholder='Drop a photograph here\nor click to choose one', **bare)
         names = dict(portrait='Try a portrait', group='Try a group')
-        with gr.Row(): tries = {kind: gr.Button(text, size='md', min_width=110) for kind, text in names.items()}
+        with gr.Row():
+            tries = {kind: gr.Button(text, size='md', min_width=110) for kind,
+                     text in names.items()}
     with gr.Column(scale=8, min_width=300): answer = gr.HTML(WELCOME)
     quiet = dict(api_name=False, show_progress='minimal')
     def read(upload):
-        return read_photo(predictor, upload['path'], Path(upload['path']).name) if upload else WELCOME
+        return read_photo(predictor, upload['path'],
+                          Path(upload['path']).name) if upload else WELCOME
     gr.on([photo.upload, photo.clear], read, photo, answer, preprocess=False, **quiet)
     for kind, button in tries.items():
-        button.click(lambda kind=kind: (None, read_photo(predictor, example(kind))), None, [photo, answer], **quiet)
+        button.click(lambda kind=kind: (None, read_photo(predictor, example(kind))), None,
+                     [photo, answer], **quiet)
 
 # %% ../../nbs/7_use/12_app.ipynb #40a9f3df
 _CLOSED = dict(
-    server_name='127.0.0.1', share=False, allowed_paths=[], max_file_size=MAX_BYTES, show_error=False, quiet=True,
-    inbrowser=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, run_history=False,
-    strict_cors=True, show_api=False, footer_links=[], root_path='', auth=None, debug=False, num_workers=None)
+    server_name='127.0.0.1', share=False, allowed_paths=[], max_file_size=MAX_BYTES,
+               show_error=False, quiet=True,
+    inbrowser=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
+               run_history=False,
+    strict_cors=True, show_api=False, footer_links=[], root_path='', auth=None, debug=False,
+               num_workers=None)
 
 def run_app(
     predictor:Predictor|None=None,  # see `make_app`
@@ -92,13 +104,17 @@ def run_app(
     block:bool=True,                # wait until it is stopped with Ctrl-C
 ):                                  # the app, with `.local_url`; `.close()` stops it
     "Serve the page on this computer and to nobody else."
-    if port is not None and not 0 < port < 65536: raise GrefelError(f'a port is a number from 1 to 65535, not {port}')
+    if port is not None and not 0 < port < 65536:
+        raise GrefelError(f'a port is a number from 1 to 65535, not {port}')
     from starlette.middleware import Middleware
     app = make_app(predictor)
-    folder, looks = app.settings['uploads'], {k: v for k, v in app.settings.items() if k != 'uploads'}
-    os.environ['NO_PROXY'] = ','.join(filter(None, [os.environ.get('NO_PROXY'), '127.0.0.1,localhost']))
+    folder, looks = app.settings['uploads'], {k: v for k, v in app.settings.items()
+                                              if k != 'uploads'}
+    os.environ['NO_PROXY'] = ','.join(filter(None,
+                                             [os.environ.get('NO_PROXY'), '127.0.0.1,localhost']))
     events = {i: len(f.inputs) for i, f in app.fns.items()}
-    guarded = dict(middleware=[Middleware(Guard, folder=folder, events=events)], docs_url=None, redoc_url=None)
+    guarded = dict(middleware=[Middleware(Guard, folder=folder, events=events)], docs_url=None,
+                   redoc_url=None)
     options = dict(server_port=port, app_kwargs=guarded, prevent_thread_lock=True)
     try: app.launch(**_known(app.launch, **_CLOSED | looks), **options)
     except OSError:

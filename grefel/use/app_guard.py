@@ -15,15 +15,19 @@ from .app_page import MAX_BYTES
 API_PATH = '/gradio_api/'
 _PAGES = re.compile(r'/(?:|config/?|theme\.css|favicon\.ico|manifest\.json|pwa_icon(?:/\d+)?'
                     r'|(?:assets|static|svelte)/[\w./@+-]+)')
-_ASKS = re.compile(API_PATH + r'(?:info/?|theme\.css|startup-events|app_id/?|heartbeat/\w{1,40}|queue/data'
+_ASKS = re.compile(API_PATH
+                   + r'(?:info/?|theme\.css|startup-events|app_id/?|heartbeat/\w{1,40}|queue/data'
                    r'|upload_progress)')
 _POSTS = {API_PATH + name: most for name, most in (                          # route → bytes at most
     ('upload', MAX_BYTES + 10_000), ('queue/join', 20_000), ('cancel', 2_000), ('reset', 2_000))}
 LOOPBACK = re.compile(r'(?:https?://)?(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?/?')
 CONTENT_POLICY = '; '.join((
-    "default-src 'self'", "img-src 'self' data: blob:", "media-src 'self' blob:", "font-src 'self' data:",
-    "style-src 'self' 'unsafe-inline'", "script-src 'self' 'unsafe-inline' 'unsafe-eval'", "worker-src 'self' blob:",
-    "connect-src 'self'", "object-src 'none'", "base-uri 'self'", "form-action 'none'", "frame-ancestors 'none'"))
+    "default-src 'self'", "img-src 'self' data: blob:", "media-src 'self' blob:", "font-src 'self' "
+                                                                                  "data:",
+    "style-src 'self' 'unsafe-inline'", "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+                            "worker-src 'self' blob:",
+    "connect-src 'self'", "object-src 'none'", "base-uri 'self'", "form-action 'none'",
+                            "frame-ancestors 'none'"))
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #247b239e
 def _uploaded(path, folder):
@@ -33,17 +37,22 @@ def _uploaded(path, folder):
     within = '..' not in path.parts and path.parent.parent == folder
     return within and bool(re.fullmatch('[0-9a-f]{64}', path.parent.name))
 
+# %% ../../nbs/7_use/11_app_guard.ipynb #59a89662
 def _checked_ask(body, folder, events):
     "What is passed on of a request to read a photograph; `ValueError` for anything that the page would not send."
     ask = json.loads(body)
     data, number, session = ask['data'], ask['fn_index'], ask['session_hash']
     if type(number) is not int or not isinstance(data, list) or events.get(number) != len(data):
         raise ValueError('not an event of this page')
-    if not (isinstance(session, str) and re.fullmatch(r'\w{1,40}', session)): raise ValueError('not a session')
+    if not (isinstance(session, str) and re.fullmatch(r'\w{1,40}', session)):
+        raise ValueError('not a session')
     paths = [d if d is None else d['path'] for d in data]
-    if not all(p is None or _uploaded(p, folder) and Path(p).is_file() for p in paths): raise ValueError('no upload')
-    files = [p and dict(path=p, orig_name=Path(p).name, meta=dict(_type='gradio.FileData')) for p in paths]
-    clean = dict(data=files, fn_index=number, session_hash=session, event_data=None, trigger_id=None)
+    if not all(p is None or _uploaded(p, folder) and Path(p).is_file() for p in paths):
+        raise ValueError('no upload')
+    files = [p and dict(path=p, orig_name=Path(p).name, meta=dict(_type='gradio.FileData'))
+             for p in paths]
+    clean = dict(data=files, fn_index=number, session_hash=session, event_data=None,
+                 trigger_id=None)
     return json.dumps(clean).encode()
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #811fd9e5
@@ -59,25 +68,32 @@ class Guard:
         "Why a request is refused, as (status, sentence), or None."
         path, method = scope['path'], scope['method']
         headers = {k.decode('latin1'): v.decode('latin1') for k, v in scope['headers']}
-        if not LOOPBACK.fullmatch(headers.get('host', '')): return 421, 'This server answers on 127.0.0.1 only.'
+        if not LOOPBACK.fullmatch(headers.get('host', '')):
+            return 421, 'This server answers on 127.0.0.1 only.'
         foreign = method == 'POST' and headers.get('sec-fetch-site') == 'cross-site'
         if foreign or not LOOPBACK.fullmatch(headers.get('origin', '127.0.0.1')):
             return 403, 'Requests from other sites are refused.'
         if method == 'POST': return self.refuses_post(path, headers.get('content-length', ''))
         if method not in ('GET', 'HEAD'): return 405, 'Only GET, HEAD and POST are answered.'
-        file = path.startswith(API_PATH + 'file=') and _uploaded(path.removeprefix(API_PATH + 'file='), self.folder)
-        if file or '..' not in path and (_PAGES.fullmatch(path) or _ASKS.fullmatch(path)): return None
+        file = path.startswith(API_PATH + 'file=') and _uploaded(path.removeprefix(API_PATH
+            + 'file='), self.folder)
+        if file or '..' not in path and (_PAGES.fullmatch(path) or _ASKS.fullmatch(path)):
+            return None
         return 404, 'There is nothing here.'
 
     def refuses_post(self, path, length):
         "The same for what sends something."
         if path not in _POSTS: return 404, 'There is nothing here.'
-        if not re.fullmatch('[0-9]{1,18}', length): return 411, 'The length of the request is missing.'
-        return (413, f'More than {_POSTS[path]:,} bytes are not taken.') if int(length) > _POSTS[path] else None
+        if not re.fullmatch('[0-9]{1,18}', length):
+            return 411, 'The length of the request is missing.'
+        return (413, f'More than {_POSTS[path]:,} bytes are not taken.') if int(length) > _POSTS[
+            path] else None
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #5a945254
-_SAFE_HEADERS = [(b'content-security-policy', CONTENT_POLICY.encode()), (b'x-content-type-options', b'nosniff'),
-                 (b'referrer-policy', b'no-referrer'), (b'cross-origin-resource-policy', b'same-origin')]
+_SAFE_HEADERS = [(b'content-security-policy', CONTENT_POLICY.encode()),
+                 (b'x-content-type-options', b'nosniff'),
+                 (b'referrer-policy', b'no-referrer'),
+                 (b'cross-origin-resource-policy', b'same-origin')]
 
 async def _say(send, status, sentence):
     "A whole answer of one line."
@@ -85,6 +101,7 @@ async def _say(send, status, sentence):
     await send(dict(type='http.response.start', status=status, headers=headers))
     await send(dict(type='http.response.body', body=sentence.encode() + b'\n'))
 
+# %% ../../nbs/7_use/11_app_guard.ipynb #ea3f626c
 async def _body(receive):
     "The body of a request, once it is complete."
     body, more = b'', True
@@ -94,6 +111,7 @@ async def _body(receive):
         body, more = body + message.get('body', b''), message.get('more_body', False)
     return body
 
+# %% ../../nbs/7_use/11_app_guard.ipynb #c892e705
 def _given(body, receive):
     "A `receive` that gives this body first and then whatever else comes."
     waiting = [dict(type='http.request', body=body, more_body=False)]
@@ -111,11 +129,13 @@ async def __call__(self:Guard, scope, receive, send):
         try: body = _checked_ask(await _body(receive), self.folder, self.events)
         except (ValueError, KeyError, TypeError, RecursionError):
             return await _say(send, 400, 'This is no request of this page.')
-        kept = [(k, v) for k, v in scope['headers'] if k not in (b'content-length', b'content-type')]
+        kept = [(k, v) for k, v in scope['headers'] if k not in (b'content-length',
+            b'content-type')]
         new = [(b'content-length', str(len(body)).encode()), (b'content-type', b'application/json')]
         scope, receive = scope | dict(headers=kept + new), _given(body, receive)
     await self._pass_on(scope, receive, send)
 
+# %% ../../nbs/7_use/11_app_guard.ipynb #6383b2d2
 @patch
 async def _pass_on(self:Guard, scope, receive, send):
     "Let the app answer, with headers that keep the browser at home."
@@ -123,11 +143,13 @@ async def _pass_on(self:Guard, scope, receive, send):
     async def answer(message):
         nonlocal started
         if message['type'] == 'http.response.start':
-            started, message = True, message | dict(headers=[*message.get('headers', []), *_SAFE_HEADERS])
+            started, message = True, message | dict(headers=[*message.get('headers', []),
+                *_SAFE_HEADERS])
         await send(message)
     try: await self.app(scope, receive, answer)
     except Exception as error:
         if scope['path'] == API_PATH + 'upload' and not started:
             return await _say(send, 400, 'This upload could not be read.')
-        print(f'grefel demo: {type(error).__name__}: {" ".join(str(error).split())}', file=sys.stderr)
+        print(f'grefel demo: {type(error).__name__}: {" ".join(str(error).split())}',
+              file=sys.stderr)
         if not started: await _say(send, 500, 'Something went wrong with this request.')

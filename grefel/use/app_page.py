@@ -29,22 +29,26 @@ def _nobody(face):
     "Whether this is the middle of a picture without a face."
     return not face.face_found and 'no face found' in face.note
 
+# %% ../../nbs/7_use/10_app_page.ipynb #c3838552
 def verdict(
     face,   # a `grefel.use.predict.Face`
 ) -> dict:  # sure, headline, guess, reason
     "What to say about a face, in words: is the model sure, of what, and why or why not."
     (first, p), (second, q) = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
     guess = f'perhaps {first} ({percent(p)}) or {second} ({percent(q)})'
-    unsure = lambda reason: dict(sure=False, headline='Unsure', guess=guess, reason=reason)
+    def unsure(reason): return dict(sure=False, headline='Unsure', guess=guess, reason=reason)
     if _nobody(face):
-        return unsure('No face was found. The middle of the picture was read instead, so this may mean nothing.')
+        return unsure('No face was found. The middle of the picture was read instead, so this may '
+                      'mean nothing.')
     if face.reliable is False:
-        return unsure(f'It lies below the confidence from which at most {percent(face.risk)} of the answers are wrong.')
+        return unsure(f'It lies below the confidence from which at most {percent(face.risk)} of '
+                      f'the answers are wrong.')
     if face.reliable is None and p < 0.5:
         return unsure('No expression is more probable than all the others together.')
     reason = 'How often answers this sure are wrong was not measured for these weights.'
     if face.reliable:
-        reason = (f'Of the answers that count as sure, at most {percent(face.risk)} were wrong on the images '
+        reason = (f'Of the answers that count as sure, at most {percent(face.risk)} were wrong on '
+                  f'the images '
                   'held back for checking.')
     return dict(sure=True, headline=first.capitalize(), guess=f'{percent(p)} sure', reason=reason)
 
@@ -65,10 +69,11 @@ def heat(
     weights,  # (h, w) attention weights ≥ 0 of one scale
 ) -> str:     # a data URI of h × w pixels
     "An attention map as a transparent picture to be laid over the face."
-    weights = np.asarray(weights, float)                                                          # (h, w)
+    weights = np.asarray(weights, float)  # (h, w)
     low, high = weights.min(), weights.max()
-    share = (weights - low)/(high - low) if high > low else np.zeros_like(weights)                # 0 to 1
-    rgba = np.stack([np.full_like(share, 255), 210 - 170*share, 40 - 20*share, 190*share], -1)    # (h, w, 4)
+    share = (weights - low)/(high - low) if high > low else np.zeros_like(weights)  # 0 to 1
+    # (h, w, 4)
+    rgba = np.stack([np.full_like(share, 255), 210 - 170*share, 40 - 20*share, 190*share], -1)
     return data_uri(Image.fromarray(rgba.round().astype(np.uint8), 'RGBA'), kind='PNG')
 
 # %% ../../nbs/7_use/10_app_page.ipynb #68b32bf1
@@ -148,36 +153,44 @@ _CARD = '''
 def _facts(face):
     "Rows of (name, 0 to 1 or None, text) about how sure the two readings were and what came of them."
     rows = [(f'Confidence, {name}', c, f'{c:.2f}') for name, c in (
-        ('primary', face.primary_confidence), ('correction', face.correction_confidence)) if c is not None]
+        ('primary', face.primary_confidence), ('correction', face.correction_confidence))
+            if c is not None]
     if face.anchor is not None or face.attentive is not None:
         first = max(face.primary, key=face.primary.get)
         before, after = percent(face.primary[first]), percent(face.probabilities[face.emotion])
         same = f'kept the answer: {first} {before} before it, {after} after it'
         rows.append(('The correction', None, same if first == face.emotion else
-                     f'changed the answer: {first} {before} before it, {face.emotion} {after} after it'))
+                     f'changed the answer: {first} {before} before it, {face.emotion} {after} '
+                     f'after it'))
     return rows + ([('Note', None, face.note)] if face.note and not _nobody(face) else [])
 
 # %% ../../nbs/7_use/10_app_page.ipynb #6ea3ed5c
 def _attention(face):
     "(data URI, name, grid) of every scale, the finest first."
     maps = sorted((np.asarray(m, float) for m in face.attention or ()), key=lambda m: -m.size)
-    names = {1: ['all scales'], 2: ['fine', 'coarse'], 3: ['fine', 'middle', 'coarse']}.get(len(maps), [''] * len(maps))
+    names = {1: ['all scales'], 2: ['fine', 'coarse'],
+             3: ['fine', 'middle', 'coarse']}.get(len(maps), [''] * len(maps))
     return [(heat(m), name, f'{m.shape[0]} × {m.shape[1]}') for m, name in zip(maps, names)]
-
 _CORNERS = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], float)
 
+# %% ../../nbs/7_use/10_app_page.ipynb #ebd6f386
 def _card(face, image):
     "What the template needs to know about one face."
     w, h = image.size
-    corners = frame_points(_CORNERS, face.frame).round(1) if face.box else np.zeros((0, 2))               # (4, 2)
+    # (4, 2)
+    corners = frame_points(_CORNERS, face.frame).round(1) if face.box else np.zeros((0, 2))
     (x0, y0), (x1, y1) = (corners.min(0), corners.max(0)) if face.box else ((0, 0), (w, h))
     place = dict(left=x0/w, top=y0/h, width=(x1 - x0)/w, height=(y1 - y0)/h)
     place = '; '.join(f'{side}: {share:.2%}' for side, share in place.items())
-    bars = sorted(((n, p, face.primary[n]) for n, p in face.probabilities.items()), key=lambda row: -row[1])
-    return dict(said=verdict(face), corners=corners.tolist(), place=place if face.box else None, bars=bars,
+    bars = sorted(((n, p, face.primary[n]) for n, p in face.probabilities.items()),
+                  key=lambda row: -row[1])
+    return dict(said=verdict(face), corners=corners.tolist(), place=place if face.box else None,
+                bars=bars,
                 facts=_facts(face), attention=_attention(face), nearest=face.nearest,
-                landmarks=[] if face.landmarks is None or _nobody(face) else np.round(face.landmarks, 1).tolist(),
-                unit=round(max((x1 - x0)/70, w/600), 2), crop=data_uri(face.crop, 192) if face.crop else None)
+                landmarks=[] if face.landmarks is None or _nobody(face)
+                else np.round(face.landmarks, 1).tolist(),
+                unit=round(max((x1 - x0)/70, w/600), 2), crop=data_uri(face.crop, 192) if face.crop
+                else None)
 
 # %% ../../nbs/7_use/10_app_page.ipynb #da134c3c
 MAX_FACES = 12   # faces shown of one photograph, the largest first
@@ -194,11 +207,13 @@ def answer_html(
     many = f'{len(faces)} faces' if len(faces) > 1 else 'one face'
     if more: many = f'the {MAX_FACES} largest of {many}'
     cards = [_card(f, image) for f in shown]
-    return pages.get_template('answer').render(faces=cards, many=many, photo=data_uri(image), width=image.width,
+    return pages.get_template('answer').render(faces=cards, many=many, photo=data_uri(image),
+                                               width=image.width,
                                                height=image.height)
 
 # %% ../../nbs/7_use/10_app_page.ipynb #3ed9c149
-MAX_PIXELS, MAX_BYTES = 50_000_000, 20_000_000   # of one photograph; what is larger is refused, undecoded
+# of one photograph; what is larger is refused, undecoded
+MAX_PIXELS, MAX_BYTES = 50_000_000, 20_000_000
 
 def message_html(
     headline:str,  # what happened
@@ -209,6 +224,7 @@ def message_html(
     return f'<div class="gf" role="alert"><div class="gf-said gf-sorry"><p class="gf-headline">{escape(headline)}</p>' \
            f'<p class="gf-reason">{escape(text)}</p></div></div>'
 
+# %% ../../nbs/7_use/10_app_page.ipynb #8c83c1c4
 def read_photo(
     predictor:Predictor,  # what reads it
     photo,                # anything that `load_image` reads
@@ -220,9 +236,11 @@ def read_photo(
         return answer_html(image, predictor(image, explain=True))
     except GrefelError as error: reason = str(error)
     except Exception as error:   # whatever else: the page stays, the terminal tells
-        print(f'grefel demo: {type(error).__name__}: {" ".join(str(error).split())}', file=sys.stderr)
+        print(f'grefel demo: {type(error).__name__}: {" ".join(str(error).split())}',
+              file=sys.stderr)
         reason = f'{name or "This picture"}: something went wrong while reading it ({type(error).__name__})'
-    shown = reason.replace(str(photo), name or Path(photo).name) if isinstance(photo, (str, os.PathLike)) else reason
+    shown = reason.replace(str(photo), name or Path(photo).name) if isinstance(photo,
+        (str, os.PathLike)) else reason
     return message_html('This picture could not be read', shown)
 
 # %% ../../nbs/7_use/10_app_page.ipynb #d31cef4e
@@ -235,11 +253,13 @@ def example(
     photo = Image.fromarray(astronaut())
     if kind == 'portrait': return photo
     head, group = photo.crop((95, 0, 375, 290)), Image.new('RGB', (960, 420), (86, 101, 115))
-    places = (20, 60, 340, 0, 1), (370, 20, 240, 12, 1), (395, 235, 170, 0, 1), (620, 90, 300, -8, 0.45)
+    places = (20, 60, 340, 0, 1), (370, 20, 240, 12, 1), (395, 235, 170, 0, 1), (620, 90, 300, -8,
+        0.45)
     for x, y, side, angle, light in places:
         copy = head.resize((side, round(side*290/280)), Image.Resampling.LANCZOS)
         mask = Image.new('L', copy.size, 255).rotate(angle, Image.Resampling.BICUBIC, expand=True)
-        copy = copy.rotate(angle, Image.Resampling.BICUBIC, expand=True).point(lambda v: round(v*light))
+        copy = copy.rotate(angle, Image.Resampling.BICUBIC,
+                           expand=True).point(lambda v: round(v*light))
         group.paste(copy, (x, y), mask)
     return group
 
@@ -442,26 +462,34 @@ _ABOUT = '''<div class="gf-text">
 # %% ../../nbs/7_use/10_app_page.ipynb #4a7ab146
 def about_html(
     metadata:dict,        # of the weights, see `grefel.method.files.save_model`
-    risk:float|None=0.1,  # the share of wrong answers that `Face.reliable` stands for; None: not measured
+    # the share of wrong answers that `Face.reliable` stands for; None: not measured
+    risk:float|None=0.1,
 ) -> str:                 # HTML
     "The page that explains the numbers."
     from jinja2 import Environment
     unsure = 'The page says so when no face was found, '
     if metadata.get('risk') and risk is not None:
-        unsure += (f'or when the confidence lies below the level from which at most {percent(risk)} of the answers '
+        unsure += (f'or when the confidence lies below the level from which at most '
+                   f'{percent(risk)} of the answers '
                    f'were wrong ({metadata.get("risk_from") or "on validation"}).')
-    else: unsure += ('or when no expression is more probable than all the others together. For these weights it was '
+    else:
+        unsure += ('or when no expression is more probable than all the others together. For these '
+                   'weights it was '
                      'not measured how often that is wrong.')
     limits = f'photographs of up to {MAX_BYTES//10**6} MB and {MAX_PIXELS//10**6} million pixels'
     figures = _figures(metadata.get('validation') or {})
-    return Environment(autoescape=True).from_string(_ABOUT).render(unsure=unsure, figures=figures, limits=limits)
+    return Environment(autoescape=True).from_string(_ABOUT).render(unsure=unsure, figures=figures,
+        limits=limits)
 
+# %% ../../nbs/7_use/10_app_page.ipynb #aa9c5149
 def _figures(v):
     "How good the model is, in a sentence, from what was measured on validation."
     if not {'n', 'accuracy', 'accuracy_low', 'accuracy_high'} <= v.keys():
         return 'The weights in use carry no figures from validation.'
-    said = (f'On {v["n"]:,} faces held back for checking, the answer was the crowd\'s in {v["accuracy"]:.1%} of cases '
+    said = (f'On {v["n"]:,} faces held back for checking, the answer was the crowd\'s in '
+            f'{v["accuracy"]:.1%} of cases '
             f'(95% interval {v["accuracy_low"]:.1%} to {v["accuracy_high"]:.1%})')
     if 'balanced_accuracy' not in v: return said + '.'
-    return said + ('; averaged over the expressions, with rare ones counting as much as frequent ones, in '
+    return said + ('; averaged over the expressions, with rare ones counting as much as frequent '
+                   'ones, in '
                    f'{v["balanced_accuracy"]:.1%}.')

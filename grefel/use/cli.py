@@ -23,7 +23,8 @@ _TRAIN = dict(  # recipe field → (type, default that the help quotes, help)
     wd      = (float, 0.05, 'weight decay'),
     seed    = (int, 0, 'repeats a run exactly on one machine'),
     rule    = (str, 'majority', 'which images count: majority, argmax, probability'),
-    train_rule  = (str, None, 'another rule for training images: argmax keeps those without a majority'),
+    train_rule  = (str, None, 'another rule for training images: argmax keeps those without a '
+                              'majority'),
     targets = (str, 'votes', "what is learned: votes (the crowd's distribution) or hard"),
     num_classes    = (int, 8, '8, or 7 without contempt'),
     augment        = (str, 'light', 'none, light or heavy'),
@@ -41,18 +42,24 @@ def _train_arguments(p):
     "What `grefel train` takes."
     for name, (kind, default, text) in _TRAIN.items():
         quoted = text if default is None else f'{text} (default: {default})'
-        p.add_argument('--' + name.replace('_', '-'), type=kind, default=argparse.SUPPRESS, help=quoted)
-    p.add_argument('--keep-duplicates', dest='drop_duplicates', action='store_false', default=argparse.SUPPRESS,
+        p.add_argument('--' + name.replace('_', '-'), type=kind, default=argparse.SUPPRESS,
+                       help=quoted)
+    p.add_argument('--keep-duplicates', dest='drop_duplicates', action='store_false',
+                   default=argparse.SUPPRESS,
                    help='keep training images that have an identical twin in valid or test')
     p.add_argument('--bf16', action='store_true', default=argparse.SUPPRESS,
                    help='compute in bfloat16: faster where the processor has it')
     p.add_argument('--graph', action='store_true', default=argparse.SUPPRESS,
-                   help="on a graphics card: record a step's passes and replay them, which is faster")
+                   help="on a graphics card: record a step's passes and replay them, which is "
+                        "faster")
     p.add_argument('--stream', action='store_true', default=argparse.SUPPRESS,
-                   help='read shards (see grefel data convert) while training, for what does not fit into memory')
+                   help='read shards (see grefel data convert) while training, for what does not '
+                        'fit into memory')
     p.add_argument('--pretrained', metavar='DIR',
-                   help="for paper and poster_v2: the folder of the backbones' published files (wants a lower --lr)")
-    p.add_argument('--config', metavar='FILE', help="start from a run's config.json; options given here win")
+                   help="for paper and poster_v2: the folder of the backbones' published files "
+                        "(wants a lower --lr)")
+    p.add_argument('--config', metavar='FILE', help="start from a run's config.json; options given "
+                                                    "here win")
     p.add_argument('--out', required=True, metavar='DIR',
                    help="the run's folder; the same command continues a run that was stopped")
     p.add_argument('--quiet', action='store_true', help='no progress bar')
@@ -63,50 +70,67 @@ _WEIGHTS = f"a weights file, a run's folder, or a shipped size (default: {DEFAUL
 def _how_arguments(p):
     "Looking twice, and favouring rare classes."
     p.add_argument('--flip-test', action=argparse.BooleanOptionalAction, default=None,
-                   help='look at mirror images as well: twice the work, a better ranking of sure and unsure answers; '
-                        'calibrate so as well, and confidences mean what they say (default: as the weights were '
+                   help='look at mirror images as well: twice the work, a better ranking of sure '
+                        'and unsure answers; '
+                        'calibrate so as well, and confidences mean what they say (default: as the '
+                        'weights were '
                         'calibrated; the shipped ones: once)')
     p.add_argument('--balanced', type=float, metavar='T',
-                   help='favour rare classes, from 0 (not at all) to 1 (as if all were equally frequent): more of them '
-                        'are found, for some accuracy (default: as the weights were calibrated, else 0)')
+                   help='favour rare classes, from 0 (not at all) to 1 (as if all were equally '
+                        'frequent): more of them '
+                        'are found, for some accuracy (default: as the weights were calibrated, '
+                        'else 0)')
 
+# %% ../../nbs/7_use/13_cli.ipynb #ae0803e5
 def _evaluate_arguments(p):
     "What `grefel evaluate` takes."
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
-    p.add_argument('--data', default='ferplus', help='ferplus, synth, or a file or folder (default: %(default)s)')
+    p.add_argument('--data', default='ferplus', help='ferplus, synth, or a file or folder '
+                                                     '(default: %(default)s)')
     p.add_argument('--split', default='valid', help='train, valid or test (default: valid)')
     p.add_argument('--rule', default='majority',
-                   help='which images count: majority (one class has more than half of the votes), argmax (the most), '
+                   help='which images count: majority (one class has more than half of the votes), '
+                        'argmax (the most), '
                         'or probability (default: majority)')
     p.add_argument('--landmarks', default='builtin', metavar='WHICH',
-                   help="builtin (the model's own), given (the data's), or a file of grefel landmarks "
+                   help="builtin (the model's own), given (the data's), or a file of grefel "
+                        "landmarks "
                         '(default: builtin)')
     p.add_argument('--limit', type=int, help='use only this many faces')
     _how_arguments(p)
-    p.add_argument('--out', required=True, metavar='DIR', help='where report.html, metrics.json and predictions.csv go')
+    p.add_argument('--out', required=True, metavar='DIR', help='where report.html, metrics.json '
+                                                               'and predictions.csv go')
 
 # %% ../../nbs/7_use/13_cli.ipynb #b804ebfa
 def _predict_arguments(p):
     "What `grefel predict` takes."
-    p.add_argument('paths', nargs='*', metavar='PATH', help='pictures, videos, folders of them, or patterns in quotes')
-    p.add_argument('--camera', type=int, metavar='N', help='watch a camera instead: 0 is the first (Ctrl-C ends it)')
+    p.add_argument('paths', nargs='*', metavar='PATH', help='pictures, videos, folders of them, or '
+                                                            'patterns in quotes')
+    p.add_argument('--camera', type=int, metavar='N', help='watch a camera instead: 0 is the first '
+                                                           '(Ctrl-C ends it)')
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
     p.add_argument('--backend', default='torch', choices=['torch', 'onnx'],
                    help='onnx starts much faster, since PyTorch is not loaded (default: torch)')
     p.add_argument('--crop', default='auto', choices=['auto', 'detect', 'whole'],
-                   help='find faces, take the whole picture as one face, or decide by its size (default: auto)')
+                   help='find faces, take the whole picture as one face, or decide by its size '
+                        '(default: auto)')
     p.add_argument('--align', default='model', choices=['model', 'face-alignment', 'none'],
                    help='whose landmarks turn faces upright (default: model)')
     p.add_argument('--detector', default='cascade', choices=['cascade', 'face-alignment'],
                    help='what finds faces (default: cascade, which needs no download)')
     p.add_argument('--risk', type=float, default=0.1, metavar='SHARE',
-                   help='call an answer reliable where at most this share was wrong on validation (default: 0.1)')
-    p.add_argument('--threads', type=int, metavar='N', help='that the model may use (default: as many as there are)')
+                   help='call an answer reliable where at most this share was wrong on validation '
+                        '(default: 0.1)')
+    p.add_argument('--threads', type=int, metavar='N', help='that the model may use (default: as '
+                                                            'many as there are)')
     _how_arguments(p)
-    p.add_argument('--every', type=int, default=1, metavar='N', help='of a video or camera, answer every n-th frame')
+    p.add_argument('--every', type=int, default=1, metavar='N', help='of a video or camera, answer '
+                                                                     'every n-th frame')
     p.add_argument('--out', metavar='FILE',
-                   help='write a table, .csv, .jsonl or .parquet; the same command goes on after a stop')
-    p.add_argument('--annotate', metavar='DIR', help='write pictures and videos with faces and answers drawn in')
+                   help='write a table, .csv, .jsonl or .parquet; the same command goes on after a '
+                        'stop')
+    p.add_argument('--annotate', metavar='DIR', help='write pictures and videos with faces and '
+                                                     'answers drawn in')
 
 # %% ../../nbs/7_use/13_cli.ipynb #0cd5e487
 _DATA = 'ferplus, rafdb, …, synth, or the path of a file or folder'
@@ -119,8 +143,10 @@ def _check_arguments(p):
     p.add_argument('--split', help='only train, valid or test (default: all)')
     p.add_argument('--decode', type=int, default=20_000, metavar='N',
                    help='decode so many pictures in full, spread evenly (default: 20000)')
-    p.add_argument('--strict', action='store_true', help='fail at the first row that cannot be used')
+    p.add_argument('--strict', action='store_true',
+                   help='fail at the first row that cannot be used')
 
+# %% ../../nbs/7_use/13_cli.ipynb #eab751b8
 def _convert_arguments(p):
     "What `grefel data convert` takes."
     p.add_argument('data', metavar='DATA', help=_DATA)
@@ -129,27 +155,33 @@ def _convert_arguments(p):
     p.add_argument('--img-size', type=int, metavar='N',
                    help='make pictures square, N pixels a side (default: as they are)')
     p.add_argument('--landmarks', metavar='FILE', help='put the landmarks of grefel landmarks in')
-    p.add_argument('--strict', action='store_true', help='fail at the first row that cannot be used')
+    p.add_argument('--strict', action='store_true',
+                   help='fail at the first row that cannot be used')
 
 # %% ../../nbs/7_use/13_cli.ipynb #ac417c75
 def _landmarks_arguments(p):
     "What `grefel landmarks` takes."
     p.add_argument('data', metavar='DATA', help=_DATA)
     p.add_argument('--source', default='builtin', choices=['builtin', 'face-alignment'],
-                   help="a model's own landmark head, or face-alignment's network (default: builtin)")
+                   help="a model's own landmark head, or face-alignment's network (default: "
+                        "builtin)")
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
     p.add_argument('--split', help='only train, valid or test (default: all)')
     p.add_argument('--out', required=True, metavar='FILE',
                    help='the Parquet file; the same command goes on after a stop')
 
+# %% ../../nbs/7_use/13_cli.ipynb #40c5a07c
 def _inspect_arguments(p):
     "What `grefel inspect` takes."
     p.add_argument('data', metavar='DATA', help=_DATA)
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
-    p.add_argument('--no-model', action='store_true', help='do not judge labels: counts, copies and votes only')
-    p.add_argument('--rule', default='majority', help='majority, argmax or probability (default: majority)')
+    p.add_argument('--no-model', action='store_true', help='do not judge labels: counts, copies '
+                                                           'and votes only')
+    p.add_argument('--rule', default='majority', help='majority, argmax or probability (default: '
+                                                      'majority)')
     p.add_argument('--limit', type=int, help='at most so many rows of each split, drawn by lot')
-    p.add_argument('--out', required=True, metavar='DIR', help='where health.html, health.json and problems.csv go')
+    p.add_argument('--out', required=True, metavar='DIR', help='where health.html, health.json and '
+                                                               'problems.csv go')
 
 # %% ../../nbs/7_use/13_cli.ipynb #2f113255
 def _export_arguments(p):
@@ -157,28 +189,36 @@ def _export_arguments(p):
     which = p.add_mutually_exclusive_group()
     which.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
     which.add_argument('--size', help='a shipped size, such as nano')
-    p.add_argument('--int8', action='store_true', help='8-bit weights: smaller, and not quite the same answers')
+    p.add_argument('--int8', action='store_true', help='8-bit weights: smaller, and not quite the '
+                                                       'same answers')
     p.add_argument('--out', required=True, metavar='FILE', help='the .onnx file')
 
+# %% ../../nbs/7_use/13_cli.ipynb #617b809e
 def _calibrate_arguments(p):
     "What `grefel calibrate` takes."
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
-    p.add_argument('--data', default='ferplus', help=f'{_DATA}, with a valid split (default: ferplus)')
+    p.add_argument('--data', default='ferplus', help=f'{_DATA}, with a valid split (default: '
+                                                     f'ferplus)')
     _how_arguments(p)
-    p.add_argument('--out', required=True, metavar='FILE', help='the calibrated copy, a .safetensors file')
+    p.add_argument('--out', required=True, metavar='FILE', help='the calibrated copy, a '
+                                                                '.safetensors file')
 
 def _demo_arguments(p):
     "What `grefel demo` takes."
     p.add_argument('--port', type=int, help='on 127.0.0.1 (default: the first free one from 7860)')
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
 
+# %% ../../nbs/7_use/13_cli.ipynb #63616cce
 def _experiment_arguments(p):
     "What `grefel experiment` takes."
-    p.add_argument('spec', metavar='FILE.json', help='what is compared, see the folder nbs/experiments')
+    p.add_argument('spec', metavar='FILE.json', help='what is compared, see the folder '
+                                                     'nbs/experiments')
     p.add_argument('--rows', nargs='+', metavar='NAME', help='only these rows')
-    p.add_argument('--seeds', nargs='+', type=int, metavar='N', help="these seeds instead of the file's")
+    p.add_argument('--seeds', nargs='+', type=int, metavar='N', help="these seeds instead of the "
+                                                                     "file's")
     p.add_argument('--jobs', type=int, default=1, help='runs at a time (default: 1)')
-    p.add_argument('--long', action='store_true', help="the file's long budget, for a graphics card")
+    p.add_argument('--long', action='store_true',
+                   help="the file's long budget, for a graphics card")
     p.add_argument('--runs', metavar='DIR', help='where the runs go (default: runs/NAME)')
     p.add_argument('--out', metavar='FILE', help='the CSV (default: beside the description)')
 
@@ -188,15 +228,19 @@ def train_command(args):
     import pandas as pd
     from pathlib import Path
     from grefel.train.runs import finished, read_recipe, train
-    given = {k: v for k, v in vars(args).items() if k in (*_TRAIN, 'drop_duplicates', 'bf16', 'graph', 'stream')}
+    given = {k: v for k, v in vars(args).items() if k in (*_TRAIN, 'drop_duplicates', 'bf16',
+                                                          'graph', 'stream')}
     recipe = read_recipe(args.config, **given)
     if args.pretrained: recipe.model['pretrained'] = args.pretrained
     if not (before := finished(args.out, recipe)):
         with _stdout_to_stderr(args.json):
             train(recipe, args.out, args.device, args.data_home, bar=not (args.quiet or args.json))
-    best = max(pd.read_csv(Path(args.out)/'history.csv').to_dict('records'), key=lambda r: r['accuracy'])
+    best = max(pd.read_csv(Path(args.out)/'history.csv').to_dict('records'),
+               key=lambda r: r['accuracy'])
     if args.json: print(json.dumps(dict(out=args.out, best=best)))
-    else: print(f"{'This run was finished before. '*before}Best epoch {best['epoch']}: {best['accuracy']:.2%} right on "
+    else:
+        print(f"{'This run was finished before. '*before}Best epoch {best['epoch']}: "
+              f"{best['accuracy']:.2%} right on "
                 f"validation. Weights, history and recipe are in {args.out}")
 
 # %% ../../nbs/7_use/13_cli.ipynb #65cbdda3
@@ -204,6 +248,7 @@ def _how(args):
     "The way of answering that was asked for."
     return dict(flip_test=args.flip_test, balanced=args.balanced)
 
+# %% ../../nbs/7_use/13_cli.ipynb #833ef054
 def evaluate_command(args):
     "`grefel evaluate`"
     from pathlib import Path
@@ -216,19 +261,24 @@ def evaluate_command(args):
     faces = load_faces(args.data, split=args.split, rule=args.rule, drop_duplicates=False,
                        num_classes=len(model.classes), data_home=args.data_home, landmarks=file)
     if args.limit is not None: faces = faces.sample(args.limit)
-    history = next((h for h in (path.with_suffix('.csv'), path.with_name('history.csv')) if h.exists()), None)
-    metrics = evaluate(model, faces, out=args.out, history=history, device=args.device, landmarks=landmarks,
+    history = next((h for h in (path.with_suffix('.csv'), path.with_name('history.csv'))
+                    if h.exists()), None)
+    metrics = evaluate(model, faces, out=args.out, history=history, device=args.device,
+                       landmarks=landmarks,
                        weights=path.name, bar=sys.stderr.isatty() and not args.json, **_how(args))
-    if args.json: print(json.dumps({k: v for k, v in metrics.items() if not isinstance(v, (list, dict))}))
+    if args.json:
+        print(json.dumps({k: v for k, v in metrics.items() if not isinstance(v, (list, dict))}))
     else: _say_metrics(metrics, Path(args.out))
 
 # %% ../../nbs/7_use/13_cli.ipynb #4310206c
 def _say_metrics(m, out):
     "The figures that matter, for a person."
-    print(f"{m['n']:,} faces: accuracy {m['accuracy']:.2%} (95% interval {m['accuracy_low']:.2%} to "
+    print(
+        f"{m['n']:,} faces: accuracy {m['accuracy']:.2%} (95% interval {m['accuracy_low']:.2%} to "
           f"{m['accuracy_high']:.2%}), balanced accuracy {m['balanced_accuracy']:.2%}, "
           f"macro-F1 {m['macro_f1']:.3f}, ECE {m['ece']:.3f}")
-    print(f"Balancing changed {m['changed']} of {m['n']:,} answers, {m['helped']} for the better and {m['hurt']} "
+    print(f"Balancing changed {m['changed']} of {m['n']:,} answers, {m['helped']} for the better "
+          f"and {m['hurt']} "
           f"for the worse (primary accuracy {m['primary_accuracy']:.2%})")
     print(f"Report: {out/'report.html'}")
 
@@ -237,9 +287,11 @@ def predict_command(args):
     "`grefel predict`"
     from grefel.use.media import find_sources
     from grefel.use.predict import Predictor
-    if not args.paths and args.camera is None: raise GrefelError('name pictures, videos or folders, or a --camera')
+    if not args.paths and args.camera is None:
+        raise GrefelError('name pictures, videos or folders, or a --camera')
     paths = args.paths if args.camera is None else [args.camera]
-    predictor = Predictor(args.weights, args.device, args.backend, args.crop, args.align, args.detector, risk=args.risk,
+    predictor = Predictor(args.weights, args.device, args.backend, args.crop, args.align,
+                          args.detector, risk=args.risk,
                           threads=args.threads, **_how(args))
     sources = find_sources(paths)
     if args.out or args.annotate or any(s.kind in ('video', 'camera') for s in sources):
@@ -262,17 +314,20 @@ def _predict_table(args, paths, predictor):
     if args.json and say is None: print(json.dumps(found))
     elif say is None:
         earlier = f", {found['skipped']:,} done earlier" if found['skipped'] else ''
-        print(f"{found['items']:,} pictures{earlier}: {found['faces']:,} faces, {found['errors']:,} errors",
+        print(f"{found['items']:,} pictures{earlier}: {found['faces']:,} faces, "
+              f"{found['errors']:,} errors",
               file=sys.stderr)
     return 1 if found['errors'] else 0
 
+# %% ../../nbs/7_use/13_cli.ipynb #2f4cffaa
 def _say_rows(rows, as_json):
     "The rows of a picture or frame, as `annotate` gives them."
     for row in rows:
         when = '' if row['seconds'] is None else f", {row['seconds']:.2f} s"
         if as_json: print(json.dumps(row), flush=True)
         elif row['error']: print(f"grefel: {row['error']}", file=sys.stderr, flush=True)
-        elif row['face_found']: print(f"{row['file']}{when}: {row['emotion']} {row['confidence']:.0%}", flush=True)
+        elif row['face_found']:
+            print(f"{row['file']}{when}: {row['emotion']} {row['confidence']:.0%}", flush=True)
 
 # %% ../../nbs/7_use/13_cli.ipynb #ba62a334
 def _say_face(file, answer, as_json):
@@ -301,7 +356,8 @@ def check_command(args):
     "`grefel data check`"
     from grefel.data.check import check_data
     with _Progress('check', args.json) as progress:
-        found = check_data(args.data, args.split, args.data_home, args.decode, args.strict, progress)
+        found = check_data(args.data, args.split, args.data_home, args.decode, args.strict,
+                           progress)
     print(json.dumps(found.as_dict()) if args.json else found.text)
 
 # %% ../../nbs/7_use/13_cli.ipynb #88eafe77
@@ -312,12 +368,14 @@ class _Progress:
     def __call__(self, done, total):
         if self.silent: return
         from tqdm import tqdm
-        if self.bar is None: self.bar = tqdm(total=total, desc=self.what, unit=' faces', unit_scale=True)
+        if self.bar is None:
+            self.bar = tqdm(total=total, desc=self.what, unit=' faces', unit_scale=True)
         self.bar.update(done - self.bar.n)
     def __enter__(self): return self
     def __exit__(self, *_):
         if self.bar is not None: self.bar.close()
 
+# %% ../../nbs/7_use/13_cli.ipynb #f4b6a091
 def convert_command(args):
     "`grefel data convert`"
     from grefel.data.convert import convert
@@ -325,7 +383,8 @@ def convert_command(args):
         found = convert(args.data, args.out, args.split, args.img_size, strict=args.strict,
                         landmarks=args.landmarks, data_home=args.data_home, progress=progress)
     if args.json: return print(json.dumps(found, default=str))
-    print(f"{found['stored']:,} of {found['rows']:,} rows are in {args.out} ({found['bytes']/2**20:.1f} MiB)")
+    print(f"{found['stored']:,} of {found['rows']:,} rows are in {args.out} "
+          f"({found['bytes']/2**20:.1f} MiB)")
     if found['bad']: print(f"{found['bad']:,} could not be used; {found['report']} says why")
 
 # %% ../../nbs/7_use/13_cli.ipynb #dfc0104f
@@ -340,11 +399,13 @@ def landmarks_command(args):
     if args.json: return print(json.dumps(found, default=str))
     print(f"{found['found']:,} of {found['rows']:,} faces have landmarks in {args.out}")
 
+# %% ../../nbs/7_use/13_cli.ipynb #050d9ea6
 def inspect_command(args):
     "`grefel inspect`"
     from pathlib import Path
     from grefel.measure.inspect import inspect_data
-    found = inspect_data(args.data, args.out, False if args.no_model else args.weights, args.rule, args.limit,
+    found = inspect_data(args.data, args.out, False if args.no_model else args.weights, args.rule,
+                         args.limit,
                          args.data_home, args.device, bar=sys.stderr.isatty() and not args.json)
     if args.json: return print(json.dumps(found))
     problems = ', '.join(f'{n:,} {kind.replace("_", " ")}' for kind, n in found['problems'].items())
@@ -355,7 +416,8 @@ def inspect_command(args):
 def calibrate_command(args):
     "`grefel calibrate`"
     from grefel.measure.answers import calibrate_weights
-    found = calibrate_weights(args.weights, args.data, args.out, args.device, data_home=args.data_home,
+    found = calibrate_weights(args.weights, args.data, args.out, args.device,
+                              data_home=args.data_home,
                               **_how(args))
     if args.json: return print(json.dumps(found))
     print(f"Temperature {found['temperature']:.3f}; answers are at most")
@@ -364,29 +426,37 @@ def calibrate_command(args):
         print(f'  {risk:4.0%} wrong {where}')
     print(f"{args.out} knows it")
 
+# %% ../../nbs/7_use/13_cli.ipynb #28905657
 def export_command(args):
     "`grefel export`"
     from grefel.use.onnx import export_onnx
     found = export_onnx(args.size or args.weights, args.out, args.int8)
     if args.json: return print(json.dumps(found, default=str))
-    print(f"{args.out}: {found['bytes']/2**20:.1f} MiB, differs from PyTorch by at most {found['difference']:.1e} "
+    print(f"{args.out}: {found['bytes']/2**20:.1f} MiB, differs from PyTorch by at most "
+          f"{found['difference']:.1e} "
           f"on {found['faces']}")
-    if args.int8: print(f"8-bit weights: {found['agreement']:.1%} of answers are those of the full precision")
+    if args.int8:
+        print(f"8-bit weights: {found['agreement']:.1%} of answers are those of the full precision")
 
+# %% ../../nbs/7_use/13_cli.ipynb #6a4eb0a5
 def demo_command(args):
     "`grefel demo`"
     from grefel.use.app import run_app
     from grefel.use.predict import Predictor
     run_app(Predictor(args.weights, args.device), args.port)
 
+# %% ../../nbs/7_use/13_cli.ipynb #0dffa6b6
 def experiment_command(args):
     "`grefel experiment`"
     from grefel.train.experiments import run_table, summary
-    say = lambda line: print(line, file=sys.stderr, flush=True)
-    results = run_table(args.spec, args.out, args.runs, args.seeds, args.rows, args.device, args.data_home, args.jobs,
+    def say(line): return print(line, file=sys.stderr, flush=True)
+    results = run_table(args.spec, args.out, args.runs, args.seeds, args.rows, args.device,
+                        args.data_home, args.jobs,
                         args.long, say)
     if args.json: print(summary(results).to_json(orient='index'))
-    else: print(summary(results)[['seeds', 'accuracy', 'accuracy_sd', 'ece', 'minutes']].round(4).to_string())
+    else:
+        print(summary(results)[['seeds', 'accuracy', 'accuracy_sd', 'ece',
+                                'minutes']].round(4).to_string())
 
 # %% ../../nbs/7_use/13_cli.ipynb #9189d820
 class _stdout_to_stderr:
@@ -406,26 +476,36 @@ class _Command(NamedTuple):
     shared: str = 'device data_home json'
 
 _COMMANDS = (
-    _Command('predict', 'say what expression pictures show', _predict_arguments, predict_command, 'device json'),
-    _Command('demo', 'a page in the browser that reads photographs', _demo_arguments, demo_command, 'device'),
+    _Command('predict', 'say what expression pictures show', _predict_arguments, predict_command,
+             'device json'),
+    _Command('demo', 'a page in the browser that reads photographs', _demo_arguments, demo_command,
+             'device'),
     _Command('train', 'train a model and keep its best epoch', _train_arguments, train_command),
-    _Command('evaluate', 'measure a model and write a report', _evaluate_arguments, evaluate_command),
-    _Command('calibrate', 'measure how far confidences can be believed, and store it', _calibrate_arguments,
+    _Command('evaluate', 'measure a model and write a report', _evaluate_arguments,
+             evaluate_command),
+    _Command('calibrate', 'measure how far confidences can be believed, and store it',
+             _calibrate_arguments,
              calibrate_command),
     _Command('export', 'write a model as an ONNX file', _export_arguments, export_command, 'json'),
     _Command('inspect', 'look at the health of a data set', _inspect_arguments, inspect_command),
-    _Command('landmarks', 'find the landmarks of a whole data set', _landmarks_arguments, landmarks_command),
-    _Command('experiment', 'run a table of recipes and seeds', _experiment_arguments, experiment_command))
+    _Command('landmarks', 'find the landmarks of a whole data set', _landmarks_arguments,
+             landmarks_command),
+    _Command('experiment', 'run a table of recipes and seeds', _experiment_arguments,
+             experiment_command))
 _DATA_COMMANDS = (
-    _Command('list', 'which data sets are known, and which are here', _list_arguments, list_command, 'data_home json'),
-    _Command('check', 'what is in a data set, and what is missing or odd', _check_arguments, check_command,
+    _Command('list', 'which data sets are known, and which are here', _list_arguments, list_command,
              'data_home json'),
-    _Command('convert', 'any data set as Parquet', _convert_arguments, convert_command, 'data_home json'))
+    _Command('check', 'what is in a data set, and what is missing or odd', _check_arguments,
+             check_command,
+             'data_home json'),
+    _Command('convert', 'any data set as Parquet', _convert_arguments, convert_command,
+             'data_home json'))
 
 # %% ../../nbs/7_use/13_cli.ipynb #b18f528c
 _SHARED = dict(
     device=('--device', dict(default='cpu', help='cpu, cuda, … (default: cpu)')),
-    data_home=('--data-home', dict(metavar='DIR', help='the folder that holds data sets (default: $GREFEL_DATA)')),
+    data_home=('--data-home', dict(metavar='DIR', help='the folder that holds data sets (default: '
+                                                       '$GREFEL_DATA)')),
     json=('--json', dict(action='store_true', help='print JSON')))
 
 def _add(parsers, command):
@@ -436,6 +516,7 @@ def _add(parsers, command):
     for name in command.shared.split(): c.add_argument(_SHARED[name][0], **_SHARED[name][1])
     c.set_defaults(run=command.run)
 
+# %% ../../nbs/7_use/13_cli.ipynb #b218d1b4
 def parser():
     "All commands and their arguments."
     p = argparse.ArgumentParser(prog='grefel', description='Reliable facial expression learning.')
@@ -454,19 +535,24 @@ def main(
     argv=None,  # arguments; None: those of the process
 ) -> int:       # exit code
     "The `grefel` command."
-    warnings.filterwarnings('ignore', category=FutureWarning)   # other libraries' worries, not a user's
+    # other libraries' worries, not a user's
+    warnings.filterwarnings('ignore', category=FutureWarning)
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')         # before PyTorch is imported
-    for stream in (sys.stdout, sys.stderr):                      # a file name that is no text is printed all the same
+    for stream in (sys.stdout, sys.stderr):  # a file name that is no text is printed all the same
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
     args = parser().parse_args(argv)
     try: return args.run(args) or 0
     except GrefelError as e: return _fail(e)
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), 1); return 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
     except KeyboardInterrupt:
-        goes_on = args.command in _RESUMABLE and getattr(args, 'out', True)      # predict: only with a table
+        # predict: only with a table
+        goes_on = args.command in _RESUMABLE and getattr(args, 'out', True)
         return _fail('stopped' + '; the same command continues it'*bool(goes_on))
     except OSError as e: return _fail(f'{e.filename or args.command}: {e.strerror}')
 
+# %% ../../nbs/7_use/13_cli.ipynb #063b9d00
 _RESUMABLE = ('train', 'predict', 'landmarks', 'experiment', 'data')
 
 def _fail(what):

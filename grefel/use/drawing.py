@@ -17,20 +17,24 @@ from ..base.core import EXPRESSIONS, GrefelError, write_file
 from .media import frame_rate, MediaSource, open_film
 
 # %% ../../nbs/7_use/07_drawing.ipynb #3ca8271e
-COLOURS = dict(neutral='#bbbbbb', happiness='#f0e442', surprise='#56b4e9', sadness='#3f7fd1', anger='#d55e00',
-               disgust='#009e73', fear='#cc79a7', contempt='#e69f00')  # Okabe and Ito 2008, with grey
+COLOURS = dict(neutral='#bbbbbb', happiness='#f0e442', surprise='#56b4e9', sadness='#3f7fd1',
+               anger='#d55e00',
+               # Okabe and Ito 2008, with grey
+               disgust='#009e73', fear='#cc79a7', contempt='#e69f00')
 
 def _outline(row):
     "Corners (4, 2) of a face's frame, pixels; from the left top, clockwise."
     middle, side = ((row['x0'] + row['x1'])/2, (row['y0'] + row['y1'])/2), row['x1'] - row['x0']
     return frame_points([[0, 0], [1, 0], [1, 1], [0, 1]], frame(middle, side, row['tilt'] or 0))
 
+# %% ../../nbs/7_use/07_drawing.ipynb #65f4e019
 def _line(draw, a, b, colour, width, dashed):
     "A line, or five dashes."
     for i in range(5) if dashed else [0]:
         start, end = (i/5, (i + 0.6)/5) if dashed else (0, 1)
         draw.line([*(a + (b - a)*start), *(a + (b - a)*end)], fill=colour, width=width)
 
+# %% ../../nbs/7_use/07_drawing.ipynb #8a19545b
 def mark_faces(
     image:Image.Image,  # upright RGB, as `load_image` gives it
     rows,               # of this picture, as in the table
@@ -41,9 +45,11 @@ def mark_faces(
     for row in rows:
         if row['x0'] is None: continue
         corners, colour = _outline(row), COLOURS.get(row['emotion'], '#ffffff')
-        for a, b in zip(corners, np.roll(corners, -1, 0)): _line(draw, a, b, colour, width, row['reliable'] is False)
+        for a, b in zip(corners, np.roll(corners, -1, 0)):
+            _line(draw, a, b, colour, width, row['reliable'] is False)
         text = f"{row['emotion']} {row['confidence']:.0%}{'?' if row['reliable'] is False else ''}"
-        font = ImageFont.load_default(max(11, min(round((row['x1'] - row['x0'])/7), round(max(image.size)/25))))
+        font = ImageFont.load_default(max(11, min(round((row['x1'] - row['x0'])/7),
+                                                  round(max(image.size)/25))))
         x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
         x = min(max(corners[:, 0].mean() - x1/2, 2), max(2, image.width - x1 - 4))
         y = min(corners[:, 1].max() + 2*width, image.height - y1 - 4)
@@ -65,9 +71,11 @@ def smooth_over_time(
         near, w = values[a:b], np.exp(-((seconds[a:b] - t)/sigma)**2/2)[:, None]
         known = np.isfinite(near)
         weight = (w*known).sum(0)
-        np.divide((w*np.where(known, near, 0)).sum(0), weight, out=out[i], where=weight > 0.2*w.sum())
+        np.divide((w*np.where(known, near, 0)).sum(0), weight, out=out[i],
+                  where=weight > 0.2*w.sum())
     return out
 
+# %% ../../nbs/7_use/07_drawing.ipynb #b1eb0e59
 def plot_timeline(
     seconds,     # (T,)
     probs,       # (T, N) of the largest face, NaN where there is none
@@ -79,7 +87,8 @@ def plot_timeline(
     ax = (figure := Figure(figsize=(8, 3), layout='constrained')).subplots()
     lines = smooth_over_time(seconds, probs)
     for name, line in zip(classes, lines.T):
-        if not np.isfinite(line).any() or np.nanmax(line) < 0.15: continue            # a class that never mattered
+        # a class that never mattered
+        if not np.isfinite(line).any() or np.nanmax(line) < 0.15: continue
         ax.plot(seconds, line, lw=2, label=name, color=dict(COLOURS, happiness='#c9bd1a').get(name))
     ax.set(xlabel='seconds', ylabel='probability', ylim=(0, 1.02))
     ax.set_title(title, parse_math=False)             # a file's name is no formula
@@ -94,6 +103,7 @@ def rows_by_frame(rows, file):
     for frame, group in groupby(mine, lambda r: r['frame']): yield frame, list(group)
     yield np.inf, []
 
+# %% ../../nbs/7_use/07_drawing.ipynb #4327cbbb
 def _writer(path, fps, size):
     "OpenCV's writer of an MP4, or of a Motion JPEG where this OpenCV cannot write the first; and the file."
     import cv2
@@ -103,6 +113,7 @@ def _writer(path, fps, size):
         if writer.isOpened(): return writer, file
     raise GrefelError(f'{path}: this OpenCV can write neither MP4 nor AVI')
 
+# %% ../../nbs/7_use/07_drawing.ipynb #9927f3ad
 def draw_video(
     source:MediaSource,   # of kind 'video'
     rows,            # of the table; those of this video are picked
@@ -119,14 +130,18 @@ def draw_video(
             if n >= due:
                 shown, (due, coming) = coming, next(answers)
                 course += film_course(shown[0], classes)
-            picture = np.asarray(mark_faces(Image.fromarray(np.ascontiguousarray(grabbed[1][..., ::-1])), shown))
+            picture = np.asarray(
+                mark_faces(Image.fromarray(np.ascontiguousarray(grabbed[1][..., ::-1])), shown))
             if writer is None: writer, file = _writer(path, fps, picture.shape[1::-1])
-            writer.write(np.ascontiguousarray(picture[..., ::-1])); n += 1
+            writer.write(np.ascontiguousarray(picture[..., ::-1]))
+            n += 1
     finally:
         capture.release()
         if writer is not None: writer.release()
-    return [file, draw_timeline(course, f'{path}_timeline.png', classes, Path(source.file).name)] if file else []
+    return [file, draw_timeline(course, f'{path}_timeline.png', classes,
+                                Path(source.file).name)] if file else []
 
+# %% ../../nbs/7_use/07_drawing.ipynb #2c5edef2
 def film_course(row, classes):
     "[(seconds, probabilities)] of the largest face of a frame, NaN where there is none; [] for an error."
     if row['error']: return []

@@ -20,6 +20,7 @@ def _plot(name):
     plot.__name__, plot.__doc__ = name, f"See `grefel.measure.plots.{name}`."
     return staticmethod(plot)
 
+# %% ../../nbs/7_use/04_evaluator.ipynb #7f95db61
 class GReFELEvaluator:
     "One trained model: its answers, its figures and its plots."
     plot_confusion, plot_classwise, plot_history, plot_confidence = map(
@@ -33,7 +34,8 @@ class GReFELEvaluator:
 
     def predict_single_image(self,
         path,      # or anything else that `load_image` reads
-    ) -> dict:     # of the largest face, the fields of `Face` in plain types, and `faces`, how many were found
+    # of the largest face, the fields of `Face` in plain types, and `faces`, how many were found
+    ) -> dict:
         "What the largest face on a picture shows."
         faces = self.predictor(path)
         return faces[0].as_dict() | dict(faces=sum(f.face_found for f in faces))
@@ -42,13 +44,16 @@ class GReFELEvaluator:
 def _faces_of(model, data, split, **options):
     "`data` if it is `FaceData` already, else the faces of that source, in the model's classes."
     from grefel.data.faces import FaceData, load_faces
-    return data if isinstance(data, FaceData) else load_faces(data, split, num_classes=len(model.classes), **options)
+    return data if isinstance(data, FaceData) else load_faces(data, split,
+        num_classes=len(model.classes), **options)
 
 def _model_of(evaluator):
     "The model, where PyTorch runs it."
-    if evaluator.predictor.model is None: raise GrefelError("backend 'onnx' answers pictures; figures need 'torch'")
+    if evaluator.predictor.model is None:
+        raise GrefelError("backend 'onnx' answers pictures; figures need 'torch'")
     return evaluator.predictor.model
 
+# %% ../../nbs/7_use/04_evaluator.ipynb #5566e48f
 @patch
 def evaluate(self:GReFELEvaluator,
     data='ferplus',      # a source for `grefel.data.faces.load_faces`, or `FaceData`
@@ -61,12 +66,15 @@ def evaluate(self:GReFELEvaluator,
     kw = dict(device=self.predictor.device, **self.predictor.how) | kw
     return evaluate(_model_of(self), _faces_of(_model_of(self), data, split), out=out, **kw)
 
+# %% ../../nbs/7_use/04_evaluator.ipynb #602a43e8
 @patch
 def analyze_reliability_balancing(self:GReFELEvaluator,
-    data='ferplus',      # a source or `FaceData`; or a dict of arrays with `primary_probs`, `final_probs` and `labels`
+    # a source or `FaceData`; or a dict of arrays with `primary_probs`, `final_probs` and `labels`
+    data='ferplus',
     labels=None,         # (n,) class indices, if the dict lacks them
     split='valid',       # which part of a source
-) -> dict:               # 'change_rate', counts 'changed', 'helped', 'hurt', 'neutral' and more, see `change_report`
+# 'change_rate', counts 'changed', 'helped', 'hurt', 'neutral' and more, see `change_report`
+) -> dict:
     "How many answers the correction changed, and how many of those for the better."
     from grefel.measure.metrics import change_report
     classes = None
@@ -76,7 +84,8 @@ def analyze_reliability_balancing(self:GReFELEvaluator,
         model, how = _model_of(self), dict(device=self.predictor.device, **self.predictor.how)
         faces, classes = _faces_of(model, data, split), list(model.classes)
         # both distributions are calibrated alike, as in the report
-        found = tempered(predict_data(model, faces, temperature=1, **how), stored_temperature(model))
+        found = tempered(predict_data(model, faces, temperature=1, **how),
+                         stored_temperature(model))
         data = found | dict(labels=in_model_order(faces, classes)[0])
     labels = data['labels'] if labels is None else labels
     return change_report(data['primary_probs'], data['final_probs'], labels, classes)
@@ -89,21 +98,26 @@ def _separation(confidence, right):
     below, upto = (np.searchsorted(wrong, good, side) for side in ('left', 'right'))
     return float((below + upto).mean()/(2*len(wrong)))
 
+# %% ../../nbs/7_use/04_evaluator.ipynb #cf271351
 @patch
 def analyze_confidence_distribution(self:GReFELEvaluator,
     confidences,         # (n,) 0 to 1
     predictions,         # (n,) classes, as indices or names
     labels,              # (n,) likewise
     plot:bool=True,      # draw it as well
-) -> dict:               # n, accuracy, mean_confidence (…_right, …_wrong), gap, separation; and the figure
+) -> dict:  # n, accuracy, mean_confidence (…_right, …_wrong), gap, separation; and the figure
     "How sure the right answers are, and how sure the wrong ones."
-    confidences, right = np.asarray(confidences, float), np.asarray(predictions) == np.asarray(labels)
+    confidences, right = np.asarray(confidences,
+                                    float), np.asarray(predictions) == np.asarray(labels)
     if confidences.ndim != 1 or confidences.shape != right.shape or not len(right):
-        raise GrefelError(f'confidences {confidences.shape} do not fit predictions and labels {right.shape}')
-    mean = lambda mask: float(confidences[mask].mean()) if mask.any() else float('nan')
-    found = dict(n=len(right), accuracy=float(right.mean()), mean_confidence=float(confidences.mean()),
+        raise GrefelError(f'confidences {confidences.shape} do not fit predictions and labels '
+                          f'{right.shape}')
+    def mean(mask): return float(confidences[mask].mean()) if mask.any() else float('nan')
+    found = dict(n=len(right), accuracy=float(right.mean()),
+                 mean_confidence=float(confidences.mean()),
                  mean_confidence_right=mean(right), mean_confidence_wrong=mean(~right),
-                 gap=float(confidences.mean() - right.mean()), separation=_separation(confidences, right))
+                 gap=float(confidences.mean() - right.mean()),
+                 separation=_separation(confidences, right))
     if not plot: return found | dict(figure=None)
     from grefel.measure.plots import plot_confidence
     return found | dict(figure=plot_confidence(confidences, right))

@@ -27,6 +27,7 @@ class _Stage(NamedTuple):
     grids: np.ndarray   # (F, 4): left, top, block width, block height within the window, pixels
     tables: np.ndarray  # (F, 256): what each pattern says for a face
 
+# %% ../../nbs/7_use/01_finder.ipynb #b7501a72
 def _stage(node, rects):
     "A stage from its XML."
     grids, tables = [], []
@@ -34,21 +35,27 @@ def _stage(node, rects):
         _, _, rect, *words = map(int, question.find('internalNodes').text.split())
         no, yes = map(float, question.find('leafValues').text.split())
         bits = np.unpackbits(np.array(words, '<i4').view(np.uint8), bitorder='little')   # (256,)
-        grids.append(rects[rect]); tables.append(np.where(bits, no, yes))
-    return _Stage(float(node.find('stageThreshold').text), np.array(grids), np.array(tables, np.float32))
+        grids.append(rects[rect])
+        tables.append(np.where(bits, no, yes))
+    return _Stage(float(node.find('stageThreshold').text), np.array(grids),
+                  np.array(tables, np.float32))
 
+# %% ../../nbs/7_use/01_finder.ipynb #f392cf19
 @lru_cache(maxsize=1)
 def _cascade():
     "scikit-image's frontal face cascade, read once; the package itself is slow to import and is not."
     found = find_spec('skimage')
-    path = Path(found.origin).parent/'data'/'lbpcascade_frontalface_opencv.xml' if found else Path('skimage')
-    if not path.exists(): raise GrefelError(f'{path}: missing; the face finder needs it (pip install scikit-image)')
+    path = Path(found.origin).parent/'data'/'lbpcascade_frontalface_opencv.xml' if found else Path(
+        'skimage')
+    if not path.exists():
+        raise GrefelError(f'{path}: missing; the face finder needs it (pip install scikit-image)')
     root = ElementTree.parse(path).getroot().find('cascade')
     rects = [list(map(int, f.find('rect').text.split())) for f in root.find('features')]
     return [_stage(node, rects) for node in root.find('stages')]
 
 # %% ../../nbs/7_use/01_finder.ipynb #8b4fb3ac
-_RING = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))   # the outer blocks, as (row, column)
+# the outer blocks, as (row, column)
+_RING = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
 
 def _read(table, block):
     "What a question's table says (n,) where `block(i, j)` (n,) is the brightness of the blocks."
@@ -59,17 +66,20 @@ def _read(table, block):
         code |= (block(i, j) >= middle).view(np.uint8)
     return table.take(code)
 
+# %% ../../nbs/7_use/01_finder.ipynb #befdde5e
 def _ask(stage, sums, at):
     "(n,) what a stage says about the windows that begin at the places `at` of an integral image."
     flat, width, total = sums.ravel(), sums.shape[1], np.zeros(len(at), np.float32)
     corners = np.empty((4, 4, len(at)), sums.dtype)
     for (x, y, w, h), table in zip(stage.grids.tolist(), stage.tables):
-        for i, j in np.ndindex(4, 4): flat[(y + i*h)*width + x + j*w:].take(at, out=corners[i, j], mode='clip')
+        for i, j in np.ndindex(4, 4):
+            flat[(y + i*h)*width + x + j*w:].take(at, out=corners[i, j], mode='clip')
         rows = corners[:, 1:] - corners[:, :-1]
         blocks = rows[1:] - rows[:-1]                                       # (3, 3, n)
         total += _read(table, lambda i, j: blocks[i, j])
     return total
 
+# %% ../../nbs/7_use/01_finder.ipynb #7264b59f
 def _passing(stages, sums, at):
     "Those of the places that pass all these stages."
     for stage in stages: at = at[_ask(stage, sums, at) >= stage.threshold]
@@ -85,17 +95,22 @@ class _Sheet(NamedTuple):
     tilts: np.ndarray    # (T,) by how much heads lean that stand upright in a copy, degrees
     sizes: np.ndarray    # (L, 4): first row on the sheet, number of copies, their width and height
 
+# %% ../../nbs/7_use/01_finder.ipynb #8917f9f7
 def _lay(grey, tilts):
     "A sheet of what is to be searched of a PIL picture of mode L."
     tilts = sorted(tilts, key=abs)
-    copies = [grey.rotate(t, Image.Resampling.BILINEAR, fillcolor=128) if t else grey for t in tilts]
+    copies = [grey.rotate(t, Image.Resampling.BILINEAR, fillcolor=128) if t else grey
+              for t in tilts]
     columns, sizes, top = [], [], 0
     while min(size := [round(side/STEP**len(sizes)) for side in grey.size]) >= WINDOW:
-        if len(sizes) % 5 == 0 and sizes: copies = [c.reduce(2) for c in copies]        # five steps halve a side
+        # five steps halve a side
+        if len(sizes) % 5 == 0 and sizes: copies = [c.reduce(2) for c in copies]
         n = len(tilts) if len(sizes) >= LEANING or tilts[0] else 1
-        column = np.concatenate([np.asarray(c.resize(size, Image.Resampling.BILINEAR)) for c in copies[:n]])
-        columns.append(column); sizes.append((top, n, *size))
-        top += len(column) + 2 - len(column) % 2                            # even, and a row of zeros at least
+        column = np.concatenate([np.asarray(c.resize(size, Image.Resampling.BILINEAR))
+                                 for c in copies[:n]])
+        columns.append(column)
+        sizes.append((top, n, *size))
+        top += len(column) + 2 - len(column) % 2  # even, and a row of zeros at least
     sums = np.zeros((top, grey.width + 2 - grey.width % 2), np.uint16)
     for column, (top, _, w, _) in zip(columns, sizes):
         part = sums[top + 1:top + 1 + len(column), 1:w + 1]
@@ -104,7 +119,8 @@ def _lay(grey, tilts):
     return _Sheet(sums, np.array(tilts, float), np.array(sizes, int).reshape(-1, 4))
 
 # %% ../../nbs/7_use/01_finder.ipynb #5219870d
-FIRST, DENSE, LARGE = 8, 3, 5000  # stages asked at every second place; of these in rows; sizes with so many places
+# stages asked at every second place; of these in rows; sizes with so many places
+FIRST, DENSE, LARGE = 8, 3, 5000
 
 def _ask_rows(stage, quarters, width, n):
     "(n,) what a stage says at every second place; `quarters` (2, 2, m) are a size's even and odd rows and columns."
@@ -112,30 +128,36 @@ def _ask_rows(stage, quarters, width, n):
     for (x, y, w, h), table in zip(stage.grids.tolist(), stage.tables):
         offset, sums = lambda i, j: i//2*width + j//2, {}
         first, last = offset(y, x), offset(y + 2*h, x + 2*w)
-        corner = lambda i, j: quarters[i % 2, j % 2, first + offset(i, j):][:n + last - first]
+        def corner(i, j): return quarters[i % 2, j % 2, first + offset(i, j):][:n + last - first]
         def block(i, j):
             i, j = y + i*h, x + j*w
-            k = i % 2, j % 2                                                # blocks that begin in the same quarter
+            k = i % 2, j % 2  # blocks that begin in the same quarter
             if k not in sums:
-                sums[k] = corner(k[0] + h, k[1] + w) - corner(k[0] + h, k[1]) - corner(k[0], k[1] + w) + corner(*k)
+                sums[k] = corner(k[0] + h, k[1] + w) - corner(k[0] + h, k[1]) - corner(k[0],
+                    k[1] + w) + corner(*k)
             return sums[k][offset(i, j) - first:][:n]
         total += _read(table, block)
     return total
 
+# %% ../../nbs/7_use/01_finder.ipynb #b27eae89
 def _second_places(sheet):
     "Every second place of every second row that passes the first stages."
     stages, found, few = _cascade(), [np.zeros(0, int)], [np.zeros(0, int)]
     for top, n, w, h in sheet.sizes.tolist():
         rows, width = np.arange(0, n*h + 1, 2), w//2 + 1
         columns = np.arange(0, 2*width, 2)
-        free = np.outer((rows % h <= h - WINDOW) & (rows < n*h), columns <= w - WINDOW).ravel()   # within a copy
+        # within a copy
+        free = np.outer((rows % h <= h - WINDOW) & (rows < n*h), columns <= w - WINDOW).ravel()
         free = free[:len(free) - WINDOW//2*(width + 1)]
         if len(free) > LARGE:
-            quarters = sheet.sums[top:top + 2*len(rows), :2*width].reshape(-1, 2, width, 2).transpose(1, 3, 0, 2)
+            quarters = sheet.sums[top:top + 2*len(rows), :2*width].reshape(-1, 2, width,
+                2).transpose(1, 3, 0, 2)
             quarters = np.ascontiguousarray(quarters).reshape(2, 2, -1)
-            for stage in stages[:DENSE]: free &= _ask_rows(stage, quarters, width, len(free)) >= stage.threshold
+            for stage in stages[:DENSE]:
+                free &= _ask_rows(stage, quarters, width, len(free)) >= stage.threshold
         at = np.flatnonzero(free)
-        (found if len(free) > LARGE else few).append((top + at//width*2)*sheet.sums.shape[1] + at % width*2)
+        (found if len(free) > LARGE else few).append((top + at//width*2)*sheet.sums.shape[1]
+                                                     + at % width*2)
     found.append(_passing(stages[:DENSE], sheet.sums, np.concatenate(few)))
     return _passing(stages[DENSE:FIRST], sheet.sums, np.concatenate(found))
 
@@ -148,13 +170,14 @@ def _located(sheet, at):
     copy, y = np.divmod(y - top, h)
     return size, copy, x, y, (copy < n) & (x <= w - WINDOW) & (y <= h - WINDOW)
 
+# %% ../../nbs/7_use/01_finder.ipynb #c286853c
 def _windows(grey, tilts):
     "Windows (x, y, side, tilt) that pass the cascade, in pixels of a PIL picture of mode L."
     sheet = _lay(grey, tilts)
     beside = np.add.outer(sheet.sums.shape[1]*np.arange(-1, 2), np.arange(-1, 2)).ravel()
     at = np.sort(np.add.outer(_second_places(sheet), beside).ravel())
     at = at[(np.diff(at, prepend=-1) > 0) & (at >= 0)]                      # each once
-    last_first = _cascade()[FIRST:] + _cascade()[:FIRST]                    # neighbours pass the first ones anyway
+    last_first = _cascade()[FIRST:] + _cascade()[:FIRST]  # neighbours pass the first ones anyway
     at = _passing(last_first, sheet.sums, at[_located(sheet, at)[-1]])
     size, copy, x, y, _ = _located(sheet, at)
     scale, tilt, middle = grey.width/sheet.sizes[size, 2], sheet.tilts[copy], np.array(grey.size)/2
@@ -166,19 +189,25 @@ def _windows(grey, tilts):
 # %% ../../nbs/7_use/01_finder.ipynb #f47c652a
 def _overlap(a, b):
     "Intersection over union of squares that begin with x, y, side; `b` may be many, (…, n, ≥3)."
-    shared = np.prod([np.clip(np.minimum(a[i] + a[2], b[..., i] + b[..., 2]) - np.maximum(a[i], b[..., i]), 0, None)
+    shared = np.prod([np.clip(np.minimum(a[i] + a[2], b[..., i] + b[..., 2]) - np.maximum(a[i],
+        b[..., i]), 0, None)
                       for i in (0, 1)], axis=0)
     return shared/(a[2]**2 + b[..., 2]**2 - shared)
 
+# %% ../../nbs/7_use/01_finder.ipynb #1bb252ae
 def _merge(windows, least=0.4):
     "Groups of overlapping windows (n, 4) as (votes, mean x, mean y, mean side, mean tilt), most votes first."
     sums, votes = np.zeros((0, windows.shape[1])), np.zeros((0, 1))
     for window in windows[np.lexsort((windows[:, 1], windows[:, 0], -windows[:, 2]))]:
         overlaps = _overlap(window, sums/votes)
         best = int(overlaps.argmax()) if len(overlaps) else -1
-        if best < 0 or overlaps[best] <= least: sums, votes = np.r_[sums, window[None]], np.r_[votes, [[1]]]
-        else: sums[best] += window; votes[best] += 1
-    return sorted(((int(n), *mean) for n, mean in zip(votes[:, 0], (sums/votes).tolist())), reverse=True)
+        if best < 0 or overlaps[best] <= least:
+            sums, votes = np.r_[sums, window[None]], np.r_[votes, [[1]]]
+        else:
+            sums[best] += window
+            votes[best] += 1
+    return sorted(((int(n), *mean) for n, mean in zip(votes[:, 0], (sums/votes).tolist())),
+                  reverse=True)
 
 # %% ../../nbs/7_use/01_finder.ipynb #684eb48b
 WITHOUT_PEOPLE = 'brick chelsea clock coffee coins grass gravel hubble_deep_field moon page retina text'.split()
@@ -186,10 +215,9 @@ WITHOUT_PEOPLE = 'brick chelsea clock coffee coins grass gravel hubble_deep_fiel
 # %% ../../nbs/7_use/01_finder.ipynb #914f186b
 class Found(NamedTuple):
     "A face on a picture."
-    box: tuple          # (x0, y0, x1, y1) the square that a detector saw, before it is turned; pixels
+    box: tuple  # (x0, y0, x1, y1) the square that a detector saw, before it is turned; pixels
     tilt: float = 0.    # by how much the head leans, degrees, clockwise as seen
     votes: float = 0.   # how strongly: windows that agree, or a network's score
-
 TILTS = (-25., 0., 25.)  # leans that are looked for unless told otherwise
 MOST = 200               # faces that are told at most, those with the most votes
 APART = 0.3              # share of the smaller of two faces' squares that may lie in the other
@@ -199,13 +227,15 @@ def _covered(a, b):
     w, h = (max(0., min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1))
     return w*h/min(a[2] - a[0], b[2] - b[0])**2
 
+# %% ../../nbs/7_use/01_finder.ipynb #a652a6de
 def _cascade_faces(grey, tilts, votes):
     "Faces on a picture of mode L, in its pixels."
     votes, kept = votes or (4 if len(tilts) == 1 else 7), []
     for n, x, y, side, tilt in _merge(_windows(grey, tilts)):
         box, middle = (x, y, x + side, y + side), np.array([x, y]) + side/2
         taken = any(_covered(box, k.box) > APART for k in kept)
-        beyond = not (0 <= middle[0] < grey.width and 0 <= middle[1] < grey.height)    # in the corner of a turned copy
+        # in the corner of a turned copy
+        beyond = not (0 <= middle[0] < grey.width and 0 <= middle[1] < grey.height)
         if n < votes or len(kept) == MOST: break
         if not (taken or beyond): kept.append(Found(box, round(tilt, 1), n))
     return kept
@@ -215,22 +245,28 @@ DETECTORS = ('cascade', 'face-alignment')
 
 def find_faces(
     image,                     # a PIL picture, or anything that `load_image` reads
-    smallest:float=0.06,       # side of the smallest face to look for, as a share of the picture's longer side
+    # side of the smallest face to look for, as a share of the picture's longer side
+    smallest:float=0.06,
     tilts=TILTS,               # leans to look for, degrees; (0,) is twice as fast (cascade only)
-    votes:int|None=None,       # windows that must agree; None: what suits the number of tilts (cascade only)
+    # windows that must agree; None: what suits the number of tilts (cascade only)
+    votes:int|None=None,
     detector:str='cascade',    # one of `DETECTORS`
     device='cpu',              # where a network runs
 ) -> list:                     # of `Found`, the largest first; empty if there are none
     "Faces that look at the camera, more or less."
-    if detector not in DETECTORS: raise GrefelError(f'detector is one of {", ".join(DETECTORS)}, not {detector!r}')
-    if not 0 < smallest <= 1: raise GrefelError(f'smallest is a share of the picture, 0 to 1, not {smallest!r}')
+    if detector not in DETECTORS:
+        raise GrefelError(f'detector is one of {", ".join(DETECTORS)}, not {detector!r}')
+    if not 0 < smallest <= 1:
+        raise GrefelError(f'smallest is a share of the picture, 0 to 1, not {smallest!r}')
     image = image if isinstance(image, Image.Image) else load_image(image)
     if detector == 'face-alignment': found = _network_faces(image, smallest, device)
     else:
-        scale = min(2., WINDOW/smallest/max(image.size))              # little pictures are enlarged, at most twice
+        # little pictures are enlarged, at most twice
+        scale = min(2., WINDOW/smallest/max(image.size))
         size = [max(1, round(side*scale)) for side in image.size]
         grey = image.convert('L').resize(size, Image.Resampling.BILINEAR, reducing_gap=3.)
-        found = [f._replace(box=tuple(round(v/scale, 1) for v in f.box)) for f in _cascade_faces(grey, tilts, votes)]
+        found = [f._replace(box=tuple(round(v/scale, 1) for v in f.box))
+                 for f in _cascade_faces(grey, tilts, votes)]
     return sorted(found, key=lambda f: f.box[0] - f.box[2])
 
 # %% ../../nbs/7_use/01_finder.ipynb #07820fa7
@@ -239,7 +275,8 @@ CANDIDATE = 2  # votes from which on a group of windows is worth a second look
 def evidence(
     found:Found,   # from `find_faces`, with at least `CANDIDATE` votes
     first,         # (2, 3) its frame, in which a model read it
-    points=None,   # (68, 2) the landmarks that the model saw, pixels of the picture; None: it sees none
+    # (68, 2) the landmarks that the model saw, pixels of the picture; None: it sees none
+    points=None,
 ) -> float:        # 1 or more where this is a face
     "How much votes and landmarks together speak for a face; the votes alone where there are no landmarks."
     if points is None: return found.votes/7
@@ -251,31 +288,38 @@ def _network(device):
     "face-alignment's S³FD detector."
     try: from face_alignment.detection.sfd import FaceDetector, sfd_detector
     except ImportError as e:
-        raise GrefelError(f'face-alignment is not installed: pip install "grefel[landmarks]" ({e})') from None
+        raise GrefelError(
+            f'face-alignment is not installed: pip install "grefel[landmarks]" ({e})') from None
     import torch
     url = sfd_detector.models_urls['s3fd']
     place = Path(torch.hub.get_dir())/'checkpoints'/url.rsplit('/', 1)[-1]
     try:
         if not place.exists():
             place.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(place), place.stem.rsplit('-', 1)[-1], progress=False)
-        return FaceDetector(device, path_to_detector=str(place))      # reads it with weights_only=True
-    except Exception as e:                                            # the net, the disk or a damaged file
+            torch.hub.download_url_to_file(url, str(place), place.stem.rsplit('-', 1)[-1],
+                                           progress=False)
+        return FaceDetector(device, path_to_detector=str(place))  # reads it with weights_only=True
+    except Exception as e:  # the net, the disk or a damaged file
         why = str(e).split('. ')[0]
-        raise GrefelError(f'{place}: face-alignment cannot load it ({why}); fetch {url} and put it there') from None
+        raise GrefelError(f'{place}: face-alignment cannot load it ({why}); fetch {url} and put it '
+                          f'there') from None
 
+# %% ../../nbs/7_use/01_finder.ipynb #0ba9cb94
 def _network_faces(image, smallest, device):
     "Faces that the network sees, on a copy in which the smallest face wanted is as large as the cascade's window."
     scale = min(1., WINDOW/smallest/max(image.size))
-    small = image.convert('RGB').resize([max(1, round(side*scale)) for side in image.size], Image.Resampling.BILINEAR)
+    small = image.convert('RGB').resize([max(1, round(side*scale)) for side in image.size],
+                                        Image.Resampling.BILINEAR)
     found = []
-    for x0, y0, x1, y1, score in np.asarray(_network(str(device)).detect_from_image(np.asarray(small))).reshape(-1, 5):
+    for x0, y0, x1, y1, score in np.asarray(_network(str(device)).detect_from_image(
+        np.asarray(small))).reshape(-1, 5):
         x, y, half = (x0 + x1)/2/scale, (y0 + y1)/2/scale, max(x1 - x0, y1 - y0)/2/scale
         inside = 0 <= x < image.width and 0 <= y < image.height
         box = tuple(round(float(v), 1) for v in (x - half, y - half, x + half, y + half))
         if inside and 2*half >= smallest*max(image.size): found.append(Found(box, 0., float(score)))
     return found
 
+# %% ../../nbs/7_use/01_finder.ipynb #879ebd0e
 def network_points(
     crop:Image.Image,  # a face, as `cut` gives it
     device='cpu',      # where the network runs
@@ -283,6 +327,6 @@ def network_points(
     "The landmarks that face-alignment's network sees."
     import torch
     from grefel.data.landmarks import alignment_landmarks
-    pixels = torch.from_numpy(np.array(crop.convert('RGB'))).permute(2, 0, 1)[None]          # (1, 3, s, s)
+    pixels = torch.from_numpy(np.array(crop.convert('RGB'))).permute(2, 0, 1)[None]  # (1, 3, s, s)
     points = alignment_landmarks(pixels, device)[0].numpy()
     return points if np.isfinite(points).all() else None

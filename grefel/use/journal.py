@@ -15,25 +15,33 @@ from ..base.core import EXPRESSIONS, GrefelError
 # %% ../../nbs/7_use/06_journal.ipynb #f808eafb
 def table_columns(classes=EXPRESSIONS):
     "Names of the columns."
-    return ['file', 'frame', 'seconds', 'face', 'faces', 'face_found', 'x0', 'y0', 'x1', 'y1', 'tilt', 'emotion',
-            'confidence', 'reliable', 'risk', *(f'final_{c}' for c in classes), *(f'primary_{c}' for c in classes),
+    return ['file', 'frame', 'seconds', 'face', 'faces', 'face_found', 'x0', 'y0', 'x1', 'y1',
+            'tilt', 'emotion',
+            'confidence', 'reliable', 'risk', *(f'final_{c}' for c in classes),
+            *(f'primary_{c}' for c in classes),
             'note', 'error', 'made_with']
 
+# %% ../../nbs/7_use/06_journal.ipynb #31d2737d
 def item_rows(item, answer, classes):
     "The rows of an item."
-    where = dict(file=item.file, frame=item.frame, seconds=None if item.seconds is None else round(item.seconds, 3))
+    where = dict(file=item.file, frame=item.frame, seconds=None if item.seconds is None
+                 else round(item.seconds, 3))
     empty = dict.fromkeys(table_columns(classes)) | where
     if isinstance(answer, GrefelError): return [empty | dict(error=str(answer), faces=0)]
     faces = sum(f.face_found for f in answer)
     return [empty | _face_row(f) | dict(face=i, faces=faces) for i, f in enumerate(answer)]
 
+# %% ../../nbs/7_use/06_journal.ipynb #b8256a9b
 def _face_row(face):
     "What is kept of a face."
     box = dict(zip(('x0', 'y0', 'x1', 'y1'), (round(float(v), 1) for v in face.box or ())))
     kinds = dict(final=face.probabilities, primary=face.primary)
-    probs = {f'{kind}_{c}': round(p, 5) for kind, values in kinds.items() for c, p in values.items()}
-    return box | probs | dict(face_found=face.face_found, tilt=face.tilt, emotion=face.emotion, note=face.note or None,
-                              confidence=round(face.confidence, 5), reliable=face.reliable, risk=face.risk)
+    probs = {f'{kind}_{c}': round(p, 5) for kind, values in kinds.items() for c,
+             p in values.items()}
+    return box | probs | dict(face_found=face.face_found, tilt=face.tilt, emotion=face.emotion,
+                              note=face.note or None,
+                              confidence=round(face.confidence, 5), reliable=face.reliable,
+                              risk=face.risk)
 
 # %% ../../nbs/7_use/06_journal.ipynb #a9722993
 FORMATS = ('.csv', '.jsonl', '.parquet')
@@ -51,25 +59,31 @@ def _schema(columns):
     kinds |= of(('frame', 'face', 'faces'), pa.int64()) | of(('face_found', 'reliable'), pa.bool_())
     return pa.schema([(c, kinds.get(c, pa.float64())) for c in columns])
 
+# %% ../../nbs/7_use/06_journal.ipynb #b48bda04
 def _as_text(row):
     "A row whose file name is no text, as names may be on Linux, in signs that Parquet can hold."
-    plain = lambda v: v.encode('utf-8', 'backslashreplace').decode() if isinstance(v, str) else v
+    def plain(v): return v.encode('utf-8', 'backslashreplace').decode() if isinstance(v, str) else v
     return {k: plain(v) for k, v in row.items()}
 
+# %% ../../nbs/7_use/06_journal.ipynb #957a015a
 def write_table(path, rows, columns):
     "All rows into a file of its format, one group at a time."
     if table_format(path) == '.parquet':
         import pyarrow as pa, pyarrow.parquet as pq
         with pq.ParquetWriter(path, schema := _schema(columns)) as writer:
             for _, group in groupby(enumerate(rows), lambda pair: pair[0]//10_000):
-                writer.write_table(pa.Table.from_pylist([_as_text(row) for _, row in group], schema))
+                writer.write_table(pa.Table.from_pylist([_as_text(row) for _, row in group],
+                                                        schema))
         return
     with open(path, 'w', newline='', encoding='utf-8', errors='surrogateescape') as file:
         if table_format(path) == '.jsonl': file.writelines(json.dumps(row) + '\n' for row in rows)
-        else: (writer := csv.DictWriter(file, columns)).writeheader(); writer.writerows(rows)
+        else:
+            (writer := csv.DictWriter(file, columns)).writeheader()
+            writer.writerows(rows)
 
 # %% ../../nbs/7_use/06_journal.ipynb #89b5d1d8
-_TYPES = dict(frame=int, face=int, faces=int, file=str, emotion=str, note=str, error=str, made_with=str,
+_TYPES = dict(frame=int, face=int, faces=int, file=str, emotion=str, note=str, error=str,
+              made_with=str,
               face_found='True'.__eq__, reliable='True'.__eq__)
 
 def read_table(
@@ -86,16 +100,19 @@ def read_table(
             rows = csv.DictReader(file) if table_format(path) == '.csv' else map(json.loads, file)
             for n, row in enumerate(rows, 1):
                 if not isinstance(row, dict): raise ValueError(f'line {n} is no object')
-                if table_format(path) == '.csv': row = {k: _TYPES.get(k, float)(v) if v else None for k, v in row.items()}
+                if table_format(path) == '.csv':
+                    row = {k: _TYPES.get(k, float)(v) if v else None for k, v in row.items()}
                 yield row
     except OSError as e: raise GrefelError(f'{path}: cannot be read ({e.strerror or e})') from None
-    except (ValueError, TypeError) as e: raise GrefelError(f'{path}: not a table of this library ({e})') from None
+    except (ValueError, TypeError) as e:
+        raise GrefelError(f'{path}: not a table of this library ({e})') from None
 
 # %% ../../nbs/7_use/06_journal.ipynb #f6387f5c
 def _unread(row):
     "Whether a row is that of a file that could not be read: it may be there next time."
     return row['error'] is not None and row['seconds'] is None
 
+# %% ../../nbs/7_use/06_journal.ipynb #01a966ee
 class RowLog:
     "Rows on their way into a table; what an earlier run left is continued."
     def __init__(self,
@@ -105,18 +122,23 @@ class RowLog:
     ):
         self.out, self.columns, self.path = Path(out), list(columns), Path(f'{out}.log')
         self.first = dict(columns=self.columns, settings=json.loads(json.dumps(settings)))
-        self.mark = hashlib.blake2b(json.dumps(self.first, sort_keys=True).encode(), digest_size=4).hexdigest()
+        self.mark = hashlib.blake2b(json.dumps(self.first, sort_keys=True).encode(),
+                                    digest_size=4).hexdigest()
         table_format(out)
         in_table = set(self._in_table())
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.file = open(self.path, 'a+b')
-        except OSError as e: raise GrefelError(f'{self.path}: cannot be written ({e.strerror})') from None
-        self.logged, self.entries = {}, 0    # key (file, frame) → number of its last entry in the log; how many entries
+        except OSError as e:
+            raise GrefelError(f'{self.path}: cannot be written ({e.strerror})') from None
+        # key (file, frame) → number of its last entry in the log; how many entries
+        self.logged, self.entries = {}, 0
         try:
             self._lock()
             self.done = in_table | self._in_log()
-        except BaseException: self.file.close(); raise
+        except BaseException:
+            self.file.close()
+            raise
 
     def __enter__(self): return self
     def __exit__(self, *error): self.file.close()
@@ -126,14 +148,16 @@ class RowLog:
         try: import fcntl
         except ImportError: return
         try: fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise GrefelError(f'{self.path}: another run writes into it') from None
+        except BlockingIOError:
+            raise GrefelError(f'{self.path}: another run writes into it') from None
         except OSError: pass                 # a file system without locks
 
     def _in_table(self):
         "Keys (file, frame) of the items that the table of a run that ended has answers for."
         for row in read_table(self.out) if self.out.exists() else ():
             if row.keys() != set(self.columns) or row['made_with'] != self.mark:
-                raise GrefelError(f'{self.out}: has rows of other settings or weights; name another file')
+                raise GrefelError(f'{self.out}: has rows of other settings or weights; name '
+                                  f'another file')
             if not _unread(row): yield row['file'], row['frame']
 
     def _in_log(self):
@@ -145,10 +169,13 @@ class RowLog:
             except ValueError: entry = None
             if entry is None: break
             if first and entry != self.first:
-                raise GrefelError(f'{self.path}: was begun with other settings or weights; use those, or remove it')
-            if not first and not _unread(self._number(entry)['rows'][0]): done.add(tuple(entry['key']))
+                raise GrefelError(f'{self.path}: was begun with other settings or weights; use '
+                                  f'those, or remove it')
+            if not first and not _unread(self._number(entry)['rows'][0]):
+                done.add(tuple(entry['key']))
             end, first = end + len(line), False
-        self.file.truncate(end); self.file.seek(end)
+        self.file.truncate(end)
+        self.file.seek(end)
         if first: self._write(self.first)
         return done
 
@@ -162,16 +189,19 @@ def _number(self:RowLog, entry):
     self.logged[tuple(entry['key'])], self.entries = self.entries, self.entries + 1
     return entry
 
+# %% ../../nbs/7_use/06_journal.ipynb #00b42e2e
 @patch
 def add(self:RowLog, item, rows):
     "Keep an item's rows, marked with what made them."
-    entry = dict(key=[item.file, item.frame], rows=[row | dict(made_with=self.mark) for row in rows])
+    entry = dict(key=[item.file, item.frame],
+                 rows=[row | dict(made_with=self.mark) for row in rows])
     self._write(self._number(entry))
 
 @patch
 def sync(self:RowLog):
     "See that everything is on the disk."
-    self.file.flush(); os.fsync(self.file.fileno())
+    self.file.flush()
+    os.fsync(self.file.fileno())
 
 # %% ../../nbs/7_use/06_journal.ipynb #31af97ca
 @patch
@@ -185,6 +215,7 @@ def rows(self:RowLog):
         for i, entry in enumerate(map(json.loads, file)):
             if self.logged[tuple(entry['key'])] == i: yield from entry['rows']
 
+# %% ../../nbs/7_use/06_journal.ipynb #21304e70
 @patch
 def finish(self:RowLog):
     "Turn the log into the table, which is complete or as it was."
@@ -192,5 +223,8 @@ def finish(self:RowLog):
     try:
         write_table(part, self.rows(), self.columns)
         with open(part, 'rb+') as file: os.fsync(file.fileno())
-        os.replace(part, self.out); self.file.close(); self.path.unlink()
-    except OSError as e: raise GrefelError(f'{self.out}: cannot be written ({e.strerror or e})') from None
+        os.replace(part, self.out)
+        self.file.close()
+        self.path.unlink()
+    except OSError as e:
+        raise GrefelError(f'{self.out}: cannot be written ({e.strerror or e})') from None

@@ -29,20 +29,25 @@ class MediaSource(NamedTuple):
 def _kind(path):
     return 'video' if str(path).lower().endswith(VIDEO_ENDINGS) else 'picture'
 
+# %% ../../nbs/7_use/05_media.ipynb #e8e0b146
 def _in_folder(folder, recursive, skip):
     "Pictures and videos in a folder, sorted; hidden ones and the folder `skip` are left out."
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if recursive and not f.startswith('.') and f != '__MACOSX'
+        folders[:] = sorted(f for f in folders if recursive and not f.startswith('.')
+                            and f != '__MACOSX'
                             and (skip is None or (Path(parent)/f).resolve() != skip))
         for f in sorted(files):
-            if f.lower().endswith(IMAGE_ENDINGS + VIDEO_ENDINGS) and not f.startswith('.'): yield Path(parent)/f
+            if f.lower().endswith(IMAGE_ENDINGS + VIDEO_ENDINGS) and not f.startswith('.'):
+                yield Path(parent)/f
 
+# %% ../../nbs/7_use/05_media.ipynb #3c7c3447
 def _expand(path, recursive, skip):
     "What one argument means, as (path, name) pairs."
     path = Path(path).expanduser()
     if path.is_dir(): return [(p, p.relative_to(path)) for p in _in_folder(path, recursive, skip)]
     if os.path.lexists(path) or not glob.has_magic(str(path)): return [(path, Path(path.name))]
-    return [pair for p in sorted(glob.glob(str(path), recursive=recursive)) for pair in _expand(p, recursive, skip)]
+    return [pair for p in sorted(glob.glob(str(path), recursive=recursive)) for pair in _expand(p,
+        recursive, skip)]
 
 # %% ../../nbs/7_use/05_media.ipynb #9f94200b
 def find_sources(
@@ -57,11 +62,13 @@ def find_sources(
             found[f'camera {path}'] = MediaSource(f'camera {path}', f'camera_{path}', 'camera')
             continue
         pairs = _expand(path, recursive, skip and Path(skip).resolve())
-        if not pairs: found[str(path)] = MediaSource(str(path), '', 'error', f'{path}: no pictures or videos')
+        if not pairs:
+            found[str(path)] = MediaSource(str(path), '', 'error', f'{path}: no pictures or videos')
         for p, name in pairs:
             if str(p) in found: continue
             stem = str(name.with_suffix(''))
-            free = next(s for s in chain([stem], (f'{stem}_{i}' for i in count(2))) if s not in names)
+            free = next(s for s in chain([stem], (f'{stem}_{i}' for i in count(2)))
+                        if s not in names)
             names.add(free)
             found[str(p)] = MediaSource(str(p), free, _kind(p))
     return list(found.values())
@@ -78,18 +85,22 @@ def image_of(source, max_pixels):
     try: return load_image(source.file, max_pixels)
     except GrefelError as e: return e
 
+# %% ../../nbs/7_use/05_media.ipynb #376b2b74
 def open_film(source):
     "OpenCV's reader of a video or a camera."
-    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')                  # FFmpeg keeps quiet as well
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')  # FFmpeg keeps quiet as well
     import cv2
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)     # a broken file is told by a row
-    return cv2.VideoCapture(int(source.file.split()[-1]) if source.kind == 'camera' else source.file)
+    # a broken file is told by a row
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    return cv2.VideoCapture(int(source.file.split()[-1]) if source.kind == 'camera'
+                            else source.file)
 
 def frame_rate(capture):
     "Frames a second; 25 where the file does not say."
     fps = capture.get(5)                                       # cv2.CAP_PROP_FPS
     return fps if 0 < fps < 1000 else 25.
 
+# %% ../../nbs/7_use/05_media.ipynb #edc81a43
 def _frames(source, every, max_frames, max_pixels, done):
     "Items of a video or a camera."
     capture = open_film(source)
@@ -99,21 +110,25 @@ def _frames(source, every, max_frames, max_pixels, done):
     try:
         while capture.grab() and (max_frames is None or n//every <= max_frames):
             if n % every == 0 and (source.file, n) not in done:
-                image = GrefelError(f'{source.file}: stopped after {max_frames:,} frames (max_frames)')
-                if max_frames is None or n//every < max_frames: image = _frame(capture, source, max_pixels)
+                image = GrefelError(f'{source.file}: stopped after {max_frames:,} frames '
+                                    f'(max_frames)')
+                if max_frames is None or n//every < max_frames:
+                    image = _frame(capture, source, max_pixels)
                 yield Item(source.file, n, time.monotonic() - started if live else n/fps, image)
             n += 1
         if n == first and (source.file, n) not in done:
             yield Item(source.file, n, None, GrefelError(f'{source.file}: no frame can be read'))
     finally: capture.release()
 
+# %% ../../nbs/7_use/05_media.ipynb #75bc2d4c
 def _frame(capture, source, max_pixels):
     "The frame that was grabbed, as a picture, or the error."
     ok, pixels = capture.retrieve()                                     # (h, w, 3) blue, green, red
     if not ok: return GrefelError(f'{source.file}: a frame cannot be decoded')
     if pixels.shape[0]*pixels.shape[1] > max_pixels:
         size = f'{pixels.shape[1]}×{pixels.shape[0]}'
-        return GrefelError(f'{source.file}: {size} pixels a frame are more than {max_pixels:,} (max_pixels)')
+        return GrefelError(f'{source.file}: {size} pixels a frame are more than {max_pixels:,} '
+                           f'(max_pixels)')
     return Image.fromarray(np.ascontiguousarray(pixels[..., ::-1]))
 
 # %% ../../nbs/7_use/05_media.ipynb #86bc447c
@@ -122,13 +137,17 @@ def read_items(sources, every, max_frames, max_pixels, done):
     for s in sources:
         if s.kind in ('video', 'camera'): yield from _frames(s, every, max_frames, max_pixels, done)
         elif (s.file, None) not in done:
-            yield Item(s.file, None, None, GrefelError(s.error) if s.kind == 'error' else image_of(s, max_pixels))
+            yield Item(s.file, None, None, GrefelError(s.error) if s.kind == 'error'
+                       else image_of(s, max_pixels))
 
+# %% ../../nbs/7_use/05_media.ipynb #802e2534
 def in_chunks(items, most, pixels=40_000_000):
     "Lists of items: at most so many, and fewer where they are large."
     chunk, size = [], 0
     for item in items:
         chunk.append(item)
         size += item.image.width*item.image.height if isinstance(item.image, Image.Image) else 0
-        if len(chunk) >= most or size > pixels: yield chunk; chunk, size = [], 0
+        if len(chunk) >= most or size > pixels:
+            yield chunk
+            chunk, size = [], 0
     if chunk: yield chunk

@@ -24,7 +24,7 @@ from ..data.augment import make_transform
 from ..data.faces import load_faces
 
 # %% ../../nbs/7_use/09_onnx.ipynb #9572aeb7
-def _attention(q, k, v, attn_mask=None):                       # (…, M, d) all; the mask adds to (…, M, M)
+def _attention(q, k, v, attn_mask=None):  # (…, M, d) all; the mask adds to (…, M, M)
     weights = q @ k.mT*q.shape[-1]**-0.5
     return (weights if attn_mask is None else weights + attn_mask).softmax(-1) @ v
 
@@ -45,7 +45,8 @@ def named_outputs(
 ) -> dict:     # name → tensor, in that order
     "A model's outputs as a file can hold them: tensors only, attention maps by number."
     tensors = {k: v for k, v in out.items() if torch.is_tensor(v) and k != 'landmarks_used'}
-    return tensors | {f'attention_{i}': v for i, v in enumerate(out.get('attention') or [])}   # (B, g, g) each
+    # (B, g, g) each
+    return tensors | {f'attention_{i}': v for i, v in enumerate(out.get('attention') or [])}
 
 def _answer(model, images):
     "The model's named outputs, attention maps among them if it has any."
@@ -62,19 +63,24 @@ class _Traced(nn.Module):
     def forward(self, images):               # (B, 3, S, S)
         with PlainOps(): return _answer(self.model, images)
 
+# %% ../../nbs/7_use/09_onnx.ipynb #7799cb92
 def _package(name):
     "An optional package, or the line that says how to get it."
     try: return import_module(name)
     except ImportError:
-        raise GrefelError(f"ONNX files need {name.split('.')[0]}: pip install 'grefel[export]'") from None
+        raise GrefelError(
+            f"ONNX files need {name.split('.')[0]}: pip install 'grefel[export]'") from None
 
+# %% ../../nbs/7_use/09_onnx.ipynb #06aa427e
 @contextmanager
 def _quiet():
     "Keep the exporter's and the quantiser's running commentary to themselves."
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(): warnings.simplefilter('ignore'); yield
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
     finally: logging.disable(disabled)
 
 # %% ../../nbs/7_use/09_onnx.ipynb #4e1688a5
@@ -82,25 +88,33 @@ def _strip(proto):
     "Remove call stacks and intermediate shapes from a graph."
     graph = proto.graph
     for part in (*graph.node, *graph.input, *graph.output, *graph.initializer):
-        part.ClearField('metadata_props'); part.ClearField('doc_string')
-    graph.ClearField('value_info'); graph.ClearField('metadata_props'); proto.ClearField('metadata_props')
+        part.ClearField('metadata_props')
+        part.ClearField('doc_string')
+    graph.ClearField('value_info')
+    graph.ClearField('metadata_props')
+    proto.ClearField('metadata_props')
     return proto
 
+# %% ../../nbs/7_use/09_onnx.ipynb #8323478a
 def onnx_graph(
     model:nn.Module,  # answers as `GReFELModel` does, on the CPU, in evaluation mode
     opset:int=18,     # version of ONNX's operators, 18 or later
 ):                    # an `onnx.ModelProto`
     "The model as an ONNX graph: `images` (B, 3, S, S) in, `named_outputs` out, for any B."
-    _package('onnx'); _package('onnxscript')
+    _package('onnx')
+    _package('onnxscript')
     size = model.config['img_size']
     images = torch.zeros(2, 3, size, size)
     with _quiet(), torch.no_grad():
         names = list(_answer(model, images))
         try: program = torch.onnx.export(
-            _Traced(model), (images,), None, dynamo=True, verbose=False, opset_version=opset, external_data=False,
-            input_names=['images'], output_names=names, dynamic_shapes={'images': {0: torch.export.Dim('batch')}})
+            _Traced(model), (images,), None, dynamo=True, verbose=False, opset_version=opset,
+                                         external_data=False,
+            input_names=['images'], output_names=names,
+                                         dynamic_shapes={'images': {0: torch.export.Dim('batch')}})
         except torch.onnx.errors.OnnxExporterError as e:
-            raise GrefelError(f"{model.config['name']}: cannot be exported ({str(e).splitlines()[0]})") from None
+            raise GrefelError(f"{model.config['name']}: cannot be exported "
+                              f"({str(e).splitlines()[0]})") from None
     proto = _strip(program.model_proto)
     if not proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise GrefelError(f"{model.config['name']}: the exporter has fixed the batch size")
@@ -124,7 +138,7 @@ def store_halves(
     return proto
 
 # %% ../../nbs/7_use/09_onnx.ipynb #ecd9f40b
-_CONFIG = ('name', 'classes', 'img_size', 'mean', 'std')   # of a model's config: what its users need
+_CONFIG = ('name', 'classes', 'img_size', 'mean', 'std')  # of a model's config: what its users need
 
 def describe(
     proto,            # an `onnx.ModelProto`; is changed
@@ -136,6 +150,7 @@ def describe(
     proto.producer_name = 'grefel'
     return proto
 
+# %% ../../nbs/7_use/09_onnx.ipynb #a9f2d877
 def read_description(
     path,    # an ONNX file that `export_onnx` wrote, or its bytes
 ) -> dict:   # `config` and `metadata`
@@ -153,8 +168,10 @@ def _session(source, threads=1):
     model = source if isinstance(source, bytes) else str(source)
     try: return runtime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
     except Exception as e:
-        raise GrefelError(f'{"file" if isinstance(source, bytes) else source}: no ONNX model ({e})') from None
+        raise GrefelError(
+            f'{"file" if isinstance(source, bytes) else source}: no ONNX model ({e})') from None
 
+# %% ../../nbs/7_use/09_onnx.ipynb #3954869f
 def _run(session, images):                                    # (B, 3, S, S) float32
     "Outputs by name."
     names = [o.name for o in session.get_outputs()]
@@ -166,18 +183,21 @@ def check_faces(
     n:int=64,         # how many
 ):                    # (n, 3, S, S) float32, and in words what they are
     "Faces to compare two implementations on: FER+ validation where it is at hand, else synthetic."
-    if _have_ferplus(): pictures, what = load_faces('ferplus', split='valid').images[:n], 'FER+ validation images'
+    if _have_ferplus():
+        pictures, what = load_faces('ferplus', split='valid').images[:n], 'FER+ validation images'
     else: pictures, what = synth_faces(n, size=48, seed=1)['images'], 'synthetic faces'
     return prepare_faces(model.config, pictures), what
 
 def _have_ferplus(): return bool(data_home() and (data_home()/'ferplus').exists())
 
+# %% ../../nbs/7_use/09_onnx.ipynb #9a30952d
 def prepare_faces(
     config:dict,  # of a model or of an ONNX file: img_size, mean and std
     pictures,     # (n, 1 or 3, H, W) uint8
 ):                # (n, 3, S, S) float32, as in training without augmentation
     "Pictures as the model's input."
-    return make_transform('none', config['img_size'], config['mean'], config['std']).apply(pictures)[0]
+    return make_transform('none', config['img_size'], config['mean'],
+                          config['std']).apply(pictures)[0]
 
 # %% ../../nbs/7_use/09_onnx.ipynb #18c41a3d
 def onnx_difference(
@@ -194,7 +214,8 @@ def onnx_difference(
         for name, got in _run(session, batch).items():
             shape = tuple(wanted[name].shape)
             if got.shape != shape: raise GrefelError(f'{name}: shape {got.shape}, not {shape}')
-            worst[name] = float(np.maximum(worst.get(name, 0.), np.abs(got - wanted[name].numpy()).max()))
+            worst[name] = float(np.maximum(worst.get(name, 0.),
+                                           np.abs(got - wanted[name].numpy()).max()))
         start, turn = start + len(batch), turn + 1
     return worst
 
@@ -211,13 +232,17 @@ def quantise(
         def get_next(self): return next(({'images': batch} for batch in batches), None)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         out = Path(folder)/'int8.onnx'
-        q.quantize_static(proto, out, Faces(), op_types_to_quantize=['Conv', 'MatMul', 'Gemm'], per_channel=True,
-                          reduce_range=True, activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8)
+        q.quantize_static(proto, out, Faces(), op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
+                          per_channel=True,
+                          reduce_range=True, activation_type=q.QuantType.QUInt8,
+                          weight_type=q.QuantType.QInt8)
         return _package('onnx').load(out)
 
+# %% ../../nbs/7_use/09_onnx.ipynb #38397ee9
 def _scale_faces(model, data, n=256, seed=0):
     "Prepared faces for `quantise`: synthetic, or some of `data`, which must be training data."
-    if data is None: return prepare_faces(model.config, synth_faces(n, size=48, seed=seed)['images'])
+    if data is None:
+        return prepare_faces(model.config, synth_faces(n, size=48, seed=seed)['images'])
     if data.split in ('valid', 'test'):
         raise GrefelError(f'the scales of int8 are not read off from {data.split} images')
     picked = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:n]
@@ -225,15 +250,18 @@ def _scale_faces(model, data, n=256, seed=0):
 
 # %% ../../nbs/7_use/09_onnx.ipynb #d9d84c88
 def export_onnx(
-    weights,              # a weights file, a run's folder, a shipped size, None for the default, or a model
+    weights,  # a weights file, a run's folder, a shipped size, None for the default, or a model
     out:str|Path,         # an .onnx file; its folder is made
     int8:bool=False,      # 8-bit weights
     opset:int=18,         # version of ONNX's operators, 18 to 23
     scales=None,          # int8: training `FaceData` for the scales; None: synthetic faces
-    tolerance:float=1e-4, # largest difference from PyTorch in any output (before rounding to 8 bits)
-) -> dict:                # out, bytes, opset, outputs, faces, difference, and for int8 int8_difference and agreement
+    # largest difference from PyTorch in any output (before rounding to 8 bits)
+    tolerance:float=1e-4,
+# out, bytes, opset, outputs, faces, difference, and for int8 int8_difference and agreement
+) -> dict:
     "Write a model as ONNX, with class order, preprocessing and metadata inside; `GrefelError` if it does not agree."
-    if Path(out).suffix != '.onnx': raise GrefelError(f'{out}: the name of an ONNX file ends in .onnx')
+    if Path(out).suffix != '.onnx':
+        raise GrefelError(f'{out}: the name of an ONNX file ends in .onnx')
     if not 18 <= opset <= 23: raise GrefelError(f'opset is 18 to 23, not {opset}')
     model = weights.cpu().eval() if isinstance(weights, nn.Module) else load_model(weights)
     graph = onnx_graph(model, opset)
@@ -241,12 +269,15 @@ def export_onnx(
     kept = describe(graph if int8 else store_halves(graph), model).SerializeToString()
     worst = onnx_difference(kept, model, faces)
     most = _must_agree(worst, tolerance, out)
-    found = dict(out=str(out), opset=opset, outputs=list(worst), faces=f'{len(faces)} {what}', difference=most)
-    if int8: kept = describe(quantise(graph, _scale_faces(model, scales)), model).SerializeToString()
+    found = dict(out=str(out), opset=opset, outputs=list(worst), faces=f'{len(faces)} {what}',
+                 difference=most)
+    if int8:
+        kept = describe(quantise(graph, _scale_faces(model, scales)), model).SerializeToString()
     if int8: found |= _rounding(kept, model, faces)
     write_file(out, kept)
     return found | dict(bytes=len(kept))
 
+# %% ../../nbs/7_use/09_onnx.ipynb #84bf1d99
 def _must_agree(worst, tolerance, out):
     "The largest difference, if that is allowed."
     name = max(worst, key=lambda k: np.nan_to_num(worst[k], nan=np.inf))
@@ -255,7 +286,7 @@ def _must_agree(worst, tolerance, out):
 
 def _rounding(kept, model, faces):
     "What rounding to 8 bits did to p̂."
-    with torch.inference_mode(): wanted = model(faces)['final_probs'].numpy()                # (n, N)
+    with torch.inference_mode(): wanted = model(faces)['final_probs'].numpy()  # (n, N)
     got = _run(_session(kept), faces)['final_probs']
     agreement = (got.argmax(1) == wanted.argmax(1)).mean()
     return dict(int8_difference=float(np.abs(got - wanted).max()), agreement=float(agreement))
@@ -266,14 +297,19 @@ def int8_loss(
     int8_path,  # the int8 file
     data,       # `FaceData` that had no part in training or in the scales
     bs:int=64,  # faces at a time
-) -> dict:      # n, accuracy, int8_accuracy, loss in points, agreement (share of equal answers), moved (mean |Δp̂|)
+# n, accuracy, int8_accuracy, loss in points, agreement (share of equal answers), moved (mean |Δp̂|)
+) -> dict:
     "What rounding to 8 bits costs in accuracy."
     config = read_description(path)['config']
-    if tuple(config['classes']) != tuple(data.classes): raise GrefelError(f'{path}: the faces have other classes')
+    if tuple(config['classes']) != tuple(data.classes):
+        raise GrefelError(f'{path}: the faces have other classes')
     faces = prepare_faces(config, data.images).split(bs)
-    final = lambda session: np.concatenate([_run(session, part)['final_probs'] for part in faces])     # (n, N)
+    # (n, N)
+    def final(session):
+        return np.concatenate([_run(session, part)['final_probs'] for part in faces])
     exact, rough = final(_session(path)), final(_session(int8_path))
-    right = lambda probs: float((probs.argmax(1) == data.labels.numpy()).mean())
+    def right(probs): return float((probs.argmax(1) == data.labels.numpy()).mean())
     agreement, moved = (exact.argmax(1) == rough.argmax(1)).mean(), np.abs(exact - rough).mean()
-    return dict(n=len(data), accuracy=right(exact), int8_accuracy=right(rough), loss=100*(right(exact) - right(rough)),
+    return dict(n=len(data), accuracy=right(exact), int8_accuracy=right(rough),
+                loss=100*(right(exact) - right(rough)),
                 agreement=float(agreement), moved=float(moved))

@@ -33,21 +33,24 @@ class Face:
     confidence:float                 # that probability, calibrated, 0 to 1
     probabilities:dict               # class → final probability
     primary:dict                     # class → probability before the correction, not calibrated
-    anchor:dict|None                 # class → probability by the nearness of anchors; None if the model has none
-    attentive:dict|None              # class → probability by the attentive correction; None likewise
+    anchor:dict|None  # class → probability by the nearness of anchors; None if the model has none
+    attentive:dict|None  # class → probability by the attentive correction; None likewise
     primary_confidence:float|None    # C(p), 0 to 1
     correction_confidence:float|None # C(t), 0 to 1
-    box:tuple|None                   # (x0, y0, x1, y1) in pixels of the upright picture; None: none was found
+    box:tuple|None  # (x0, y0, x1, y1) in pixels of the upright picture; None: none was found
     landmarks:np.ndarray|None        # (68, 2) in pixels of the upright picture
     face_found:bool                  # whether the detector found this face
-    frame:np.ndarray                 # (2, 3) from the crop that was read, in fractions of its side, to the picture
+    frame:np.ndarray  # (2, 3) from the crop that was read, in fractions of its side, to the picture
     note:str = ''                    # in words, what to know when no face was found
-    reliable:bool|None = None        # whether the confidence is high enough for `risk`; None: not known
+    reliable:bool|None = None  # whether the confidence is high enough for `risk`; None: not known
     risk:float|None = None           # share of wrong answers that is meant by it
     crop:Image.Image|None = None     # what was read, upright (explain=True)
-    attention:list|None = None       # per scale, finest first: (g, g) how much each cell was listened to (explain=True)
-    nearest:list|None = None         # the nearest anchors: (class, index, distance), nearest first (explain=True)
+    # per scale, finest first: (g, g) how much each cell was listened to (explain=True)
+    attention:list|None = None
+    # the nearest anchors: (class, index, distance), nearest first (explain=True)
+    nearest:list|None = None
 
+# %% ../../nbs/7_use/03_predict.ipynb #1ad994f7
 @patch
 def __repr__(self:Face):
     "One line rather than sixty-eight points."
@@ -60,23 +63,29 @@ def tilt(self:Face):
     "By how much the head leans, degrees, clockwise as seen."
     return round(frame_size(self.frame)[1], 1)
 
+# %% ../../nbs/7_use/03_predict.ipynb #5fc44f1a
 @patch
 def as_dict(self:Face):
     "The same in types that JSON knows, without the crop."
-    values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'crop'} | dict(tilt=self.tilt)
-    plain = lambda v, digits: None if v is None else np.round(v, digits).tolist()
-    values |= dict(landmarks=plain(self.landmarks, 2), frame=plain(self.frame, 4), box=plain(self.box, 2))
+    values = {f.name: getattr(self, f.name) for f in fields(self)
+              if f.name != 'crop'} | dict(tilt=self.tilt)
+    def plain(v, digits): return None if v is None else np.round(v, digits).tolist()
+    values |= dict(landmarks=plain(self.landmarks, 2), frame=plain(self.frame, 4),
+                   box=plain(self.box, 2))
     return values | dict(attention=self.attention and [plain(m, 5) for m in self.attention])
 
 # %% ../../nbs/7_use/03_predict.ipynb #d517ac27
 def _notes(config, metadata):
     "What a weights file says about preparing faces and about confidences, by name; `GrefelError` if it makes no sense."
     try:
-        temperature, side = float(metadata.get('temperature') or 1), metadata.get('face_size') or config['img_size']
-        how = dict(flip_test=bool(metadata.get('flip_test')), balanced=float(metadata.get('balanced') or 0))
+        temperature, side = float(metadata.get('temperature')
+                                  or 1), metadata.get('face_size') or config['img_size']
+        how = dict(flip_test=bool(metadata.get('flip_test')),
+                   balanced=float(metadata.get('balanced') or 0))
         mean, std = (np.array(config[k], np.float32).reshape(3, 1, 1) for k in ('mean', 'std'))
         risk = [tuple(float(v) for v in row) for row in metadata.get('risk') or ()]
-        sane = np.isfinite([temperature, *mean.flat, *std.flat]).all() and temperature > 0 and (std > 0).all()
+        sane = np.isfinite([temperature, *mean.flat,
+                            *std.flat]).all() and temperature > 0 and (std > 0).all()
         sane = sane and 0 <= how['balanced'] <= 1
         fits = type(side) is int and LEAST <= side <= 4096 and all(len(row) == 3 for row in risk)
         classes = [c for c in config['classes'] if isinstance(c, str)]
@@ -86,8 +95,9 @@ def _notes(config, metadata):
         raise GrefelError(f'the weights file says strange things: {what}') from None
     return dict(temperature=temperature, face_size=side, mean=mean, std=std, rows=risk, how=how)
 
+# %% ../../nbs/7_use/03_predict.ipynb #836c9889
 def threshold_for(
-    rows,          # of [risk, threshold, coverage], from the weights' metadata; None or empty: not measured
+    rows,  # of [risk, threshold, coverage], from the weights' metadata; None or empty: not measured
     risk:float,    # share of wrong answers that can be borne, 0 to 1
 ):                 # (risk of the row that holds, its threshold), or (None, None)
     "From which confidence on answers keep to a risk."
@@ -103,11 +113,14 @@ class _Torch:
         if threads is not None: torch.set_num_threads(threads)
         named = weights is None or isinstance(weights, (str, os.PathLike))
         self.model = to_device(load_model(weights, device) if named else weights, device).eval()
-        self.config, self.metadata, self.device = dict(self.model.config), dict(self.model.metadata), device
+        self.config, self.metadata, self.device = dict(self.model.config), dict(
+            self.model.metadata), device
         self.shows = 'need_attention' in signature(self.model.forward).parameters
 
     @property
-    def digest(self): from grefel.method.files import weights_digest; return weights_digest(self.model)
+    def digest(self):
+        from grefel.method.files import weights_digest
+        return weights_digest(self.model)
 
     def __call__(self, x, explain=False):
         import torch
@@ -118,14 +131,16 @@ class _Torch:
         def answer(rows):
             out = self.model(pad_batch(rows, step).to(self.device), **more)
             out |= {f'attention_{i}': v for i, v in enumerate(out.pop('attention', None) or ())}
-            return {k: v[:len(rows)].float().cpu().numpy() for k, v in out.items() if torch.is_tensor(v)}
-        with thread_map(self.device) as work: return _joined(work(answer, torch.from_numpy(x).split(step)))
+            return {k: v[:len(rows)].float().cpu().numpy() for k,
+                    v in out.items() if torch.is_tensor(v)}
+        with thread_map(self.device) as work:
+            return _joined(work(answer, torch.from_numpy(x).split(step)))
 
+# %% ../../nbs/7_use/03_predict.ipynb #f7766c6c
 def _joined(answers):
     "The answers to batches → the answer to all of them."
     answers = list(answers)
     return {k: np.concatenate([a[k] for a in answers]) for k in answers[0]}
-
 
 # %% ../../nbs/7_use/03_predict.ipynb #e8e94671
 def _onnx_file(weights):
@@ -135,10 +150,12 @@ def _onnx_file(weights):
     else:
         path = Path(weights).expanduser()
         if path.is_dir(): path = path/'weights.onnx'
-    if path.suffix != '.onnx': raise GrefelError(f'{path}: no ONNX file; grefel export --weights {path} makes one')
+    if path.suffix != '.onnx':
+        raise GrefelError(f'{path}: no ONNX file; grefel export --weights {path} makes one')
     if not path.exists(): raise GrefelError(f'{path}: no such file; grefel export makes it')
     return path
 
+# %% ../../nbs/7_use/03_predict.ipynb #f921e72c
 class _Onnx:
     "A model run by ONNX Runtime."
     def __init__(self, weights, device, threads):
@@ -146,23 +163,29 @@ class _Onnx:
         path, options = _onnx_file(weights), ort.SessionOptions()
         self.path = path
         options.intra_op_num_threads, options.log_severity_level = threads or 0, 4
-        wanted, there = str(device).split(':')[0].upper() + 'ExecutionProvider', ort.get_available_providers()
-        if wanted not in there: raise GrefelError(f'device {device}: this ONNX Runtime has only {", ".join(there)}')
+        wanted, there = str(device).split(':')[0].upper(
+            ) + 'ExecutionProvider', ort.get_available_providers()
+        if wanted not in there:
+            raise GrefelError(f'device {device}: this ONNX Runtime has only {", ".join(there)}')
         try: self.session = ort.InferenceSession(str(path), options, providers=[wanted])
-        except Exception as e: raise GrefelError(f'{path}: not a readable ONNX file ({e})') from None
+        except Exception as e:
+            raise GrefelError(f'{path}: not a readable ONNX file ({e})') from None
         try:
             notes = json.loads(self.session.get_modelmeta().custom_metadata_map['grefel'])
             self.config, self.metadata = dict(notes['config']), dict(notes['metadata'])
-        except (KeyError, TypeError, ValueError): raise GrefelError(f'{path}: holds no grefel model') from None
+        except (KeyError, TypeError, ValueError):
+            raise GrefelError(f'{path}: holds no grefel model') from None
         names = [o.name for o in self.session.get_outputs()]
-        self.shown, self.plain = names, [n for n in names if not n.removeprefix('attention_').isdigit()]
+        self.shown, self.plain = names, [n for n in names
+                                         if not n.removeprefix('attention_').isdigit()]
 
     @property
     def digest(self): return hashlib.blake2b(self.path.read_bytes(), digest_size=8).hexdigest()
 
     def __call__(self, x, explain=False):
         names = self.shown if explain else self.plain
-        return _joined(dict(zip(names, self.session.run(names, {'images': row[None]}))) for row in x)
+        return _joined(dict(zip(names, self.session.run(names, {'images': row[None]})))
+                       for row in x)
 
 # %% ../../nbs/7_use/03_predict.ipynb #0f6324bc
 CROPS = ('auto', 'detect', 'whole')
@@ -180,13 +203,16 @@ class _View(NamedTuple):
     def cut(self, frame, size):
         return cut(self.picture, self.scale*np.c_[frame[:, :2], frame[:, 2] - self.corner], size)
 
+# %% ../../nbs/7_use/03_predict.ipynb #d4e00066
 def _view(image, frame, size):
     "What lies around a frame, more than half its side further to each side."
     side, _ = frame_size(frame)
     k = max(1, int(side/(2*size)))                                      # pixels that become one
-    small, low = image.reduce(k) if k > 1 else image, np.floor((frame_points([0.5, 0.5], frame) - 1.1*side)/k)
+    small, low = image.reduce(k) if k > 1 else image, np.floor((frame_points([0.5, 0.5], frame)
+        - 1.1*side)/k)
     return _View(crop_box(small, (*low, *(low + np.ceil(2.2*side/k)))), low*k, 1/k)
 
+# %% ../../nbs/7_use/03_predict.ipynb #9f3cb80a
 class _Crop(NamedTuple):
     "A piece of a picture that is going to be read."
     picture: Image.Image   # in the form that the model was trained on
@@ -200,28 +226,36 @@ def _one_of(name, value, known):
     if value not in known: raise GrefelError(f'{name} is one of {", ".join(known)}, not {value!r}')
     return value
 
+# %% ../../nbs/7_use/03_predict.ipynb #18fa591a
 class Predictor:
     "Photographs → the faces on them and what they show."
     def __init__(self,
-        weights=None,             # a file, a run's folder, a shipped size, None for the default, or a model
+        weights=None,  # a file, a run's folder, a shipped size, None for the default, or a model
         device='cpu',             # where the model works: 'cpu', 'cuda', …
-        backend:str='torch',      # 'torch', or 'onnx' (without importing PyTorch), which an .onnx file implies
-        crop:str='auto',          # 'auto', 'detect' (always look for faces) or 'whole' (each picture is a face)
-        align:str='model',        # turn faces upright by landmarks of: 'model', 'face-alignment' (a network), or 'none'
+        # 'torch', or 'onnx' (without importing PyTorch), which an .onnx file implies
+        backend:str='torch',
+        # 'auto', 'detect' (always look for faces) or 'whole' (each picture is a face)
+        crop:str='auto',
+        # turn faces upright by landmarks of: 'model', 'face-alignment' (a network), or 'none'
+        align:str='model',
         detector:str='cascade',   # 'cascade' or 'face-alignment' (a network)
-        smallest:float=0.06,      # side of the smallest face to look for, as a share of the picture's longer side
+        # side of the smallest face to look for, as a share of the picture's longer side
+        smallest:float=0.06,
         tilts=TILTS,              # leans to look for, degrees; (0,) is faster (cascade only)
         bs:int=64,                # faces read at once
-        risk:float=0.1,           # share of wrong answers that can be borne where an answer is called reliable
+        # share of wrong answers that can be borne where an answer is called reliable
+        risk:float=0.1,
         threads:int|None=None,    # that the model may use; None: as many as it likes
         flip_test:bool|None=None, # look at mirror images as well; None: as the model was calibrated
-        balanced:float|None=None, # τ, how much rare classes are favoured, 0 to 1; None: as the model was calibrated
+        # τ, how much rare classes are favoured, 0 to 1; None: as the model was calibrated
+        balanced:float|None=None,
     ):
         self.crop, self.align = _one_of('crop', crop, CROPS), _one_of('align', align, ALIGNS)
         self.detector = _one_of('detector', detector, DETECTORS)
         _one_of('backend', backend, ('torch', 'onnx'))
         if threads is not None: in_range(threads, 'threads', 1, whole=True)
-        if not 0 < smallest <= 1: raise GrefelError(f'smallest is a share of the picture, 0 to 1, not {smallest!r}')
+        if not 0 < smallest <= 1:
+            raise GrefelError(f'smallest is a share of the picture, 0 to 1, not {smallest!r}')
         between_0_and_1(risk, 'risk'), between_0_and_1(balanced or 0, 'balanced')
         if str(weights).endswith('.onnx'): backend = 'onnx'
         self.engine = (_Onnx if backend == 'onnx' else _Torch)(weights, device, threads)
@@ -232,9 +266,11 @@ class Predictor:
         self.grey, self.face_size = bool(self.metadata.get('grey')), notes['face_size']
         self.temperature, self.mean, self.std = (notes[k] for k in ('temperature', 'mean', 'std'))
         wished = dict(flip_test=flip_test, balanced=balanced)
-        self.how = {k: v if wished[k] is None else type(v)(wished[k]) for k, v in notes['how'].items()}
+        self.how = {k: v if wished[k] is None else type(v)(wished[k]) for k,
+                    v in notes['how'].items()}
         self.shares = training_shares(self.metadata) if self.how['balanced'] else None
-        self.risk, self.threshold = threshold_for(notes['rows'] if self.how == notes['how'] else (), risk)
+        self.risk, self.threshold = threshold_for(notes['rows'] if self.how == notes['how'] else (),
+                                                  risk)
 
     @property
     def model(self): return getattr(self.engine, 'model', None)   # None where ONNX Runtime works
@@ -247,14 +283,20 @@ def read(self:Predictor,
     "What of a picture is going to be looked at; `GrefelError` names it if it cannot be read."
     image = load_image(source)
     if min(image.size) < LEAST:
-        raise GrefelError(f'{image_name(source)}: {image.width}×{image.height} pixels are too few for a face')
-    given = self.crop == 'whole' or self.crop == 'auto' and (max(image.size) <= SMALL or image.size == (self.size,)*2)
-    found = [] if given else find_faces(image, self.smallest, self.tilts, CANDIDATE, self.detector, self.device)
+        raise GrefelError(f'{image_name(source)}: {image.width}×{image.height} pixels are too few '
+                          f'for a face')
+    given = self.crop == 'whole' or self.crop == 'auto' and (max(image.size) <= SMALL or image.size
+        == (self.size,)*2)
+    found = [] if given else find_faces(image, self.smallest, self.tilts, CANDIDATE, self.detector,
+                                        self.device)
     if self.grey: image = image.convert('L')
     crops = [self._candidate(image, f) for f in found]
-    middle = frame(np.array(image.size)/2, (max if given else min)(image.size))     # a face is padded, as in training
-    return crops + [_Crop(cut(image, middle, self.face_size), middle, None, _GIVEN if given else _NONE)]
+    # a face is padded, as in training
+    middle = frame(np.array(image.size)/2, (max if given else min)(image.size))
+    return crops + [_Crop(cut(image, middle, self.face_size), middle, None,
+                          _GIVEN if given else _NONE)]
 
+# %% ../../nbs/7_use/03_predict.ipynb #e0b3af06
 @patch
 def _candidate(self:Predictor, image, found):
     "The crop of what a detector found."
@@ -267,18 +309,21 @@ def _candidate(self:Predictor, image, found):
 def _resampling(n, m):
     "(m, n) weights that make n pixels m of them, bilinear and smoothed, as PyTorch's antialiased interpolation does."
     scale = n/m
-    width = max(scale, 1.)                                                       # half the triangle's base
+    width = max(scale, 1.)  # half the triangle's base
     centre = (np.arange(m)[:, None] + 0.5)*scale                                 # (m, 1)
     w = np.clip(1 - np.abs(np.arange(n) + 0.5 - centre)/width, 0, None)          # (m, n)
     return (w/w.sum(1, keepdims=True)).astype(np.float32)
 
+# %% ../../nbs/7_use/03_predict.ipynb #4fc2e6f0
 @patch
 def prepare(self:Predictor,
-    pictures,       # list of PIL pictures of `face_size` pixels a side, grey or RGB as the model was trained
+    # list of PIL pictures of `face_size` pixels a side, grey or RGB as the model was trained
+    pictures,
 ) -> np.ndarray:    # (B, 3, S, S) float32, normalised
     "Crops as the model wants them."
     x = np.stack([np.asarray(p) for p in pictures])                              # (B, s, s[, 3])
-    x = (x[:, None] if self.grey else np.moveaxis(x, -1, 1)).astype(np.float32)/255   # (B, 1 or 3, s, s)
+    # (B, 1 or 3, s, s)
+    x = (x[:, None] if self.grey else np.moveaxis(x, -1, 1)).astype(np.float32)/255
     if x.shape[-1] != self.size:
         w = _resampling(x.shape[-1], self.size)
         x = w @ x @ w.T                                                          # (B, 1 or 3, S, S)
@@ -291,8 +336,10 @@ def _first_look(self:Predictor, crops):
     for start in range(0, len(crops), self.bs):
         batch = crops[start:start + self.bs]
         points = self.engine(self.prepare([c.picture for c in batch])).get('landmarks')
-        for i, crop in enumerate(batch): yield None if points is None else frame_points(points[i], crop.frame)
+        for i, crop in enumerate(batch):
+            yield None if points is None else frame_points(points[i], crop.frame)
 
+# %% ../../nbs/7_use/03_predict.ipynb #fee8638d
 @patch
 def _settle(self:Predictor, read):
     "The crops of several pictures → those to be answered: no-faces dropped, faces turned upright."
@@ -307,6 +354,7 @@ def _is_face(self:Predictor, crop, points):
     "Whether the model's landmarks confirm what a detector found."
     return self.detector != 'cascade' or evidence(crop.found, crop.frame, points) >= 1
 
+# %% ../../nbs/7_use/03_predict.ipynb #dc5fbbf1
 @patch
 def _upright(self:Predictor, crop, points):
     "A face cut again in the frame that its landmarks ask for, if that can be believed."
@@ -322,32 +370,39 @@ def _upright(self:Predictor, crop, points):
 @patch
 def _face(self:Predictor, crop, out, i, explain):
     "Row `i` of the model's output, in words and in the photograph's pixels."
-    named = lambda key: dict(zip(self.classes, out[key][i].tolist())) if key in out else None
-    number = lambda key: float(out[key][i]) if key in out else None
+    def named(key): return dict(zip(self.classes, out[key][i].tolist())) if key in out else None
+    def number(key): return float(out[key][i]) if key in out else None
     final, found, known = named('final_probs'), crop.found, crop.found or crop.note == _GIVEN
     emotion = max(final, key=final.get)
-    sure = False if not known else None if self.threshold is None else final[emotion] >= self.threshold
+    sure = False if not known else None if self.threshold is None else final[
+        emotion] >= self.threshold
     points = frame_points(out['landmarks'][i], crop.frame) if 'landmarks' in out else None
-    return Face(emotion, final[emotion], final, named('primary_probs'), named('anchor_probs'), named('attention_probs'),
-                number('primary_confidence'), number('correction_confidence'), found.box if found else None,
+    return Face(emotion, final[emotion], final, named('primary_probs'), named('anchor_probs'),
+                named('attention_probs'),
+                number('primary_confidence'), number('correction_confidence'),
+                found.box if found else None,
                 points, bool(found), crop.frame, crop.note, sure, self.risk,
                 **(self._explained(crop, out, i) if explain else {}))
 
+# %% ../../nbs/7_use/03_predict.ipynb #4d402a1e
 @patch
 def _explained(self:Predictor, crop, out, i, n=5):
     "The crop, where the model looked on it, and the anchors nearest to it."
-    maps = [out[k][i] for k in sorted(k for k in out if k.removeprefix('attention_').isdigit())]     # (g, g) each
+    # (g, g) each
+    maps = [out[k][i] for k in sorted(k for k in out if k.removeprefix('attention_').isdigit())]
     shown = dict(crop=crop.picture, attention=maps or None)
     if 'distances' not in out: return shown
     d = out['distances'][i]                                                      # (N, K)
     nearest = zip(*np.unravel_index(np.argsort(d, axis=None)[:n], d.shape))
     return shown | dict(nearest=[(self.classes[c], int(k), float(d[c, k])) for c, k in nearest])
 
+# %% ../../nbs/7_use/03_predict.ipynb #64041c81
 def _sureness(probs):
     "C(p) of rows (B, N), as `grefel.method.balancing.confidence`, without PyTorch."
     p = np.clip(probs, 1e-12, None)
     return np.clip(1 + (p*np.log(p)).sum(-1)/np.log(p.shape[-1]), 0, 1)
 
+# %% ../../nbs/7_use/03_predict.ipynb #989ff207
 @patch
 def _ask(self:Predictor, x, explain=False):
     "The model's answer, in the way that is asked for (`how`)."
@@ -358,15 +413,18 @@ def _ask(self:Predictor, x, explain=False):
         sure = [k for k in ('primary', 'correction') if f'{k}_probs' in out]
         out |= {f'{k}_confidence': _sureness(out[f'{k}_probs']) for k in sure}
     if not self.how['balanced']: return out
-    return out | {k: logit_adjustment(v, self.shares, self.how['balanced']) for k, v in out.items() if k.endswith('_probs')}
+    return out | {k: logit_adjustment(v, self.shares, self.how['balanced']) for k,
+                  v in out.items() if k.endswith('_probs')}
 
+# %% ../../nbs/7_use/03_predict.ipynb #24632c0c
 @patch
 def _answer(self:Predictor, crops, explain):
     "A face for each crop, `bs` of them at a time."
     for start in range(0, len(crops), self.bs):
         batch = crops[start:start + self.bs]
         out = self._ask(self.prepare([c.picture for c in batch]), explain)
-        out = dict(out, final_probs=apply_temperature(out['final_probs'], self.temperature))         # (B, N)
+        # (B, N)
+        out = dict(out, final_probs=apply_temperature(out['final_probs'], self.temperature))
         for i, crop in enumerate(batch): yield self._face(crop, out, i, explain)
 
 # %% ../../nbs/7_use/03_predict.ipynb #07449a37
@@ -375,16 +433,19 @@ def predict_many(self:Predictor,
     sources,            # an iterable of what `load_image` reads; may be endless
     chunk:int=16,       # pictures read before the model is asked
     explain:bool=False, # add each face's crop, attention and nearest anchors
-):                      # yields for each source, in order: a list of `Face`, or the `GrefelError` that says why not
+):  # yields for each source, in order: a list of `Face`, or the `GrefelError` that says why not
     "The faces of many pictures, a few at a time; a bad picture does not stop the others."
     sources = iter(sources)
     while chunk_now := list(islice(sources, chunk)):
         read = [self._try_read(source) for source in chunk_now]
         crops = iter(list(self._settle([r for r in read if isinstance(r, list)])))
         settled = [next(crops) if isinstance(r, list) else r for r in read]
-        faces = self._answer([c for crops in settled if isinstance(crops, list) for c in crops], explain)
-        for crops in settled: yield list(islice(faces, len(crops))) if isinstance(crops, list) else crops
+        faces = self._answer([c for crops in settled if isinstance(crops, list) for c in crops],
+                             explain)
+        for crops in settled:
+            yield list(islice(faces, len(crops))) if isinstance(crops, list) else crops
 
+# %% ../../nbs/7_use/03_predict.ipynb #dea2e86e
 @patch
 def _try_read(self:Predictor, source):
     "The crops of a picture, or the error, which may have been handed in."
@@ -395,8 +456,10 @@ def _try_read(self:Predictor, source):
 def _is_one(source):
     "Whether this is one picture and not several."
     if hasattr(source, 'shape'): return len(source.shape) <= 3          # an array or a tensor
-    return isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(source, 'read')
+    return isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview,
+                               Image.Image)) or hasattr(source, 'read')
 
+# %% ../../nbs/7_use/03_predict.ipynb #30aa0d77
 @patch
 def __call__(self:Predictor,
     source,             # one picture, or a list, generator or 4-dimensional array of pictures

@@ -25,7 +25,7 @@ def make_scene(
     scene = Image.fromarray(getattr(data, rng.choice(WITHOUT_PEOPLE))()).convert('L').resize(size)
     side, lean = round(np.exp(rng.uniform(*np.log(shares)))*size[1]), rng.uniform(-tilt, tilt)
     inward = np.minimum(edge := (np.arange(side) + 0.5)/side, 1 - edge)
-    soft = np.outer(ramp := np.clip(inward/0.06, 0, 1), ramp)                  # (side, side), 0 at the rim
+    soft = np.outer(ramp := np.clip(inward/0.06, 0, 1), ramp)  # (side, side), 0 at the rim
     face = Image.fromarray(face).resize((side, side), Image.Resampling.BICUBIC)
     soft = Image.fromarray((255*soft).astype(np.uint8))
     face, soft = (p.rotate(-lean, Image.Resampling.BICUBIC, expand=True) for p in (face, soft))
