@@ -12,6 +12,17 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 from nbtools import MACHINE, as_stored, directives, notebooks, output_text, relative, settle_environment, source
 
+# Tables are stored as Markdown: as HTML each would make the website fetch scripts from elsewhere
+PREAMBLE = '''
+import warnings
+from pandas import DataFrame, concat, set_option
+set_option('display.notebook_repr_html', False)
+def _as_markdown(df):
+    df = df if len(df) <= 60 else concat([df.head(10), df.tail(10)])
+    return df.to_markdown(floatfmt='.4g', index=not (df.index.name is None and list(df.index) == list(range(len(df)))))
+get_ipython().display_formatter.formatters['text/markdown'].for_type(DataFrame, _as_markdown)
+warnings.filterwarnings('ignore', '.*torch.jit.*')
+'''
 PROGRESS = re.compile(r'<progress|progress\s*\{|\d+%\|[^|\n]*\|\s*\d+/\d+')
 COLOUR = re.compile(r'\x1b\[[0-9;]*[A-Za-z]')
 
@@ -65,14 +76,16 @@ def run(path, timeout):
     nb, start = nbformat.read(path, 4), time.time()
     for cell in nb.cells:
         if directives(cell).get('eval') == 'false': cell.metadata['tags'] = ['skip-execution']
+    nb.cells.insert(0, nbformat.v4.new_code_cell(PREAMBLE))
     client = NotebookClient(nb, timeout=timeout, kernel_name='python3', skip_cells_with_tag='skip-execution',
                             extra_arguments=['--log-level=ERROR'], resources={'metadata': {'path': str(path.parent)}})
     try: client.execute()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
         done = [i for i, c in enumerate(nb.cells) if c.cell_type == 'code' and c.execution_count is not None]
         i = next((i for i, c in enumerate(nb.cells) if any(o.output_type == 'error' for o in c.get('outputs', []))), max(done, default=0))
-        print(f'{relative(path)}: cell {i} ({nb.cells[i].id}) failed\n{source(nb.cells[i])}\n{COLOUR.sub("", str(e))[-3000:]}', file=sys.stderr)
+        print(f'{relative(path)}: cell {i - 1} ({nb.cells[i].id}) failed\n{source(nb.cells[i])}\n{COLOUR.sub("", str(e))[-3000:]}', file=sys.stderr)
         return False
+    nb.cells.pop(0)
     said = warnings_of(nb)
     text = text_to_store(nb)
     if path.read_text(encoding='utf-8') != text: path.write_text(text, encoding='utf-8')
