@@ -13,8 +13,8 @@ from .core import manifest
 from .images import crop_box
 
 # %% ../../nbs/2_base/03_alignment.ipynb #dc48dd95
-CROP_SCALE = 1.025             # side of a training face's frame, in sides of the detector's box
-CROP_SHIFT = (0., -0.007)      # its middle, right of and below the box's middle, in the same unit
+CROP_SCALE = 1.025         # side of a training face's frame, in sides of the detector's box
+CROP_SHIFT = (0., -0.007)  # its middle, right of and below the box's middle, in the same unit
 
 # %% ../../nbs/2_base/03_alignment.ipynb #87798bb4
 def frame(
@@ -22,17 +22,17 @@ def frame(
     side:float,        # in pixels
     tilt:float=0.,     # degrees, clockwise as seen
 ) -> np.ndarray:       # (2, 3): [[a, −b, tx], [b, a, ty]]
-    "The map from a square crop, in fractions of its side, to the pixels of the picture."
+    "The map from a square crop, in fractions of its side, to the pixels of the image."
     a, b = side*np.cos(np.deg2rad(tilt)), side*np.sin(np.deg2rad(tilt))
     turn = np.array([[a, -b], [b, a]])
     return np.c_[turn, np.asarray(middle) - turn @ [0.5, 0.5]]
 
 # %% ../../nbs/2_base/03_alignment.ipynb #011f4c7f
 def face_frame(
-    box,             # (x0, y0, x1, y1) as `find_faces` gives it
+    box,             # (x0, y0, x1, y1) in pixels, as a face detector gives it
     tilt:float=0.,   # degrees, clockwise as seen
 ) -> np.ndarray:     # (2, 3)
-    "The frame that a training picture would have around the face in `box`."
+    "The frame that a training image would have around the face in `box`."
     x0, y0, x1, y1 = box
     side = max(x1 - x0, y1 - y0)
     turn = frame((0, 0), side, tilt)[:, :2]
@@ -42,17 +42,20 @@ def face_frame(
 def frame_points(
     points,          # (…, 2) in fractions of the crop's side
     frame,           # (2, 3)
-) -> np.ndarray:     # (…, 2) in pixels of the picture
-    "Where on the picture the points of a crop lie."
+) -> np.ndarray:     # (…, 2) in pixels of the image
+    "Where on the image the points of a crop lie."
     return np.asarray(points) @ frame[:, :2].T + frame[:, 2]
 
-def frame_size(frame):
-    "Side in pixels and tilt in degrees of a frame."
+# %% ../../nbs/2_base/03_alignment.ipynb #f9bcaa84
+def frame_size(
+    frame,    # (2, 3)
+) -> tuple:   # side in pixels, tilt in degrees, clockwise as seen
+    "How large a frame is and how it leans."
     return float(np.hypot(*frame[:, 0])), float(np.degrees(np.arctan2(frame[1, 0], frame[0, 0])))
 
 # %% ../../nbs/2_base/03_alignment.ipynb #bc520621
 def cut(
-    image:Image.Image,  # upright, as `load_image` gives it, or grey
+    image:Image.Image,  # upright, of 8 bits a channel, in colour or grey
     frame,              # (2, 3) from the crop in fractions to pixels
     size:int=48,        # side of the result in pixels
 ) -> Image.Image:       # size × size, same mode
@@ -65,21 +68,21 @@ def cut(
     around = np.maximum(1, np.round((high - low)/shrink)).astype(int)
     part = crop_box(image, (*low, *high), tuple(around.tolist()))
     detail = 2*size if side > size else size
-    # (2, 3) from crop pixels
-    to_part = np.diag(around/(high - low)) @ np.c_[frame[:, :2]/detail, frame[:, 2] - low]
-    turned = part.transform((detail,)*2, Image.Transform.AFFINE, to_part.ravel().tolist(),
+    crop_to_image = np.c_[frame[:, :2]/detail, frame[:, 2] - low]      # (2, 3) from crop pixels
+    crop_to_part = np.diag(around/(high - low)) @ crop_to_image        # (2, 3)
+    turned = part.transform((detail,)*2, Image.Transform.AFFINE, crop_to_part.ravel().tolist(),
                             Image.Resampling.BILINEAR)
     return turned.resize((size, size), Image.Resampling.BILINEAR)
 
 # %% ../../nbs/2_base/03_alignment.ipynb #a78375d1
 @lru_cache(maxsize=1)
 def _template():
-    "The mean face (68, 2) of the training pictures, fractions of their side."
+    "The mean face (68, 2) of the training images, fractions of their side."
     return np.loadtxt(manifest('landmark_template.csv'), delimiter=',', skiprows=1)[:, 1:]
 
 # %% ../../nbs/2_base/03_alignment.ipynb #93b4ab77
 def align_frame(
-    points,          # (68, 2) landmarks in pixels of the picture
+    points,          # (68, 2) landmarks in pixels of the image
 ) -> np.ndarray:     # (2, 3)
     "The frame in which these landmarks lie most like those of the training faces."
     x, y = _template(), np.asarray(points, float)
@@ -91,8 +94,8 @@ def align_frame(
 
 # %% ../../nbs/2_base/03_alignment.ipynb #26bcbe25
 def believable(
-    aligned,   # (2, 3) from `align_frame`
-    first,     # (2, 3) from `face_frame`
+    aligned,   # (2, 3) from align_frame
+    first,     # (2, 3) from face_frame
 ) -> bool:
     "Whether two frames may show the same face."
     (side, tilt), (first_side, first_tilt) = frame_size(aligned), frame_size(first)

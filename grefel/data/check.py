@@ -18,9 +18,9 @@ from PIL import Image
 from ..base.core import (
     data_home as _data_home, EXPRESSIONS, GrefelError, in_range, manifest, NO_EXPRESSION)
 from ..base.images import load_image
-from .faces import column_values, row_faults
+from .faces import row_faults
 from .labels import apply_rule, check_votes
-from .table import find_layout, read_table, SPLITS, stored_pictures
+from .table import column_values, find_layout, read_table, SPLITS, stored_images
 
 # %% ../../nbs/4_data/08_check.ipynb #b0563ea0
 @dataclass
@@ -85,7 +85,7 @@ _AT_ONCE = 1024  # pictures
 def _contents(df):
     "Bytes and paths of the rows' pictures, some rows at a time; None for the one that is not used."
     here = next((c for c in ('path', 'image') if c in df), None)
-    cells = iter(c if c is not pd.NA else None for c in df[here]) if here else stored_pictures(df,
+    cells = iter(c if c is not pd.NA else None for c in df[here]) if here else stored_images(df,
         _AT_ONCE)
     while part := list(islice(cells, _AT_ONCE)):
         yield ([None]*len(part), part) if here == 'path' else (part, [None]*len(part))

@@ -278,7 +278,7 @@ def make_landmarks(
     "Find the landmarks of a whole data set; the same call goes on after a stop, without redoing or losing a row."
     import pyarrow.parquet as pq
     from grefel.data.table import read_table  # knows every data set
-    from grefel.data.table import find_layout, stored_pictures
+    from grefel.data.table import find_layout, stored_images
     out, start = Path(out), time.perf_counter()
     if out.suffix != '.parquet':
         raise GrefelError(f'{out}: landmarks of a data set are kept as .parquet')
@@ -301,7 +301,7 @@ def make_landmarks(
     parts, starts = Parts(out.with_name(out.name + '.parts'), job), range(0, n, part_rows)
     names, sizes = [f'{i:09d}' for i in starts], [min(part_rows, n - i) for i in starts]
     missing = np.repeat([name not in parts for name in names], sizes)     # (n,)
-    pictures = stored_pictures(table[missing], part_rows) if stored else None
+    pictures = stored_images(table[missing], part_rows) if stored else None
     def make(name):
         rows = table.iloc[int(name):int(name) + part_rows]
         if stored: rows = rows.assign(image=list(islice(pictures, len(rows))))

@@ -6,16 +6,19 @@
 __all__ = ['LOOKALIKES', 'Copy', 'lookalike']
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #204ebf99
-import functools, io, unicodedata
+import functools
+import io
+import unicodedata
 import numpy as np
 from pathlib import Path
 from PIL import Image
 from ..base.core import CLASS_ORDERS, EXPRESSIONS, GrefelError, write_file
+from .labels import VOTES
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #d2c40e97
 @functools.lru_cache
 def _faces(size=64):
-    "64 drawn faces: (64, size, size, 3) uint8, which expression each shows, and their landmarks in fractions."
+    "64 drawn faces (64, size, size, 3) uint8, the expression of each, landmarks in fractions."
     from grefel.base.synth import synth_faces
     faces = synth_faces(64, size=size, seed=7, ambiguity=0., occlusion=0.)
     grey = faces['images'][:, 0].numpy()[..., None]
@@ -26,10 +29,10 @@ def _faces(size=64):
 def _face(expression, i=0):
     "The i-th face that shows `expression` ('other' and the like: any), and its landmarks."
     images, shown, landmarks = _faces()
-    of = np.flatnonzero(shown
-                        == EXPRESSIONS.index(
-        expression)) if expression in EXPRESSIONS else np.arange(64)
-    return images[of[i % len(of)]], landmarks[of[i % len(of)]]
+    fitting = shown == EXPRESSIONS.index(expression) if expression in EXPRESSIONS else shown >= 0
+    rows = np.flatnonzero(fitting)
+    i = rows[i % len(rows)]
+    return images[i], landmarks[i]
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #152f98ad
 def _encoded(array, ending='.jpg'):
@@ -62,7 +65,7 @@ class Copy:
         return points
 
     def table(self, name, lines, spoilt=None, header=None, row=2):
-        "A list as text; with faults one label is `spoilt`, one row is there twice, and line ends are Windows'."
+        "A list as text; its faults are one label `spoilt`, one row twice, and Windows' line ends."
         lines = list(lines)
         if self.faults and spoilt:
             lines[row] = spoilt(lines[row])
@@ -78,28 +81,32 @@ class Copy:
 # %% ../../nbs/4_data/02_lookalikes.ipynb #cc2ad4f1
 def _spoil_pictures(copy, names, folder, listed=True):
     "Faults in the pictures `names`, all but the first three, and stray files in `folder`."
-    grey, palette, alpha, missing, upper, cut, empty = names[3:10] if len(names) > 9 else (
-        *names[3:8], None, None)
-    def image(name): return Image.open(io.BytesIO(copy.files[name])).convert('RGB')
-    copy.files[grey] = _encoded(image(grey).convert('L'), Path(grey).suffix)
-    copy.plant('grey picture', grey)
-    copy.files[palette] = _encoded(image(palette).convert('P'), '.png')
-    copy.plant('palette picture', palette)
-    copy.files[alpha] = _encoded(image(alpha).convert('RGBA'), '.png')
-    copy.plant('transparent picture', alpha)
-    # where no list names it, nobody knows
-    if listed:
+    grey, palette, alpha, missing, upper, *unreadable = names[3:10 if len(names) > 9 else 8]
+    for name, mode, kind in ((grey, 'L', 'grey'), (palette, 'P', 'palette'),
+                             (alpha, 'RGBA', 'transparent')):
+        image = Image.open(io.BytesIO(copy.files[name])).convert('RGB').convert(mode)
+        copy.files[name] = _encoded(image, Path(name).suffix if mode == 'L' else '.png')
+        copy.plant(f'{kind} picture', name)
+    if listed:  # where no list names it, nobody knows that it is gone
         del copy.files[missing]
         copy.plant('missing picture', missing)
     stem, dot, ending = upper.rpartition('.')
     copy.files[f'{stem}.{ending.upper()}'] = copy.files.pop(upper)          # found all the same
     if listed: copy.plant('upper-case ending', f'{stem}.{ending.upper()}')
-    if cut:
-        copy.files[cut] = copy.files[cut][:200]
-        copy.plant('damaged picture', cut)
-    if empty:
-        copy.files[empty] = b''
-        copy.plant('empty file', empty)
+    if unreadable: _spoil_files(copy, *unreadable)
+    _add_strays(copy, folder)
+
+# %% ../../nbs/4_data/02_lookalikes.ipynb #984c1dc2
+def _spoil_files(copy, cut, empty):
+    "One file ends too early, one has nothing in it."
+    copy.files[cut] = copy.files[cut][:200]
+    copy.plant('damaged picture', cut)
+    copy.files[empty] = b''
+    copy.plant('empty file', empty)
+
+# %% ../../nbs/4_data/02_lookalikes.ipynb #0186c6a7
+def _add_strays(copy, folder):
+    "Files that belong to nothing."
     for stray in ('Thumbs.db', 'notes from Zoë.txt'):
         copy.files[f'{folder}/{stray}' if folder else stray] = b'\xd0\xcf\x11\xe0'
         copy.plant('stray file', stray)
@@ -132,36 +139,41 @@ def _make_rafdb(copy):
             stem = f'{split}_{i + 1:0{digits}d}'
             copy.picture(f'basic/Image/aligned/{stem}_aligned.jpg', e, i)
             lines.append(f'{stem}.jpg {order.index(e) + 1}')                # labels count from 1
-            attributes = ['28.1\t40.2']*5 + [str(i % 3), str(i % 3), str(i % 5)]
-            copy.files[f'basic/Annotation/manual/{stem}_manu_attri.txt'] = '\n'.join(
-                attributes).encode()
+            attributes = '\n'.join(['28.1\t40.2']*5 + [str(i % 3), str(i % 3), str(i % 5)])
+            copy.files[f'basic/Annotation/manual/{stem}_manu_attri.txt'] = attributes.encode()
     pictures = [n for n in copy.files if n.endswith('.jpg')]
     if copy.faults: _spoil_pictures(copy, pictures, 'basic/Image/aligned')
-    copy.table('basic/EmoLabel/list_patition_label.txt', lines, lambda l: l.split()[0] + ' 0')
+    def spoilt(line): return line.split()[0] + ' 0'
+    copy.table('basic/EmoLabel/list_patition_label.txt', lines, spoilt)
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #3ee5d64f
+_AFFECTNET_HEADER = ('subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,'
+                     'expression,valence,arousal')
+
+def _affectnet_line(copy, name, expression, i):
+    "A picture with a face somewhere in it, and its line in the list."
+    left, top = 20 + i, 10 + 2*i
+    points = copy.picture(f'Manually_Annotated_Images/{_as_stored(name)}', expression, i,
+                          ((160, 120), (left, top)))
+    if expression == 'non-face': return f'{name},NULL,NULL,NULL,NULL,NULL,10,-2,-2'
+    pixels = ';'.join(f'{v:.2f}' for v in (points*64 + (left, top)).ravel())
+    code = CLASS_ORDERS['affectnet'].index(expression)
+    return f'{name},{left},{top},64,64,{pixels},{code},0.1,-0.2'
+
+# %% ../../nbs/4_data/02_lookalikes.ipynb #cc9de64a
 @_lookalike
 def _make_affectnet(copy):
-    order, header = CLASS_ORDERS['affectnet'], (
-        'subDirectory_filePath,face_x,face_y,face_width,face_height,'
-                                                'facial_landmarks,expression,valence,arousal')
-    # both have pictures in folder 1
-    for file, n, first in (('training', 14, 1000), ('validation', 11, 2000)):
-        names, lines = _difficult_name(copy, [f'1/{first + i}.jpg' for i in range(n)], n - 2), []
+    order = CLASS_ORDERS['affectnet']
+    for file, n, first in (('training', 14, 1000), ('validation', 11, 2000)):  # both use folder 1
+        names = _difficult_name(copy, [f'1/{first + i}.jpg' for i in range(n)], n - 2)
         labels = [*order[:8], *order[:n - 11], *order[8:]]
-        for i, (name, e) in enumerate(zip(names, labels)):
-            left, top = 20 + i, 10 + 2*i
-            points = copy.picture(f'Manually_Annotated_Images/{_as_stored(name)}', e, i,
-                                  ((160, 120), (left, top)))
-            pixels = ';'.join(f'{v:.2f}' for v in (points*64 + (left, top)).ravel())
-            lines.append(f'{name},{left},{top},64,64,{pixels},{order.index(e)},0.1,-0.2'
-                         if e != 'non-face' else
-                         f'{name},NULL,NULL,NULL,NULL,NULL,10,-2,-2')
+        lines = [_affectnet_line(copy, *nl, i) for i, nl in enumerate(zip(names, labels))]
         pictures = [f'Manually_Annotated_Images/{_as_stored(n)}' for n in names]
-        if copy.faults and first == 1000:
-            _spoil_pictures(copy, pictures, 'Manually_Annotated_Images/1')
-        spoilt = (lambda l: l.replace(',2,0.1,', ',11,0.1,')) if first == 1000 else None
-        copy.table(f'Manually_Annotated_file_lists/{file}.csv', lines, spoilt, header)
+        spoilt = None
+        if first == 1000:
+            def spoilt(line): return line.replace(',2,0.1,', ',11,0.1,')
+            if copy.faults: _spoil_pictures(copy, pictures, 'Manually_Annotated_Images/1')
+        copy.table(f'Manually_Annotated_file_lists/{file}.csv', lines, spoilt, _AFFECTNET_HEADER)
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #f29611f5
 def _npy(value):
@@ -190,8 +202,8 @@ def _make_affectnet_npy(copy):
 # %% ../../nbs/4_data/02_lookalikes.ipynb #92e9cc4e
 @_lookalike
 def _make_affwild2(copy):
-    base, header = 'Annotations/EXPR_Classification_Challenge', ','.join(c.title()
-        for c in CLASS_ORDERS['affwild2'])
+    base = 'Annotations/EXPR_Classification_Challenge'
+    header = ','.join(c.title() for c in CLASS_ORDERS['affwild2'])
     sets = dict(Train_Set=('12-30-1280x720', '7-30-640x360_left', '7-30-640x360_right'),
                 Validation_Set=('video 9',))
     for folder, videos in sets.items():
@@ -201,25 +213,33 @@ def _make_affwild2(copy):
             for i, k in enumerate(labels):
                 copy.picture(f'cropped_aligned/{video}/{i + 1:05d}.jpg',
                              CLASS_ORDERS['affwild2'][max(k, 0)], i)
-            copy.files[f'{base}/{folder}/{video}.txt'] = '\n'.join([header,
-                *map(str, labels)]).encode() + b'\n'
+            lines = '\n'.join([header, *map(str, labels)])
+            copy.files[f'{base}/{folder}/{video}.txt'] = f'{lines}\n'.encode()
     if copy.faults: _spoil_videos(copy, f'{base}/Train_Set', header)
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #fa147db6
 def _spoil_videos(copy, folder, header):
-    "What happens to videos: frames without labels, labels without frames, and either without the other."
+    "What happens to videos: frames without labels, labels without frames, either alone."
     video = '12-30-1280x720'
     pictures = [f'cropped_aligned/{video}/{i:05d}.jpg' for i in range(1, 11)]
     _spoil_pictures(copy, [*pictures[:6], *pictures[7:]], f'cropped_aligned/{video}')
-    copy.planted = [(k, f'{video}.txt, row 7' if k == 'missing picture' else w) for k,
-                    w in copy.planted
-                    if k != 'upper-case ending']  # frames have numbers, and no list of names
+    # frames have numbers, and no list of names
+    places = {'missing picture': f'{video}.txt, row 7'}
+    copy.planted = [(kind, places.get(kind, where)) for kind, where in copy.planted
+                    if kind != 'upper-case ending']
     copy.picture(f'cropped_aligned/{video}/00011.jpg', 'fear')
     copy.plant('frame without a label', 'frames without a label: 11')
     copy.picture(f'cropped_aligned/{video}/00002.png', 'fear')
-    copy.plant('frame that is there twice', 'frames with more than one picture, of which one is '
-                                            'taken: 2')
+    copy.plant('frame that is there twice',
+               'frames with more than one picture, of which one is taken: 2')
     copy.plant('labels of -1', f'{video}.txt, row 6')
+    _spoil_video_labels(copy, folder, video, header)
+    copy.picture('cropped_aligned/unlabelled/00001.jpg', 'fear')
+    copy.plant('video without labels', 'unlabelled')
+
+# %% ../../nbs/4_data/02_lookalikes.ipynb #7ccc10c7
+def _spoil_video_labels(copy, folder, video, header):
+    "A label that is none, a file as Windows writes it, and files without frames or labels."
     lines = copy.files[f'{folder}/{video}.txt'].decode().splitlines()
     lines[3] = '9'
     copy.plant('label out of range', f'{video}.txt, row 2')
@@ -229,16 +249,13 @@ def _spoil_videos(copy, folder, header):
     copy.plant('empty video', 'nothing.txt')
     copy.files[f'{folder}/unseen.txt'] = f'{header}\n1\n2\n'.encode()
     copy.plant('labels without frames', 'unseen.txt, rows 0–1')
-    copy.picture('cropped_aligned/unlabelled/00001.jpg', 'fear')
-    copy.plant('video without labels', 'unlabelled')
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #2ab57e45
 @_lookalike
 def _make_expw(copy):
     order, lines, pictures = CLASS_ORDERS['expw'], [], []
-    names = _difficult_name(copy, [f'{e}_actor_{100 + i}.jpg' for i,
-                                   e in enumerate(_cycle(order, 21))], 12)
-    for i, (name, e) in enumerate(zip(names, _cycle(order, 21))):
+    names = [f'{e}_actor_{100 + i}.jpg' for i, e in enumerate(_cycle(order, 21))]
+    for i, (name, e) in enumerate(zip(_difficult_name(copy, names, 12), _cycle(order, 21))):
         left, top = 30 + i, 20
         pictures.append(f'image/origin/{_as_stored(name)}')
         copy.picture(pictures[-1], e, i, ((200, 110), (left, top)))
@@ -246,7 +263,7 @@ def _make_expw(copy):
             lines.append(f'{name} {k} {top - k} {left} {left + 64} {top + 64} 22.93 '
                          f'{order.index(e)}')
     if copy.faults: _spoil_pictures(copy, pictures, 'image/origin')
-    copy.table('label/label.lst', lines, lambda l: l.rpartition(' ')[0] + ' 7', row=3)
+    copy.table('label/label.lst', lines, lambda line: line.rpartition(' ')[0] + ' 7', row=3)
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #5d53aad1
 @_lookalike
@@ -277,6 +294,7 @@ def _grey48(e, i): return np.asarray(Image.fromarray(_face(e, i)[0]).convert('L'
 
 def _pixels(e, i): return ' '.join(map(str, _grey48(e, i).flat))
 
+# %% ../../nbs/4_data/02_lookalikes.ipynb #470a0f6f
 def _votes(e, i):
     first = EXPRESSIONS.index(e)
     return [7 if k == first else 3 if k == (first + 1 + i) % 10 else 0 for k in range(10)]
@@ -291,46 +309,51 @@ def _make_ferplus(copy):
             copy.files[f'{folder}/{name}'] = _encoded(_grey48(e, i + n), '.png')
             lines.append(f'{name},"(0, 0, 48, 48)",{",".join(map(str, _votes(e, i % 2)))}')
         if copy.faults and n == 8: _spoil_pictures(copy, [f'{folder}/{x}' for x in names], folder)
-        copy.table(f'{folder}/label.csv', lines, (lambda l: l.rsplit(',', 10)[0] + ',0'*10)
-                   if n == 8 else None)
+        def spoilt(line): return line.rsplit(',', 10)[0] + ',0'*10
+        copy.table(f'{folder}/label.csv', lines, spoilt if n == 8 else None)
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #803540ea
 @_lookalike
 def _make_fer2013(copy):
     usage = ['Training']*10 + ['PublicTest']*3 + ['PrivateTest']*3
-    rows = list(zip(usage, _cycle(EXPRESSIONS, 16)))
-    fer2013 = [CLASS_ORDERS['fer2013'].index(e) if e != 'contempt' else 6 for _, e in rows]
-    cells = [_pixels(e, i) for i, (_, e) in enumerate(rows)]
+    expressions = _cycle(EXPRESSIONS, 16)
+    numbers = [CLASS_ORDERS['fer2013'].index(e if e != 'contempt' else 'neutral')
+               for e in expressions]
+    cells = [_pixels(e, i) for i, e in enumerate(expressions)]
     if copy.faults:
         cells[4] = '0 ' + cells[4]
         copy.plant('pixels too many', 'fer2013.csv, row 4')
         cells[8] = cells[1]
         copy.plant('duplicate row', 'fer2013.csv, row 8')
-    lines = [f'{k},{c},{u}' for k, c, (u, _) in zip(fer2013, cells, rows)]
+    lines = [f'{n},{c},{u}' for n, c, u in zip(numbers, cells, usage)]
     copy.table('fer2013.csv', lines, header='emotion,pixels,Usage')
-    names = [f'fer008{i:04d}.png' for i in range(16)]
-    votes = [','.join(map(str, _votes(e, i))) for i, (_, e) in enumerate(rows)]
+    _fer2013_votes(copy, usage, expressions)
+
+# %% ../../nbs/4_data/02_lookalikes.ipynb #5afe9a4e
+def _fer2013_votes(copy, usage, expressions):
+    "fer2013new.csv, row by row beside fer2013.csv."
+    names = [f'fer008{i:04d}.png' for i in range(len(usage))]
+    votes = [','.join(map(str, _votes(e, i))) for i, e in enumerate(expressions)]
     if copy.faults:
         names[3] = ''
         copy.plant('rows without a name', 'fer2013new.csv')
         votes[6] = ','.join('0'*10)
         copy.plant('votes that sum to zero', 'fer2013.csv, row 6')
-    header = 'Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF'
-    copy.table('fer2013new.csv', [f'{u},{n},{v}' for (u, _), n, v in zip(rows, names, votes)],
-               header=header)
+    lines = [f'{u},{n},{v}' for u, n, v in zip(usage, names, votes)]
+    copy.table('fer2013new.csv', lines, header=','.join(['Usage', 'Image name', *VOTES]))
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #1e58785b
 @_lookalike
 def _make_csv(copy):
-    names, usage = [f'faces/{i:03d}.jpg'
-                    for i in range(24)], ['train']*16 + ['valid']*4 + ['test']*4
-    names, spelt = _difficult_name(copy, names,
-                                   12), 'Neutral Happy surprise SAD angry Disgust fear contempt'.split()
+    usage = ['train']*16 + ['valid']*4 + ['test']*4
+    names = _difficult_name(copy, [f'faces/{i:03d}.jpg' for i in range(24)], 12)
+    spelt = 'Neutral Happy surprise SAD angry Disgust fear contempt'.split()
     for i, (name, e) in enumerate(zip(names, _cycle(EXPRESSIONS, 24))):
         copy.picture(_as_stored(name), e, i)
     if copy.faults: _spoil_pictures(copy, names, 'faces')
     lines = [f'{spelt[i % 8]},{n},{u},{20 + i}' for i, (n, u) in enumerate(zip(names, usage))]
-    copy.table('own.csv', lines, lambda l: 'bored,' + l.split(',', 1)[1], 'emotion,image,Usage,age')
+    def spoilt(line): return 'bored,' + line.split(',', 1)[1]
+    copy.table('own.csv', lines, spoilt, 'emotion,image,Usage,age')
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #09cbda6e
 @_lookalike
@@ -345,6 +368,18 @@ def _make_folder(copy):
         copy.picture(f'train/fear/{_as_stored("Größe")} 9.jpg', 'fear')     # right, and has to work
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #7dc93773
+def _spoil_rows(copy, labels, images, points):
+    "Faults in the cells of train.parquet."
+    labels[2] = 'bored'
+    images[4] = images[4][:200]
+    points[5] = points[5][:100]
+    images[9] = images[1]
+    labels[11] = ''
+    for kind, row in (('label out of range', 2), ('damaged picture', 4), ('landmarks too few', 5),
+                      ('duplicate row', 9), ('no label', 11)):
+        copy.plant(kind, f'train.parquet, row {row}')
+
+# %% ../../nbs/4_data/02_lookalikes.ipynb #f5793954
 @_lookalike
 def _make_parquet(copy):
     import pandas as pd
@@ -352,17 +387,7 @@ def _make_parquet(copy):
         labels = _cycle(EXPRESSIONS, n)
         images = [_encoded(_face(e, i + n)[0], '.png') for i, e in enumerate(labels)]
         points = [_face(e, i + n)[1].ravel().tolist() for i, e in enumerate(labels)]
-        if copy.faults and n == 16:
-            labels[2] = 'bored'
-            copy.plant('label out of range', 'train.parquet, row 2')
-            images[4] = images[4][:200]
-            copy.plant('damaged picture', 'train.parquet, row 4')
-            points[5] = points[5][:100]
-            copy.plant('landmarks too few', 'train.parquet, row 5')
-            images[9] = images[1]
-            copy.plant('duplicate row', 'train.parquet, row 9')
-            labels[11] = ''
-            copy.plant('no label', 'train.parquet, row 11')
+        if copy.faults and n == 16: _spoil_rows(copy, labels, images, points)
         table = pd.DataFrame(dict(name=[f'{split}{i}.png' for i in range(n)], label=labels,
                                   landmarks=points,
                                   image=[dict(bytes=b, path='') for b in images]))
@@ -370,12 +395,11 @@ def _make_parquet(copy):
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #d5958e7a
 def lookalike(
-    name:str,               # a layout in `LOOKALIKES`
+    name:str,               # a layout in LOOKALIKES
     folder:str|Path,        # is made, and filled
     faults:bool=False,      # plant the faults of real copies
-    # gets a pair for each of them: what kind, and what a report has to mention
-    planted:list|None=None,
-) -> Path:                  # the folder; for 'csv' the table in it
+    planted:list|None=None, # gets a pair for each fault: its kind, and what a report has to mention
+) -> Path:                  # the folder; for csv the table in it
     "A tiny data set in the layout `name`."
     if name not in LOOKALIKES:
         raise GrefelError(f'unknown layout {name!r}; known: {", ".join(LOOKALIKES)}')

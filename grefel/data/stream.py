@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 from ..base.core import class_map, EXPRESSIONS, GrefelError, NO_EXPRESSION
 from .faces import (
     as_published, decode_images, FaceData, ferplus_duplicates, natural_size)
-from .labels import apply_rule, argmax_rule, check_votes, in_order_of, votes_to_targets
+from .labels import apply_rule, check_votes, counted_votes, in_order_of, votes_to_targets
 from .table import (
     canonical_split, column_codes, label_column, split_of_file, SPLITS, vectors)
 
@@ -82,7 +82,7 @@ def _labels(table, rule, classes, targets='hard'):
         labels = _places(table['label'], lambda word: _class_place(word, classes))
         return labels >= 0, None, labels, votes                            # one class each
     labels = _places(table['label'], lambda word: _class_place(word, EXPRESSIONS))
-    y = votes_to_targets(votes, argmax_rule(votes)[2], labels, targets, 8)
+    y = votes_to_targets(votes, counted_votes(votes), labels, targets, 8)
     return *in_order_of(labels >= 0, y, labels, classes), votes
 
 # %% ../../nbs/4_data/10_stream.ipynb #c5e7354f

@@ -29,11 +29,10 @@ def apply_temperature(
 def _as_probs(x):
     "Probabilities as they are, logits through a softmax; (n, N)."
     x = np.asarray(x, dtype=np.float64)
-    if x.ndim == 2 and len(x) and np.isfinite(x).all() and ((x < -1e-6).any()
-                                                            or (np.abs(x.sum(1) - 1) > 1e-2).any()):
-        x = np.exp(x - x.max(1, keepdims=True))
-        return x/x.sum(1, keepdims=True)
-    return check_probs(x)
+    if x.ndim != 2 or not len(x) or not np.isfinite(x).all(): return check_probs(x)
+    if (x >= -1e-6).all() and (np.abs(x.sum(1) - 1) <= 1e-2).all(): return check_probs(x)
+    x = np.exp(x - x.max(1, keepdims=True))
+    return x/x.sum(1, keepdims=True)
 
 # %% ../../nbs/5_measure/02_calibration.ipynb #0c3c479a
 def fit_temperature(
@@ -55,8 +54,8 @@ def fit_temperature(
 # %% ../../nbs/5_measure/02_calibration.ipynb #03d2c0a6
 def same_images(
     images,         # (n, …) pixels, array or tensor
-) -> np.ndarray:    # (n,) int; equal numbers for pictures that are equal pixel by pixel
-    "Which pictures are copies of each other."
+) -> np.ndarray:    # (n,) int; equal numbers for images that are equal pixel by pixel
+    "Which images are exact duplicates of each other."
     hashes = [hashlib.blake2b(np.ascontiguousarray(i).tobytes(), digest_size=16).digest()
               for i in np.asarray(images)]
     return np.unique(np.array(hashes, dtype='S16'), return_inverse=True)[1]
@@ -76,8 +75,8 @@ def make_folds(
     first = np.unique(groups, return_index=True)[1]  # one face of each group
     if len(first) < folds or folds < 2:
         raise GrefelError(f'{len(first)} different faces cannot fill {folds} folds')
-    order, fold = np.lexsort((np.random.default_rng(seed).random(len(first)),
-                              labels[first])), np.empty(len(first), int)
+    order = np.lexsort((np.random.default_rng(seed).random(len(first)), labels[first]))
+    fold = np.empty(len(first), int)
     fold[order] = np.arange(len(first)) % folds
     return fold[groups]
 
@@ -86,8 +85,7 @@ def cross_fit(
     probs,        # (n, N) probabilities
     targets,      # (n,) class indices or (n, N) votes
     fold,         # (n,) from `make_folds`
-# (n, N) probabilities, each row tempered by the other folds; the temperatures, one a fold
-) -> tuple:
+) -> tuple:      # (n, N) probabilities, each row tempered by the other folds; a temperature a fold
     "Probabilities with a temperature that was fitted on other faces."
     probs, targets, fold = check_probs(probs), np.asarray(targets), np.asarray(fold)
     out, temperatures = probs.copy(), []
@@ -101,7 +99,7 @@ def calibration_report(
     probs,            # (n, N) probabilities, untempered
     labels,           # (n,) class indices
     votes=None,       # (n, N) votes; judged with, never fitted to
-    groups=None,      # (n,) what must not be divided between folds, e.g. `same_images`
+    groups=None,      # (n,) what must not be divided between folds, e.g. same_images
     folds:int=5,      # how many
     bootstrap:int=0,  # resamples for intervals
     seed:int=0,       # of folds and resampling
@@ -116,30 +114,36 @@ def calibration_report(
 # %% ../../nbs/5_measure/02_calibration.ipynb #d402fd7f
 NEVER = 2.  # a threshold that no confidence reaches: no answers were safe enough
 
+def _lowest_safe(taken, wrong, risk, delta):
+    "The last level (taken and wrong answers down to it) whose risk is surely allowed; -1: none."
+    from scipy.stats import beta
+    safe, bad = -1, len(taken)                                  # last safe, first that is not
+    while bad - safe > 1:
+        k = (safe + bad)//2
+        right = taken[k] - wrong[k]
+        high = beta.ppf(1 - delta, wrong[k] + 1, right) if right else 1.     # Clopper and Pearson
+        safe, bad = (k, bad) if high <= risk else (safe, k)
+    return safe
+
+# %% ../../nbs/5_measure/02_calibration.ipynb #21381ede
 def risk_thresholds(
     confidence,                           # (n,) of each answer
     right,                                # (n,) whether it was right
     risks=(0.01, 0.02, 0.05, 0.1, 0.15),  # shares of wrong answers that are allowed
     level:float=0.95,                     # probability that a threshold keeps its promise
 ) -> list:                                # rows [risk, threshold, coverage]
-    "For each risk a confidence from which on at most that share of answers is wrong (Geifman and El-Yaniv 2017)."
-    from scipy.stats import beta
+    "Confidences from which on at most that share of answers is wrong (Geifman and El-Yaniv 2017)."
     confidence, right = np.asarray(confidence, float), np.asarray(right, bool)
-    if confidence.ndim != 1 or confidence.shape != right.shape or not len(right) or not np.isfinite(
-        confidence).all():
+    alike = confidence.ndim == 1 and confidence.shape == right.shape
+    if not alike or not len(right) or not np.isfinite(confidence).all():
         raise GrefelError(f'confidence {confidence.shape} and right {right.shape}: needed are n '
                           f'finite numbers of each')
     levels, group = np.unique(-confidence, return_inverse=True)              # most confident first
     taken = np.bincount(group).cumsum()
     wrong = np.bincount(group, ~right).cumsum().round()
-    tests, rows = np.ceil(np.log2(len(levels) + 1)), []
+    delta, rows = (1 - level)/np.ceil(np.log2(len(levels) + 1)), []      # all bounds hold together
     for risk in risks:
-        safe, bad = -1, len(levels)  # last safe, first that is not
-        while bad - safe > 1:
-            k = (safe + bad)//2
-            high = beta.ppf(1 - (1 - level)/tests, wrong[k] + 1,
-                            taken[k] - wrong[k]) if wrong[k] < taken[k] else 1.
-            safe, bad = (k, bad) if high <= risk else (safe, k)
+        safe = _lowest_safe(taken, wrong, risk, delta)
         threshold, coverage = (-levels[safe], taken[safe]/len(right)) if safe >= 0 else (NEVER, 0.)
         rows.append([float(risk), float(threshold), float(coverage)])
     return rows
@@ -161,23 +165,23 @@ def logit_adjustment(
     shares,             # (N,) of the classes in training, on any scale
     balanced:float=1.,  # τ: 0 leaves all as it is, 1 makes classes equally frequent
 ) -> np.ndarray:        # (…, N), of the same type
-    "Probabilities where classes are less unequal than those trained on (Menon et al. 2021, section 4.2)."
+    "Probabilities for a world with classes less unequal than in training (Menon et al. 2021)."
     if between_0_and_1(balanced, 'balanced') == 0: return probs
     probs, shares = np.asarray(probs), np.asarray(shares, float)
     if shares.shape != probs.shape[-1:]:
         raise GrefelError(f'{len(shares)} shares for {probs.shape[-1]} classes')
-    # a class hardly ever seen does not take over
-    p = probs*np.maximum(shares/shares.sum(), 1e-4)**-balanced
+    known = np.maximum(shares/shares.sum(), 1e-4)     # a class hardly ever seen must not take over
+    p = probs*known**-balanced
     return (p/p.sum(-1, keepdims=True)).astype(probs.dtype)
 
 # %% ../../nbs/5_measure/02_calibration.ipynb #20f49b4c
 def training_shares(
     metadata,   # of a weights file
 ) -> list:      # each class's share of what was learned, in the model's order, on any scale
-    "How often each class was trained on; `GrefelError` where the file does not say, or a class was favoured already."
+    "How often each class was trained on; `GrefelError` if unknown, or if rare ones were favoured."
     notes = metadata if isinstance(metadata, dict) else {}
-    if isinstance(recipe := notes.get('recipe'), dict) and (recipe.get('balanced')
-                                                            or recipe.get('class_weights')):
+    recipe = notes.get('recipe')
+    if isinstance(recipe, dict) and (recipe.get('balanced') or recipe.get('class_weights')):
         raise GrefelError('balanced: these weights were trained with rare classes favoured already')
     try:
         train = notes['data']['train']
@@ -203,9 +207,9 @@ def calibration_notes(
             'ece_votes')
     both = {k: [report[when][k] for when in ('before', 'after')] for k in keys
             if k in report['before']}
-    return dict(temperature=report['temperature'], risk=risk_thresholds(tempered.max(1),
-        tempered.argmax(1) == labels),
-                risk_from=f'{source}, {len(probs):,} faces; each threshold holds with 95% '
-                          f'probability',
-                calibration=both | dict(temperatures=[report['temperature_low'],
-                                                      report['temperature_high']]))
+    both['temperatures'] = [report['temperature_low'], report['temperature_high']]
+    return dict(
+        temperature=report['temperature'],
+        risk=risk_thresholds(tempered.max(1), tempered.argmax(1) == labels),
+        risk_from=f'{source}, {len(probs):,} faces; each threshold holds with 95% probability',
+        calibration=both)

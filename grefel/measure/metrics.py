@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['check_probs', 'check_answers', 'wilson_interval', 'per_class_table', 'confusion_counts', 'reliability_bins',
            'calibration_error', 'calibration_floor', 'classwise_error', 'as_outcomes', 'brier_values', 'nll_values',
-           'vote_divergence', 'risk_coverage', 'accuracy_at_coverage', 'resample_weights', 'bootstrap_interval',
-           'bin_gaps', 'error_interval', 'change_report', 'classification_metrics', 'class_calibration']
+           'vote_divergence', 'risk_coverage', 'accuracy_at_coverage', 'resample_weights', 'bin_gaps', 'error_interval',
+           'change_report', 'classification_metrics', 'class_calibration']
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #1cdfb8fb
 import numpy as np
 from ..base.core import EXPRESSIONS, GrefelError
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #9e41ff1c
-def _bad_row(bad, probs, what):
+def _refuse_row(bad, probs, what):
     "Raise `GrefelError` about the first bad row, if there is one."
     if bad.any():
         row = int(bad.argmax())
@@ -21,27 +21,32 @@ def _bad_row(bad, probs, what):
                           f'({np.array2string(probs[row], precision=4, threshold=8)})')
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #d6ac1245
-def check_probs(probs):
-    "Probabilities as float64 (n, N) whose rows sum to exactly 1, or `GrefelError`."
+def check_probs(
+    probs,          # (n, N) probabilities, of any number type
+) -> np.ndarray:    # (n, N) float64, rows sum to exactly 1
+    "Probabilities ready to be measured; `GrefelError` says which row is none."
     probs = np.asarray(probs, dtype=np.float64)
     if probs.ndim != 2 or probs.shape[1] < 2 or not len(probs):
         raise GrefelError(f'probabilities of shape {probs.shape}; needed is (n, N), n ≥ 1 samples '
                           f'and N ≥ 2 classes')
-    _bad_row(~np.isfinite(probs).all(1), probs, 'NaN or infinity')
-    _bad_row((probs < -1e-6).any(1) | (probs > 1 + 1e-2).any(1), probs, 'outside 0 to 1')
-    _bad_row(np.abs(probs.sum(1) - 1) > 1e-2, probs, 'the sum is not 1')
+    _refuse_row(~np.isfinite(probs).all(1), probs, 'NaN or infinity')
+    _refuse_row((probs < -1e-6).any(1) | (probs > 1 + 1e-2).any(1), probs, 'outside 0 to 1')
+    _refuse_row(np.abs(probs.sum(1) - 1) > 1e-2, probs, 'the sum is not 1')
     probs = probs.clip(0)
     return probs/probs.sum(1, keepdims=True)
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #c9c8654a
-def check_answers(probs, labels):
-    "Checked probabilities (n, N) and integer labels (n,) in 0..N-1, or `GrefelError`."
+def check_answers(
+    probs,     # (n, N) probabilities
+    labels,    # (n,) class indices, of any number type
+) -> tuple:    # probs (n, N) float64, labels (n,) int64
+    "Probabilities and labels that belong together, or `GrefelError`."
     probs, labels = check_probs(probs), np.asarray(labels)
     if labels.shape != probs.shape[:1]:
         raise GrefelError(
             f'labels of shape {labels.shape} for probabilities of shape {probs.shape}')
-    whole = labels.dtype.kind in 'biuf' and np.isfinite(labels).all() and (labels
-        == np.floor(labels)).all()
+    numbers = labels.dtype.kind in 'biuf' and np.isfinite(labels).all()
+    whole = numbers and (labels == np.floor(labels)).all()
     if not whole or labels.min() < 0 or labels.max() >= probs.shape[1]:
         raise GrefelError(f'labels must be whole numbers from 0 to {probs.shape[1] - 1}')
     return probs, labels.astype(np.int64)
@@ -83,7 +88,7 @@ def per_class_table(
     labels,               # (n,) class indices
     classes=EXPRESSIONS,  # N names
 ) -> list:  # a dict a class: class, n, answered, precision, recall, recall_low, recall_high, f1
-    "How well each class is recognised; undefined figures are None."
+    "How well each class is recognised; undefined metrics are None."
     from sklearn.metrics import precision_recall_fscore_support
     probs, labels = check_answers(probs, labels)
     if len(classes) != probs.shape[1]:
@@ -117,8 +122,8 @@ def _bin_index(confidence, bins, equal_mass):
         starts = ordered[(np.arange(bins)*len(ordered))//bins]  # the lowest confidence of each bin
         return np.searchsorted(starts[1:], confidence, side='right'), np.append(starts, ordered[-1])
     edges = np.linspace(0, 1, bins + 1)
-    # (low, high], as in Guo et al.
-    return np.searchsorted(edges[1:-1], confidence, side='left'), edges
+    index = np.searchsorted(edges[1:-1], confidence, side='left')  # (low, high], as in Guo et al.
+    return index, edges
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #47b5b114
 def _ece(confidence, happened, bins=15, equal_mass=False):
@@ -138,8 +143,8 @@ def reliability_bins(
     confidence, right = probs.max(1), (probs.argmax(1) == labels).astype(float)
     index, edges = _bin_index(confidence, bins, equal_mass)
     count = np.bincount(index, minlength=bins)
-    # 0 for empty bins
-    def mean(values): return np.bincount(index, values, minlength=bins)/np.maximum(count, 1)
+    def mean(values):                                                      # 0 for empty bins
+        return np.bincount(index, values, minlength=bins)/np.maximum(count, 1)
     low, high = wilson_interval(mean(right)*count, count)
     return dict(edges=edges, count=count, confidence=mean(confidence), accuracy=mean(right),
                 accuracy_low=low, accuracy_high=high)
@@ -159,18 +164,19 @@ def calibration_error(
 def calibration_floor(
     probs,                  # (n, N) probabilities
     bins:int=15,            # how many
-    equal_mass:bool=False,  # as in `calibration_error`
+    equal_mass:bool=False,  # as in calibration_error
     repeats:int=200,        # draws
     seed:int=0,             # of the draws
 ) -> tuple:                 # (mean, 95th percentile)
     "The ECE that chance alone gives to a perfectly calibrated model with these confidences."
     confidence, rng = check_probs(probs).max(1), np.random.default_rng(seed)
-    index, _ = _bin_index(confidence, bins, equal_mass)
+    n, (index, _) = len(confidence), _bin_index(confidence, bins, equal_mass)
     expected = np.bincount(index, confidence, minlength=bins)
-    draws = [np.abs(np.bincount(index[rng.random(len(index)) < confidence], minlength=bins)
-                    - expected).sum()
-             for _ in range(repeats)]
-    return float(np.mean(draws)/len(index)), float(np.percentile(draws, 95)/len(index))
+    def draw():
+        right = np.bincount(index[rng.random(n) < confidence], minlength=bins)
+        return np.abs(right - expected).sum()
+    draws = [draw() for _ in range(repeats)]
+    return float(np.mean(draws)/n), float(np.percentile(draws, 95)/n)
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #e85615b1
 def classwise_error(
@@ -179,13 +185,16 @@ def classwise_error(
     bins:int=15,            # how many, for each class
     equal_mass:bool=False,  # equally many faces in each bin, instead of equal widths
 ) -> np.ndarray:            # (N,) calibration error of each class; its mean is the classwise ECE
-    "How far each class's probability is from how often that class is the label, or from its share of the votes."
+    "How far each class's probability is from how often it is the label, or from its votes."
     probs, happened = as_outcomes(probs, targets)
     return np.array([_ece(p, h, bins, equal_mass) for p, h in zip(probs.T, happened.T)])
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #f4ccf1ee
-def as_outcomes(probs, targets):
-    "Checked probabilities (n, N) and what happened (n, N): one-hot labels or shares of votes; faces without votes go."
+def as_outcomes(
+    probs,      # (n, N) probabilities
+    targets,    # (n,) class indices, or (n, N) votes or shares of votes
+) -> tuple:     # probs and outcomes, each (n, N); rows without any vote are left out of both
+    "Checked probabilities beside what happened: one-hot labels, or shares of votes."
     if np.ndim(targets) < 2:
         probs, labels = check_answers(probs, targets)
         return probs, np.eye(probs.shape[1])[labels]
@@ -208,13 +217,20 @@ def _check_votes(votes, probs):
 # %% ../../nbs/5_measure/01_metrics.ipynb #678b8e3c
 _FLOOR = 1e-12
 
-def brier_values(probs, labels):
-    "Squared distance (n,) of each distribution from its label's one-hot vector; the mean is the Brier score (0 to 2)."
+def brier_values(
+    probs,          # (n, N) probabilities
+    labels,         # (n,) class indices
+) -> np.ndarray:    # (n,) from 0 to 2; the mean is the Brier score
+    "Squared distance of each distribution from its label's one-hot vector."
     probs, labels = check_answers(probs, labels)
     return (probs**2).sum(1) - 2*probs[np.arange(len(labels)), labels] + 1
 
-def nll_values(probs, labels):
-    "Negative log probability (n,) of each label in nats, probabilities floored at 1e-12; the mean is the NLL."
+# %% ../../nbs/5_measure/01_metrics.ipynb #bf2aad46
+def nll_values(
+    probs,          # (n, N) probabilities; floored at 1e-12
+    labels,         # (n,) class indices
+) -> np.ndarray:    # (n,) in nats; the mean is the NLL
+    "Negative log probability of each label."
     probs, labels = check_answers(probs, labels)
     return -np.log(probs[np.arange(len(labels)), labels].clip(_FLOOR))
 
@@ -234,9 +250,8 @@ def _risk_curve(confidence, right):
     "Coverage (n,) and risk (n,) with the most confident answers first."
     level, group = np.unique(-confidence, return_inverse=True)  # ascending: most confident first
     count = np.bincount(group)
-    # ties share their mean
-    wrong = (np.bincount(group, 1 - right)/count)[np.repeat(np.arange(len(level)), count)]
-    taken = np.arange(1, len(wrong) + 1)
+    rate = np.bincount(group, 1 - right)/count                  # equal confidences share their mean
+    wrong, taken = rate[np.repeat(np.arange(len(level)), count)], np.arange(1, len(right) + 1)
     return taken/len(wrong), wrong.cumsum()/taken
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #9e0a5b59
@@ -245,7 +260,7 @@ def risk_coverage(
     labels,           # (n,) class indices
     confidence=None,  # (n,) what to sort by; None: the highest probability
 ) -> dict:            # coverage (n,), risk (n,), aurc
-    "Share of wrong answers among the most confident ones, for every coverage, and the area under that curve."
+    "Share of wrong answers among the most confident, for every coverage, and its mean."
     probs, labels = check_answers(probs, labels)
     confidence = probs.max(1) if confidence is None else np.asarray(confidence, float)
     if confidence.shape != labels.shape or not np.isfinite(confidence).all():
@@ -254,32 +269,26 @@ def risk_coverage(
     return dict(coverage=coverage, risk=risk, aurc=float(risk.mean()))
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #2ea4179b
-def accuracy_at_coverage(curve, coverage):
-    "Accuracy among the most confident answers that make up at least this coverage; `curve` from `risk_coverage`."
+def accuracy_at_coverage(
+    curve,       # from risk_coverage
+    coverage,    # share of faces that are answered, 0 to 1
+) -> float:
+    "Accuracy among the most confident answers that make up at least this coverage."
     return float(1 - curve['risk'][np.searchsorted(curve['coverage'], coverage - 1e-9)])
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #05928eae
-def resample_weights(n, repeats, seed, at_once=2_000_000):
-    "How often each of n faces is drawn in each resample: arrays (R, n), as many resamples at a time as memory allows."
+def resample_weights(
+    n:int,                   # faces
+    repeats:int,             # resamples
+    seed:int,                # of the resampling
+    at_once:int=2_000_000,   # weights in memory at a time
+):                           # arrays (R, n), as many resamples at a time as fit
+    "How often each of n faces is sampled in each resample."
     rng, step = np.random.default_rng(seed), max(1, at_once//n)
     for start in range(0, repeats, step):
         rows = min(step, repeats - start)
         index = rng.integers(0, n, (rows, n)) + n*np.arange(rows)[:, None]
         yield np.bincount(index.ravel(), minlength=rows*n).reshape(rows, n).astype(float)
-
-# %% ../../nbs/5_measure/01_metrics.ipynb #ed7d8785
-def bootstrap_interval(
-    figure,  # function of weights (R, n): (R,) or (R, k), the figure of each weighted set of faces
-    n:int,             # faces
-    repeats:int=1000,  # resamples
-    level:float=0.95,  # share of such intervals that should hold the true value
-    seed:int=0,        # of the resampling
-) -> tuple:            # (low, high), numbers or arrays (k,)
-    "Bootstrap interval of a figure: the middle 95% of its values on resamples (Efron 1979)."
-    if n < 1 or repeats < 1:
-        raise GrefelError(f'bootstrap of {n} faces, {repeats} times: at least 1 of each is needed')
-    values = np.concatenate([figure(w) for w in resample_weights(n, repeats, seed)])
-    return tuple(np.quantile(values, [0.5 - level/2, 0.5 + level/2], axis=0))
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #e28cf61d
 def _class_figures(weights, labels, answers, num_classes):
@@ -287,32 +296,41 @@ def _class_figures(weights, labels, answers, num_classes):
     one_hot = np.eye(num_classes)
     support, said = weights @ one_hot[labels], weights @ one_hot[answers]              # (R, N)
     hits = weights @ (one_hot[labels]*(labels == answers)[:, None])                    # (R, N)
-    # over classes that occur
-    def mean(top, below): return (top/np.maximum(below, 1)).sum(1)/(below > 0).sum(1)
+    def mean(top, below):                                            # over classes that occur
+        return (top/np.maximum(below, 1)).sum(1)/(below > 0).sum(1)
     return np.stack([mean(hits, support), mean(2*hits, support + said)])
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #d2a03985
-def _risk_figures(weights, confidence, right, coverages=(0.8, 0.9, 0.95)):
-    "AURC and the accuracy at each coverage (1 + k, R) of weighted faces; equal confidences share their mean error."
-    order = np.argsort(-confidence, kind='stable')
-    # of each group of equals
-    first = np.flatnonzero(np.append(True, np.diff(confidence[order]) != 0))
-    taken = np.add.reduceat(weights[:, order], first, 1)  # (R, G) faces
-    wrong = np.add.reduceat(weights[:, order]*(1 - right[order]), first, 1)  # (R, G) mistakes
-    rate, n = wrong/np.maximum(taken, 1), int(round(taken[0].sum()))
-    until, errors = taken.cumsum(1), wrong.cumsum(1)  # with all more confident ones
+def _harmonic_steps(until, taken):
+    "Σ 1/k over the places k of each group (R, G) that ends at place `until` and holds `taken`."
+    n = int(round(until[0, -1]))
     harmonic = np.append(0., (1/np.arange(1, n + 1)).cumsum())
-    # Σ 1/k over the group's places
-    steps = harmonic[until.astype(int)] - harmonic[(until - taken).astype(int)]
-    found = [(wrong + (errors - wrong - rate*(until - taken))*steps).sum(1)/n]
+    return harmonic[until.astype(int)] - harmonic[(until - taken).astype(int)]
+
+# %% ../../nbs/5_measure/01_metrics.ipynb #7009627c
+def _risk_figures(weights, confidence, right, coverages=(0.8, 0.9, 0.95)):
+    "AURC and accuracy at each coverage (1 + k, R) of weighted faces; ties share their mean error."
+    order = np.argsort(-confidence, kind='stable')
+    first = np.flatnonzero(np.append(True, np.diff(confidence[order]) != 0))    # of each tie (G,)
+    taken = np.add.reduceat(weights[:, order], first, 1)                      # (R, G) faces
+    wrong = np.add.reduceat(weights[:, order]*(1 - right[order]), first, 1)   # (R, G) mistakes
+    rate, n = wrong/np.maximum(taken, 1), int(round(taken[0].sum()))
+    until, errors = taken.cumsum(1), wrong.cumsum(1)             # with all more confident ones
+    before = errors - wrong - rate*(until - taken)
+    found = [(wrong + before*_harmonic_steps(until, taken)).sum(1)/n]
     for k in (np.ceil(c*n - 1e-9) for c in coverages):
-        g, rows = (until < k - 0.5).sum(1), np.arange(len(until))  # the group that holds place k
+        g, rows = (until < k - 0.5).sum(1), np.arange(len(until))    # the tie that holds place k
         found.append(1 - (errors[rows, g] - rate[rows, g]*(until[rows, g] - k))/k)
     return np.stack(found)
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #3f2b6fc7
-def bin_gaps(predicted, happened, bins=15, equal_mass=False):
-    "What happened less what was predicted, each in its bin: (n, k·bins) of arrays (n, k)."
+def bin_gaps(
+    predicted,               # (n, k) probabilities
+    happened,                # (n, k) outcomes from 0 to 1
+    bins:int=15,             # how many, for each column
+    equal_mass:bool=False,   # equally many faces in each bin, instead of equal widths
+) -> np.ndarray:             # (n, k·bins), one entry a face and column
+    "What happened less what was predicted, each in its bin: its sums are what ECE adds up."
     n, k = predicted.shape
     table = np.zeros((n, k*bins))
     for c in range(k):
@@ -321,8 +339,13 @@ def bin_gaps(predicted, happened, bins=15, equal_mass=False):
     return table
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #9e81a4b9
-def error_interval(gaps, moves, scale, level=0.95):
-    "Interval of Σ|gaps|/scale: gaps (m,) as measured, moves (R, m) what resampling adds to them."
+def error_interval(
+    gaps,                # (m,) sums of gaps in the bins, as measured
+    moves,               # (R, m) what each resample adds to them
+    scale,               # what the sum of all gaps is divided by
+    level:float=0.95,    # share of such intervals that should hold the true error
+) -> tuple:              # (low, high)
+    "Interval of a calibration error, by asking which true gaps make the measured one unsurprising."
     measured, factors = np.abs(gaps).sum()/scale, np.linspace(0, 2, 101)
     above = [(np.abs(f*gaps + moves).sum(1)/scale >= measured - 1e-12).mean() for f in factors]
     low, high = np.interp([0.5 - level/2, 0.5 + level/2], np.maximum.accumulate(above), factors)
@@ -330,10 +353,16 @@ def error_interval(gaps, moves, scale, level=0.95):
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #a038a149
 def _change_masks(before, after, labels):
-    "Which answers (n,) changed at all, for the better, for the worse, and from one mistake to another."
+    "Which answers (n,) changed, for the better, for the worse, and from one mistake to another."
     was, now = before == labels, after == labels
     changed = before != after
     return dict(changed=changed, helped=~was & now, hurt=was & ~now, neutral=changed & ~was & ~now)
+
+# %% ../../nbs/5_measure/01_metrics.ipynb #46ee74a1
+def _mcnemar(helped, hurt):
+    "Probability that chance alone divides the decided answers so unequally (exact, two-sided)."
+    from scipy.stats import binomtest
+    return float(binomtest(helped, helped + hurt).pvalue) if helped + hurt else 1.0
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #2003dccf
 def change_report(
@@ -343,33 +372,28 @@ def change_report(
     classes=None,             # N names for the rows by class; None: numbers
     bands=(0.5, 0.7, 0.9),    # edges of the bands of primary confidence
 ) -> dict:  # n; changed, helped, hurt, neutral and …_rate of each; accuracies; p_value; two tables
-    "Which answers a correction changed, and whether for the better: in all, by class, and by primary confidence."
-    from scipy.stats import binomtest
-    (before, labels), (after, _) = check_answers(primary_probs, labels), check_answers(final_probs,
-        labels)
+    "Which answers a correction changed, and whether for the better: all, by class, by confidence."
+    before, labels = check_answers(primary_probs, labels)
+    after, _ = check_answers(final_probs, labels)
     if before.shape != after.shape:
         raise GrefelError(f'probabilities of shapes {before.shape} and {after.shape}')
-    a, b, sure = before.argmax(1), after.argmax(1), before.max(1)
+    a, b, sure, names = before.argmax(1), after.argmax(1), before.max(1), classes
     masks, edges = _change_masks(a, b, labels), [0., *bands, 1.]
-    report = dict(n=len(labels)) | {name: int(mask.sum()) for name, mask in masks.items()}
-    report |= {('change' if name == 'changed' else name) + '_rate': float(mask.mean()) for name,
-               mask in masks.items()}
-    def part(rows):
-        return dict(n=int(rows.sum())) | {name: int((mask & rows).sum()) for name,
-                                          mask in masks.items()}
-    decided = report['helped'] + report['hurt']
-    return report | dict(
+    if names is None: names = range(before.shape[1])
+    def count(rows=True): return {name: int((mask & rows).sum()) for name, mask in masks.items()}
+    def part(rows): return dict(n=int(rows.sum())) | count(rows)
+    rates = {f'{k}_rate'.replace('changed', 'change'): float(m.mean()) for k, m in masks.items()}
+    return dict(n=len(labels)) | (total := count()) | rates | dict(
         primary_accuracy=float((a == labels).mean()), final_accuracy=float((b == labels).mean()),
-        p_value=float(binomtest(report['helped'], decided).pvalue) if decided else 1.0,
-        change_by_class=[{'class': c if classes is None else classes[c]} | part(labels == c)
-                         for c in range(before.shape[1])],
+        p_value=_mcnemar(total['helped'], total['hurt']),
+        change_by_class=[{'class': names[c]} | part(labels == c) for c in range(before.shape[1])],
         change_by_confidence=[dict(low=low, high=high)
                               | part((sure >= low) & ((sure < high) | (high == 1)))
                               for low, high in zip(edges, edges[1:])])
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #287616ee
 def _mean_values(probs, labels, votes):
-    "Figures that are means over faces: name → (n,); NaN for faces that do not count."
+    "Metrics that are means over faces: name → (n,); NaN for faces that do not count."
     values = dict(brier=brier_values(probs, labels), nll=nll_values(probs, labels),
                   mean_confidence=probs.max(1))
     if votes is None: return values
@@ -378,11 +402,11 @@ def _mean_values(probs, labels, votes):
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #d8bd788e
 def _error_tables(probs, labels, votes):
-    "Figures that are sums of gaps in bins: name → (gaps (n, m), faces that count times columns)."
+    "Metrics that are sums of gaps in bins: name → (gaps (n, m), faces that count times columns)."
     n, N = probs.shape
     top, right = probs.max(1)[:, None], (probs.argmax(1) == labels)[:, None]
-    tables = dict(ece=(bin_gaps(top, right), n), ece_mass=(bin_gaps(top, right, equal_mass=True),
-                                                           n),
+    tables = dict(ece=(bin_gaps(top, right), n),
+                  ece_mass=(bin_gaps(top, right, equal_mass=True), n),
                   ece_classwise=(bin_gaps(probs, np.eye(N)[labels]), n*N))
     if votes is None: return tables
     shares = _check_votes(votes, probs)
@@ -409,7 +433,7 @@ def classification_metrics(
     bootstrap:int=0,  # resamples for the intervals; 0: only Wilson's interval of accuracy
     seed:int=0,       # of the resampling
 ) -> dict:            # plain floats and ints by the keys in the table above
-    "Every figure of one set of predictions."
+    "Every metric of one set of predictions."
     probs, labels = check_answers(probs, labels)
     if classes is not None and len(classes) != probs.shape[1]:
         raise GrefelError(f'{len(classes)} class names for {probs.shape[1]} classes')
@@ -418,16 +442,15 @@ def classification_metrics(
     values, tables = _mean_values(probs, labels, votes), _error_tables(probs, labels, votes)
     found = dict(n=n, accuracy=right/n, accuracy_low=float(low), accuracy_high=float(high),
                  ece_floor=floor, ece_floor_95=floor_95)
-    found |= {name: float(np.abs(gaps.sum(0)).sum()/scale) for name,
-              (gaps, scale) in tables.items()}
-    found |= {name: float(v[0]) for name, v in _figures(np.ones((1, n)), probs, labels,
-                                                        values).items()}
-    return found | _intervals(probs, labels, values, tables, bootstrap,
-                              seed) if bootstrap else found
+    found |= {k: float(np.abs(gaps.sum(0)).sum()/scale) for k, (gaps, scale) in tables.items()}
+    as_they_are = _figures(np.ones((1, n)), probs, labels, values)
+    found |= {k: float(v[0]) for k, v in as_they_are.items()}
+    if bootstrap: found |= _intervals(probs, labels, values, tables, bootstrap, seed)
+    return found
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #a628b8c9
 def _intervals(probs, labels, values, tables, repeats, seed):
-    "Ends of the bootstrap intervals of all figures, as a dict of `…_low` and `…_high`."
+    "Ends of the bootstrap intervals of all metrics, as a dict of `…_low` and `…_high`."
     figures, moves = [], []
     for w in resample_weights(len(labels), repeats, seed):
         figures.append(_figures(w, probs, labels, values))
@@ -436,8 +459,8 @@ def _intervals(probs, labels, values, tables, repeats, seed):
             for name in figures[0]}
     for i, (name, (gaps, scale)) in enumerate(tables.items()):
         ends[name] = error_interval(gaps.sum(0), np.concatenate([m[i] for m in moves]), scale)
-    return {f'{name}_{end}': float(v) for name, pair in ends.items() for end,
-            v in zip(('low', 'high'), pair)}
+    return {f'{name}_{end}': float(v) for name, pair in ends.items()
+            for end, v in zip(('low', 'high'), pair)}
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #5c1a77e1
 def class_calibration(
@@ -446,11 +469,10 @@ def class_calibration(
     bootstrap:int=1000,  # resamples for the intervals
     seed:int=0,          # of the resampling
 ) -> tuple:              # error, low and high, each (N,)
-    "Calibration error of each class's probability, as `classwise_error`, with the ends of its 95% interval."
+    "Calibration error of each class's probability, with the ends of its 95% interval."
     probs, happened = as_outcomes(probs, targets)
-    gaps, (n, N) = bin_gaps(probs, happened), probs.shape  # (n, N·bins)
-    # (R, N·bins)
+    gaps, (n, N) = bin_gaps(probs, happened), probs.shape                            # (n, N·bins)
     moves = np.concatenate([(w - 1) @ gaps for w in resample_weights(n, bootstrap, seed)])
-    sums, moves = gaps.sum(0).reshape(N, -1), moves.reshape(len(moves), N, -1)
-    ends = np.array([error_interval(s, moves[:, c], n) for c, s in enumerate(sums)])  # (N, 2)
+    sums, moves = gaps.sum(0).reshape(N, -1), moves.reshape(len(moves), N, -1)   # (R, N, bins)
+    ends = np.array([error_interval(s, moves[:, c], n) for c, s in enumerate(sums)])   # (N, 2)
     return np.abs(sums).sum(1)/n, *ends.T

@@ -24,20 +24,19 @@ def anchor_distances(
 
 # %% ../../nbs/3_method/06_anchors.ipynb #a1c31f10
 class GeometryAwareAnchors(nn.Module):
-    "K trainable anchors for each class, and the class distribution that distances to them give (GReFEL, 2410.15927)."
+    "K anchors for each class, and the distribution that distances to them give (GReFEL, 2410.15927)."
     def __init__(self,
         num_classes:int=8,             # N
         num_anchors_per_class:int=10,  # K
         embed_dim:int=512,             # D
-        # length of a start anchor, in √D (embeddings leave the gate about that long)
-        scale:float=0.5,
+        scale:float=0.5,               # length of a start anchor, in √D
         learn_delta:bool=True,         # False: δ stays where it starts
     ):
         super().__init__()
-        self.anchors = nn.Parameter(scale*torch.randn(num_classes, num_anchors_per_class,
-                                                      embed_dim))
-        self.log_delta = nn.Parameter(torch.tensor(math.log(math.sqrt(embed_dim)/16)),
-                                      requires_grad=learn_delta)
+        random = torch.randn(num_classes, num_anchors_per_class, embed_dim)
+        self.anchors = nn.Parameter(scale*random)                   # (N, K, D)
+        start = torch.tensor(math.log(math.sqrt(embed_dim)/16))
+        self.log_delta = nn.Parameter(start, requires_grad=learn_delta)
 
     @property
     def delta(self): return self.log_delta.exp()
@@ -54,7 +53,7 @@ def init_anchors(
     embeddings,                    # (n, D) of training faces
     labels,                        # (n,) class indices
     seed:int=0,                    # of k-means and of the noise
-):                                 # the same `anchors`
+):                                 # the same anchors
     "Put each class's anchors at the centres of k-means over its embeddings."
     from sklearn.cluster import KMeans
     n, k, _ = anchors.anchors.shape
@@ -70,7 +69,7 @@ def init_anchors(
 
 # %% ../../nbs/3_method/06_anchors.ipynb #a14c0f02
 def anchors_of(
-    model:nn.Module,             # a `GReFELModel`, or one without balancing
+    model:nn.Module,             # a GReFELModel, or one without balancing
 ) -> GeometryAwareAnchors|None:  # None for a model without anchors
     "A model's anchors."
     return getattr(getattr(model, 'balancing', None), 'anchors', None)

@@ -17,7 +17,7 @@ from .anchors import GeometryAwareAnchors
 def confidence(
     probs,   # (…, N) distributions
 ):           # (…,) in [0, 1]
-    "C(p) = 1 − H(p)/log N: 1 for a certain answer, 0 for a uniform one (GReFEL, reliability balancing)."
+    "C(p) = 1 − H(p)/log N: 1 for a certain answer, 0 for a uniform one (GReFEL)."
     entropy = torch.special.entr(probs.float().clamp_min(1e-12)).sum(-1)
     return (1 - entropy/math.log(probs.shape[-1])).clamp(0, 1)
 
@@ -27,7 +27,7 @@ class AttentiveCorrection(nn.Module):
     def __init__(self,
         num_classes:int=8,     # N
         embed_dim:int=512,     # D
-        num_heads:int=8,       # heads; must divide `embed_dim`
+        num_heads:int=8,       # heads; must divide embed_dim
     ):
         super().__init__()
         if embed_dim % num_heads:
@@ -36,31 +36,31 @@ class AttentiveCorrection(nn.Module):
         self.q, self.kv = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, 2*embed_dim)
         self.norm, self.head = nn.LayerNorm(embed_dim), nn.Linear(embed_dim, num_classes)
 
-    def forward(self, embedding, tokens):                                        # (B, D), (B, T, D)
+    def forward(self, embedding, tokens):                                    # (B, D), (B, T, D)
         def split(x): return rearrange(x, 'b t (h d) -> b h t d', h=self.num_heads)
-        k, v = self.kv(tokens).chunk(2, -1)                                      # (B, T, D)
-        # (B, h, 1, d)
-        out = F.scaled_dot_product_attention(split(self.q(embedding[:, None])), split(k), split(v))
-        return self.head(self.norm(rearrange(out, 'b h 1 d -> b (h d)'))).float()   # (B, N) logits
+        k, v = self.kv(tokens).chunk(2, -1)                                  # (B, T, D) both
+        q = self.q(embedding[:, None])                                       # (B, 1, D)
+        out = F.scaled_dot_product_attention(split(q), split(k), split(v))   # (B, h, 1, d)
+        out = rearrange(out, 'b h 1 d -> b (h d)')                           # (B, D)
+        return self.head(self.norm(out)).float()                             # (B, N) logits
 
 # %% ../../nbs/3_method/07_balancing.ipynb #7a9baa63
 def weigh(
-    a,               # (B, N) a distribution
-    b,               # (B, N) another
-    floor:float=1e-4,  # the least weight an opinion gets
-):                   # (B, N) a distribution
+    a,                   # (B, N) a distribution
+    b,                   # (B, N) another
+    floor:float=1e-4,    # the least weight an opinion gets
+):                       # (B, N) a distribution
     "The mean of two distributions, each weighted by its confidence."
-    wa, wb = confidence(a)[:, None] + floor, confidence(b)[:, None] + floor    # (B, 1)
+    wa, wb = confidence(a)[:, None] + floor, confidence(b)[:, None] + floor   # (B, 1) both
     return (wa*a + wb*b)/(wa + wb)
 
 # %% ../../nbs/3_method/07_balancing.ipynb #9ab4c084
 def balance(
-    primary,                    # (B, N) p
-    corrections,                # list of 0, 1 or 2 distributions (B, N): t_g, t_a
-    # 'confidence': weigh by both confidences; 'ramp': C(p)·p + (1 − C(p))·t
-    merge:str='confidence',
-    ramp:float=1.,              # τ of 'ramp': 0 = no correction, 1 = all of it
-):                              # (B, N) final, (B, N) combined correction
+    primary,                  # (B, N) p
+    corrections,              # list of 0, 1 or 2 distributions (B, N): t_g, t_a
+    merge:str='confidence',   # weigh by both confidences; 'ramp': C(p)·p + (1 − C(p))·t
+    ramp:float=1.,            # τ of 'ramp': 0 = no correction, 1 = all of it
+):                            # (B, N) final, (B, N) combined correction
     "The final distribution from the primary one and its corrections."
     if not corrections: return primary, primary
     t = corrections[0] if len(corrections) == 1 else weigh(*corrections)
@@ -78,7 +78,7 @@ class ReliabilityBalancing(nn.Module):
         num_anchors_per_class:int=10,   # K
         num_heads:int=8,                # heads of the attentive correction
         sources=('anchor', 'attention'),  # which corrections take part; () switches balancing off
-        merge:str='confidence',         # 'confidence' or 'ramp', see `balance`
+        merge:str='confidence',         # 'confidence' or 'ramp', see balance
     ):
         super().__init__()
         if unknown := set(sources) - {'anchor', 'attention'}:
@@ -92,15 +92,14 @@ class ReliabilityBalancing(nn.Module):
         if 'attention' in sources:
             self.attention = AttentiveCorrection(num_classes, embed_dim, num_heads)
 
-    def forward(self, embedding, primary_probs, tokens=None):  # (B, D), (B, N), (B, T, D) or None
+    def forward(self, embedding, primary_probs, tokens=None): # (B, D), (B, N), (B, T, D) or None
         out, corrections = {}, []
         if self.anchors is not None:
             out['anchor_probs'], out['distances'] = self.anchors(embedding)  # (B, N), (B, N, K)
             corrections.append(out['anchor_probs'])
         if self.attention is not None:
-            # (B, N)
-            logits = self.attention(embedding, embedding[:, None] if tokens is None else tokens)
-            out['attention_probs'] = logits.softmax(-1)
+            seen = embedding[:, None] if tokens is None else tokens          # (B, T, D)
+            out['attention_probs'] = self.attention(embedding, seen).softmax(-1)   # (B, N)
             corrections.append(out['attention_probs'])
         final, t = balance(primary_probs.float(), corrections, self.merge, self.ramp)  # (B, N) both
         return out | dict(correction_probs=t, final_probs=final,

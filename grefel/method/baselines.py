@@ -26,9 +26,9 @@ class Baseline(nn.Module):
     def __init__(self,
         num_classes:int=8,     # N
         img_size:int=48,       # side of the square input, pixels
-        name:str='rival',      # one of `BASELINES`
+        name:str='rival',      # one of BASELINES
         own=None,              # dict of the class's own arguments, for its config
-        classes=None,          # class names in order; None: the first N of `EXPRESSIONS`
+        classes=None,          # class names in order; None: the first N of EXPRESSIONS
         # normalisation that inputs are expected to have had
         mean=IMAGENET['mean'], std=IMAGENET['std'],
     ):
@@ -45,7 +45,7 @@ class Baseline(nn.Module):
     def answer(self,
         logits,    # (B, N)
         **more,    # further tensors for losses and reports
-    ) -> dict:     # what `GReFELModel` returns, as far as there is such a thing
+    ) -> dict:     # what GReFELModel returns, as far as there is such a thing
         "The dict that training, evaluation and prediction read."
         p = logits.float().softmax(-1)                                               # (B, N)
         return dict(logits=logits.float(), primary_probs=p, final_probs=p,
@@ -56,7 +56,7 @@ def count_parameters(model): return sum(p.numel() for p in model.parameters())
 
 @torch.inference_mode()
 def count_macs(
-    model,      # with `config['img_size']`
+    model,      # with config['img_size']
 ) -> int:
     "Multiply–accumulates of one face."
     from torch.utils.flop_counter import FlopCounterMode
@@ -69,7 +69,7 @@ def count_macs(
 # %% ../../nbs/3_method/12_baselines.ipynb #4f248c69
 @torch.inference_mode()
 def ms_per_face(
-    model,            # with `config['img_size']`
+    model,            # with config['img_size']
     bs:int=1,         # faces at once; 1 is what an interactive use has
     tries:int=20,     # the fastest counts
 ) -> float:           # milliseconds
@@ -157,7 +157,7 @@ class ResNet18(Baseline):
 
 # %% ../../nbs/3_method/12_baselines.ipynb #f8d3c555
 def poster(
-    **kw,              # arguments that differ, see `GReFELModel`
+    **kw,              # arguments that differ, see GReFELModel
 ) -> GReFELModel:
     "POSTER++'s fusion (arXiv 2301.12149) on the trunk of `grefel_nano`: no W_q, no anchors, no correction."
     plain = dict(token_norm=False, shortcut=False, layer_scale=.1)

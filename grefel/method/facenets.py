@@ -73,7 +73,7 @@ class ConvUnit(nn.Sequential):
         out_chans:int,     # channels out
         kernel:int=1,      # side of the kernel; padded to keep the size
         stride:int=1,      # 2 halves the map
-        groups:int=1,      # `in_chans` makes it depthwise
+        groups:int=1,      # in_chans makes it depthwise
         act:bool=True,     # end with a PReLU
     ):
         conv = nn.Conv2d(in_chans, out_chans, kernel, stride, kernel//2, groups=groups, bias=False)
@@ -145,7 +145,7 @@ def _names_in(path):
 
 # %% ../../nbs/3_method/20_facenets.ipynb #9269f929
 def read_checkpoint(
-    path:str|Path,   # written by `torch.save`, or a .safetensors file
+    path:str|Path,   # written by torch.save, or a .safetensors file
 ):                   # what it holds; anything but tensors and plain values is an empty stand-in
     "Read a checkpoint without running anything in it; `GrefelError` if it is none."
     path = Path(path).expanduser()
@@ -177,7 +177,7 @@ def read_state(
 # %% ../../nbs/3_method/20_facenets.ipynb #71b2cddd
 def fit_weights(
     model:nn.Module,      # takes the weights
-    state:dict,           # name → tensor, from `read_state`
+    state:dict,           # name → tensor, from read_state
     their_name,           # function: a name of the model's → its name in the checkpoint
     unused:str='',  # regular expression for names that the checkpoint may hold and nobody needs
     called='state dict',  # the checkpoint, in messages
@@ -205,7 +205,7 @@ def fit_weights(
 
 # %% ../../nbs/3_method/20_facenets.ipynb #effbd5d0
 def ir50_name(
-    name:str,   # of a weight of `IR50`
+    name:str,   # of a weight of IR50
 ) -> str:       # in published files
     "What published checkpoints call a weight of `IR50`."
     for ours, theirs in dict(stem='input_layer', stage='body', residual='res_layer',
@@ -220,7 +220,7 @@ _MOBILE_NAMES = {'stem.0': 'conv1', 'stem.1': 'conv2_dw', 'down.0': 'conv_23', '
                  'top': 'conv_6_sep'}
 
 def mobilefacenet_name(
-    name:str,   # of a weight of `MobileFaceNet`
+    name:str,   # of a weight of MobileFaceNet
 ) -> str:       # in published files
     "What published checkpoints call a weight of `MobileFaceNet`."
     part = next(p for p in _MOBILE_NAMES if name.startswith(p + '.'))
@@ -239,7 +239,7 @@ IR50_UNUSED = r'(output_layer|body4)\.'
 
 # %% ../../nbs/3_method/20_facenets.ipynb #8888b04d
 def load_ir50(
-    source:str|Path|dict,   # `ir50.pth`, or what is in it
+    source:str|Path|dict,   # ir50.pth, or what is in it
 ) -> IR50:                  # in evaluation mode
     "IR-50 with published weights; `GrefelError` names the first name or shape that differs."
     state, called = read_state(source)
@@ -250,7 +250,7 @@ def load_ir50(
 MOBILEFACENET_UNUSED = r'output_layer\.'
 
 def load_mobilefacenet(
-    source:str|Path|dict,   # `mobilefacenet_model_best.pth.tar`, or what is in it
+    source:str|Path|dict,   # mobilefacenet_model_best.pth.tar, or what is in it
 ) -> MobileFaceNet:         # frozen
     "MobileFaceNet with published weights; `GrefelError` names the first name or shape that differs."
     state, called = read_state(source)
@@ -261,7 +261,7 @@ PUBLISHED_FILES = dict(ir50='ir50.pth', mobilefacenet='mobilefacenet_model_best.
 
 def published_file(
     where:str|Path,   # the folder that holds the published files, or a file
-    name:str,         # a key of `PUBLISHED_FILES`
+    name:str,         # a key of PUBLISHED_FILES
 ) -> Path:            # an existing file
     "Where a published network's file lies."
     file = PUBLISHED_FILES[name]

@@ -18,10 +18,10 @@ def heat_maps(
     grid:int,     # g, side of the map
 ):                # (B, 68, g, g), values in 0..1
     "A Gaussian bump of one cell's width for each landmark."
-    # (g,)
-    centres = (torch.arange(grid, device=landmarks.device, dtype=landmarks.dtype) + 0.5)/grid
+    cells = torch.arange(grid, device=landmarks.device, dtype=landmarks.dtype)
+    centres = (cells + 0.5)/grid                                             # (g,)
     axes = torch.exp(-0.5*((landmarks[..., None] - centres)*grid).square())  # (B, 68, 2, g)
-    return axes[:, :, 1, :, None]*axes[:, :, 0, None, :]  # (B, 68, g, g)
+    return axes[:, :, 1, :, None]*axes[:, :, 0, None, :]                     # (B, 68, g, g)
 
 # %% ../../nbs/3_method/04_geometry_maps.ipynb #85850d53
 class LandmarkPyramid(nn.Module):
@@ -53,8 +53,8 @@ def geometry_pyramid(
     name:str,           # 'landmarks', 'mobilefacenet' or 'none'
     channels,           # channels of each scale, those of the image pyramid
     grids,              # grid side of each scale, likewise
-    pretrained=False,   # `mobilefacenet`: the folder that holds its file
-) -> nn.Module|None:  # → [(B, C_s, h_s, h_s)], called with what its `.takes` names; None for 'none'
+    pretrained=False,   # 'mobilefacenet': the folder that holds its file
+) -> nn.Module|None:    # → [(B, C_s, h_s, h_s)], called with what its .takes names
     "A geometry pyramid by name."
     if name == 'none': return None
     if name == 'landmarks': return LandmarkPyramid(channels, grids)
@@ -75,8 +75,8 @@ class LandmarkHead(nn.Module):
         hidden:int=12,       # channels after the convolution
     ):
         super().__init__()
-        fine = [i for i, g in enumerate(grids) if g >= 6] or [max(range(len(grids)),
-            key=lambda i: grids[i])]
+        finest = max(range(len(grids)), key=lambda i: grids[i])
+        fine = [i for i, g in enumerate(grids) if g >= 6] or [finest]
         self.scale = min(fine, key=lambda i: grids[i])  # the coarsest map of at least 6 cells
         side = min(grids[self.scale], 8)
         self.conv = nn.Sequential(conv_norm(channels[self.scale], hidden), nn.ReLU(),

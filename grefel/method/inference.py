@@ -16,46 +16,45 @@ from itertools import islice
 AT_ONCE = 4   # faces a batch on a CPU, always
 
 def pad_batch(
-    rows,       # (B, …), B at most `step`; pictures are laid out channels last
+    rows,       # (B, …), B at most step; images are laid out channels last
     step:int,   # rows that are wanted
 ):              # (step, …)
     "A batch of exactly `step` rows: what is missing is copied from the first."
-    more = torch.cat([rows, rows[:1].expand(step - len(rows), *rows.shape[1:])]) if len(
-        rows) < step else rows
-    # all are laid out alike
-    return more.contiguous(memory_format=torch.channels_last) if rows.ndim == 4 else more
+    missing = step - len(rows)
+    if missing > 0: rows = torch.cat([rows, rows[:1].expand(missing, *rows.shape[1:])])
+    return rows.contiguous(memory_format=torch.channels_last) if rows.ndim == 4 else rows
 
 # %% ../../nbs/3_method/11_inference.ipynb #6f22f0fe
 class _OneThread:
-    "Lets PyTorch work with one thread while somebody is inside, and with as many as before when the last has left."
+    "PyTorch works with one thread while anybody is inside, and as before once the last has left."
     def __init__(self): self.lock, self.inside, self.threads = threading.Lock(), 0, 1
-    def enter(self):
+
+    def __enter__(self):
         with self.lock:
             if not self.inside: self.threads = torch.get_num_threads()
             self.inside += 1
             torch.set_num_threads(1)
             return self.threads
-    def leave(self):
+
+    def __exit__(self, *_):
         with self.lock:
             self.inside -= 1
             if not self.inside: torch.set_num_threads(self.threads)
 
 # %% ../../nbs/3_method/11_inference.ipynb #57f74298
-_ALONE = _OneThread()
+_ONE_THREAD = _OneThread()
 
 @contextmanager
 def thread_map(
     device,     # where the model works
 ):              # f(function, batches), in order
-    "A `map` over batches: on a CPU in as many threads as PyTorch may use, each of which works with one of its own."
+    "A `map` over batches: on a CPU as many at once as PyTorch may use threads, one thread each."
     if torch.device(device).type != 'cpu':
         yield map
         return
-    threads = _ALONE.enter()
-    def some(function, batches):
-        batches = iter(batches)
-        while chunk := list(islice(batches, 4*threads)): yield from pool.map(function, chunk)
-    try:
+    with _ONE_THREAD as threads:
+        def in_threads(function, batches):
+            batches = iter(batches)
+            while chunk := list(islice(batches, 4*threads)): yield from pool.map(function, chunk)
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield some
-    finally: _ALONE.leave()
+            yield in_threads

@@ -44,13 +44,18 @@ def adjust_prior(
 
 # %% ../../nbs/3_method/10_losses.ipynb #6f3cd45a
 def _pairs(anchors):
-    "Of all pairs of anchors the squared distance, scaled by D, and whether they are kin: (N·K choose 2,) both."
+    "Of all pairs of anchors: the squared distance over D, and whether both are of one class."
     n, k, _ = anchors.shape
     a = anchors.float().flatten(0, 1)                         # (N·K, D)
-    i, j = torch.triu_indices(n*k, n*k, 1, device=a.device)
+    i, j = torch.triu_indices(n*k, n*k, 1, device=a.device)   # (N·K choose 2,) both
     return (a[i] - a[j]).square().mean(-1), i//k == j//k
 
-def anchor_loss_unbounded(anchors): return -_pairs(anchors)[0].mean()   # the published form
+# %% ../../nbs/3_method/10_losses.ipynb #7e579a67
+def anchor_loss_unbounded(
+    anchors,   # (N, K, D)
+):             # scalar ≤ 0
+    "The published anchor loss: minus the mean squared distance of all pairs."
+    return -_pairs(anchors)[0].mean()
 
 # %% ../../nbs/3_method/10_losses.ipynb #47eb209d
 def anchor_loss(
@@ -58,10 +63,10 @@ def anchor_loss(
     margin:float=0.5,   # m, in units of √D
     kin_margin=None,    # the margin between anchors of one class; None: m as well
 ):                      # scalar ≥ 0
-    "Push anchors apart until they are a margin away from each other (bounded form of GReFEL's anchor loss)."
-    squared, kin = _pairs(anchors)
-    distance = (squared + 1e-12).sqrt()  # finite gradient where two anchors coincide
-    m = torch.where(kin, margin if kin_margin is None else kin_margin, margin)
+    "Push anchors apart until they are a margin from each other (GReFEL's anchor loss, bounded)."
+    squared, same_class = _pairs(anchors)
+    distance = (squared + 1e-12).sqrt()   # finite gradient where two anchors coincide
+    m = torch.where(same_class, margin if kin_margin is None else kin_margin, margin)
     return (m - distance).clamp_min(0).square().mean()
 
 # %% ../../nbs/3_method/10_losses.ipynb #1ea832c9
@@ -85,10 +90,9 @@ def landmark_loss(
 ):                        # scalar ≥ 0
     "Smooth L1 in units of the inter-ocular distance, over the faces whose landmarks are known."
     if known is None: return predicted.new_zeros(())
-    ok = ~known.isnan().flatten(1).any(1)                                              # (B,)
-    # no NaN may enter, even times zero
-    safe = torch.where(ok[:, None, None], known, predicted.detach())
-    unit = interocular(safe).clamp_min(0.05)[:, None, None]                            # (B, 1, 1)
+    ok = ~known.isnan().flatten(1).any(1)                                             # (B,)
+    safe = torch.where(ok[:, None, None], known, predicted.detach())  # a NaN times 0 is still NaN
+    unit = interocular(safe).clamp_min(0.05)[:, None, None]                           # (B, 1, 1)
     error = F.smooth_l1_loss(predicted/unit, safe/unit, beta=beta, reduction='none')  # (B, 68, 2)
     return (error.mean((1, 2))*ok).sum()/ok.sum().clamp_min(1)
 
@@ -97,20 +101,21 @@ class GReFELLoss(nn.Module):
     "Weighted sum of classification, anchor, centre and landmark terms (GReFEL, arXiv 2410.15927)."
     def __init__(self,
         cls:float=1.,              # λ_cls, on the final distribution
-        source:float=0.25,  # λ_source, the same term on each source alone; 0 is the published form
+        source:float=0.25,         # λ_source, the same term on each source; 0: as published
         anchor:float=1.,           # λ_anchor
         center:float=1.,           # λ_center
         landmark:float=1.,         # λ_lmk
         label_smoothing:float=0.,  # share of the target moved to all classes
         class_weights=None,        # (N,) or None
-        prior=None,  # (N,) shares of the classes to the power τ, for logit adjustment; or None
+        prior=None,                # (N,) class shares to the power τ, for logit adjustment
         margin:float=0.5,          # of the anchor loss, in √D
         kin_margin=None,           # the margin between anchors of one class; None: as between all
         bounded:bool=True,         # False: the published anchor loss
     ):
         super().__init__()
-        self.cls, self.source, self.anchor, self.center, self.landmark = cls, source, anchor, center, landmark
-        self.label_smoothing, self.margin, self.kin_margin, self.bounded = label_smoothing, margin, kin_margin, bounded
+        self.cls, self.source, self.landmark = cls, source, landmark
+        self.anchor, self.center, self.label_smoothing = anchor, center, label_smoothing
+        self.margin, self.kin_margin, self.bounded = margin, kin_margin, bounded
         for name, value in dict(class_weights=class_weights, prior=prior).items():
             self.register_buffer(name, None if value is None else torch.as_tensor(value).float())
 
@@ -126,8 +131,9 @@ class GReFELLoss(nn.Module):
         sources = [k for k in ('primary_probs', 'anchor_probs', 'attention_probs') if k in out]
         if len(sources) > 1: parts['source'] = sum(nll(k) for k in sources)
         if anchors is not None:
-            def bounded(): return anchor_loss(anchors, self.margin, self.kin_margin)
-            parts['anchor'] = bounded() if self.bounded else anchor_loss_unbounded(anchors)
+            margins = self.margin, self.kin_margin
+            parts['anchor'] = (anchor_loss(anchors, *margins) if self.bounded
+                               else anchor_loss_unbounded(anchors))
             parts['center'] = center_loss(out['distances'], targets, out['primary_confidence'],
                                           anchors.shape[-1])
         if 'landmarks' in out: parts['landmark'] = landmark_loss(out['landmarks'], landmarks)

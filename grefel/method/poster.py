@@ -60,7 +60,7 @@ class PosterBlock(nn.Module):
     def __init__(self,
         dim:int,               # C, channels of both maps
         grid:int,              # side of the maps, in cells
-        num_heads:int,         # heads; must divide `dim`
+        num_heads:int,         # heads; must divide dim
         drop_path:float=0.,    # drop path rate of both branches
     ):
         super().__init__()
@@ -141,7 +141,7 @@ _REST = {'cls': 'VIT.cls_token', 'place': 'VIT.pos_embed', 'norm': 'VIT.norm',
          'image.halve.0': 'conv1', 'image.halve.1': 'conv2', 'image.halve.2': 'conv3'}
 
 def poster_name(
-    name:str,   # of a weight of `PosterV2`
+    name:str,   # of a weight of PosterV2
 ) -> str:       # in published checkpoints
     "What POSTER++'s checkpoints call a weight of `PosterV2`."
     def begins(name, part): return f'{name}.'.startswith(f'{part}.')
@@ -210,7 +210,7 @@ class PosterExtractor(nn.Module):
 # %% ../../nbs/3_method/21_poster.ipynb #9d262d05
 def from_poster_v2(
     source:str|Path|dict,   # a POSTER++ checkpoint's file or state dict
-    # its class order: a key of `CLASS_ORDERS` such as 'rafdb' or 'affectnet8', or the names
+    # its class order: a key of CLASS_ORDERS such as 'rafdb' or 'affectnet8', or the names
     classes,
 ) -> GReFELModel:           # of size 'poster_v2', in evaluation mode
     "A published POSTER++ checkpoint as a model of this library."

@@ -33,13 +33,13 @@ class ResBlock(nn.Module):
         stride:int=1,    # 2 halves the map
     ):
         super().__init__()
-        self.conv1, self.conv2 = conv_norm(in_chans, out_chans, stride=stride), conv_norm(out_chans,
-            out_chans)
-        pool = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
+        self.conv1 = conv_norm(in_chans, out_chans, stride=stride)
+        self.conv2 = conv_norm(out_chans, out_chans)
         same = stride == 1 and in_chans == out_chans
-        self.shortcut = nn.Identity() if same else nn.Sequential(pool,
-            conv_norm(in_chans, out_chans, 1))
-        self.drop_path = DropPath()            # no rate of its own; a recipe may set one
+        pool = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
+        def wider(): return nn.Sequential(pool, conv_norm(in_chans, out_chans, 1))
+        self.shortcut = nn.Identity() if same else wider()
+        self.drop_path = DropPath()                    # no rate of its own; a recipe may set one
 
     def forward(self, x):                              # (B, in_chans, h, w)
         out = self.conv2(F.relu(self.conv1(x)))        # (B, out_chans, h/stride, w/stride)
@@ -51,8 +51,8 @@ class ConvPyramid(nn.Module):
     def __init__(self,
         img_size:int=48,                 # side of the square input, pixels
         widths=(48, 80, 112, 112),       # channels at 1/2, 1/4, 1/8, 1/16 of the input
-        depths=(2, 2, 1, 0),  # residual blocks there; 0: averaging and one 1×1 convolution
-        in_chans:int=3,                  # channels of the picture
+        depths=(2, 2, 1, 0),             # residual blocks there; 0: average and a 1×1 convolution
+        in_chans:int=3,                  # channels of the image
     ):
         super().__init__()
         if len(widths) != 4 or len(depths) != 4:
@@ -79,16 +79,16 @@ class ConvPyramid(nn.Module):
 class TimmPyramid(nn.Module):
     "The last three feature maps of a timm model."
     def __init__(self,
-        name:str,                 # a timm model that has `features_only`, e.g. 'resnet18'
+        name:str,                 # a timm model that has features_only, e.g. 'resnet18'
         img_size:int=224,         # side of the square input, pixels
         pretrained:bool=False,    # fetch its published weights
-        in_chans:int=3,           # channels of the picture
+        in_chans:int=3,           # channels of the image
     ):
         super().__init__()
         import timm
         kw = dict(features_only=True, pretrained=pretrained, in_chans=in_chans)
-        # these build tables for one size
-        if name.startswith(('vit', 'swin', 'deit')): kw['img_size'] = img_size
+        one_size = name.startswith(('vit', 'swin', 'deit'))       # their tables fit one size
+        if one_size: kw['img_size'] = img_size
         self.net = timm.create_model(name, **kw)
         with torch.no_grad():
             shapes = [m.shape for m in self._maps(torch.zeros(2, in_chans, img_size, img_size))]
@@ -106,12 +106,11 @@ class TimmPyramid(nn.Module):
 def image_pyramid(
     name:str='conv',          # 'patch', 'conv', 'ir50' or 'timm:<model>'
     img_size:int=48,          # side of the square input, pixels
-    widths=None,              # channels (`patch`: three, `conv`: four); None: the class's own
-    depths=None,              # blocks a stage (`conv` only)
-    patch_sizes=(28, 14, 7),  # patch sides (`patch` only)
-    # `timm:`: True fetches published weights; `ir50`: the folder that holds ir50.pth
-    pretrained=False,
-) -> nn.Module:  # images (B, 3, S, S) → [(B, C_s, h_s, h_s)], with `.channels` and `.grids`
+    widths=None,              # channels ('patch': three, 'conv': four); None: the class's own
+    depths=None,              # blocks a stage ('conv' only)
+    patch_sizes=(28, 14, 7),  # patch sides ('patch' only)
+    pretrained=False,         # 'timm:': True fetches weights; 'ir50': the folder with ir50.pth
+) -> nn.Module:  # images (B, 3, S, S) → [(B, C_s, h_s, h_s)], with .channels and .grids
     "An image pyramid by name."
     given = {k: tuple(v) for k, v in dict(widths=widths, depths=depths).items() if v is not None}
     if pretrained and name in ('conv', 'patch'):

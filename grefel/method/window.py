@@ -14,7 +14,7 @@ from einops import rearrange
 
 # %% ../../nbs/3_method/02_window.ipynb #5edb5e63
 def window_partition(
-    x,            # (B, H, W, C); H and W multiples of `window`
+    x,            # (B, H, W, C); H and W multiples of window
     window:int,   # side of a window, in cells
 ):                # (B·nW, window², C)
     "Cut a map into non-overlapping windows, each a sequence of its cells in reading order."
@@ -22,7 +22,7 @@ def window_partition(
 
 # %% ../../nbs/3_method/02_window.ipynb #f88e0ba4
 def window_reverse(
-    windows,      # (B·nW, window², C), as `window_partition` made them
+    windows,      # (B·nW, window², C), as window_partition made them
     window:int,   # side of a window, in cells
     height:int,   # H of the map
     width:int,    # W of the map
@@ -34,8 +34,8 @@ def window_reverse(
 # %% ../../nbs/3_method/02_window.ipynb #3aa3d159
 def window_for(
     grid:int,  # side of the map, in cells
-) -> int:      # a divisor of `grid`
-    "The window side for a map: the largest divisor up to half of the map and up to 8, else the whole map."
+) -> int:      # a divisor of grid
+    "The window side for a map: its largest divisor up to half of it and up to 8, else all of it."
     fits = [w for w in range(2, min(8, max(grid//2, 3)) + 1) if grid % w == 0]
     return fits[-1] if fits else grid
 
@@ -44,11 +44,10 @@ def relative_index(
     window:int,  # side of a window, in cells
 ):               # (window², window²) of indices into a table of (2·window − 1)² offsets
     "For each pair of cells of a window, which offset lies between them."
-    # (2, M)
-    cells = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window),
-                                       indexing='ij')).flatten(1)
-    offset = cells[:, :, None] - cells[:, None, :] + window - 1  # (2, M, M)
-    return offset[0]*(2*window - 1) + offset[1]  # (M, M)
+    rows, columns = torch.meshgrid(torch.arange(window), torch.arange(window), indexing='ij')
+    cells = torch.stack([rows, columns]).flatten(1)                # (2, M)
+    offset = cells[:, :, None] - cells[:, None, :] + window - 1    # (2, M, M)
+    return offset[0]*(2*window - 1) + offset[1]                    # (M, M)
 
 # %% ../../nbs/3_method/02_window.ipynb #9c748efe
 class WindowCrossAttention(nn.Module):
@@ -56,9 +55,8 @@ class WindowCrossAttention(nn.Module):
     def __init__(self,
         dim:int,                # C, channels of both maps
         window:int,             # side of a window, in cells
-        num_heads:int=4,        # heads; must divide `dim`
-        # False: queries are the geometry features themselves (POSTER++'s code)
-        query_proj:bool=True,
+        num_heads:int=4,        # heads; must divide dim
+        query_proj:bool=True,   # False: queries are the geometry itself (POSTER++'s code)
     ):
         super().__init__()
         if dim % num_heads: raise ValueError(f'{num_heads} heads do not divide {dim} channels')
@@ -75,10 +73,10 @@ class WindowCrossAttention(nn.Module):
         k, v = self.kv(image).chunk(2, dim=-1)
         q, k, v = split(self.q(geometry)), split(k), split(v)          # (B·nW, heads, M, d)
         bias = self.bias[:, self.index].to(q.dtype)[None]              # (1, heads, M, M)
-        # (B·nW, heads, M, M)
-        weights = (q @ k.mT*q.shape[-1]**-0.5 + bias).softmax(-1) if need_weights else None
-        out = weights @ v if need_weights else F.scaled_dot_product_attention(q, k, v,
-            attn_mask=bias)
+        if need_weights:
+            weights = (q @ k.mT*q.shape[-1]**-0.5 + bias).softmax(-1)  # (B·nW, heads, M, M)
+            out = weights @ v                                          # (B·nW, heads, M, d)
+        else: weights, out = None, F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(rearrange(out, 'b h m d -> b m (h d)')), weights
 
 # %% ../../nbs/3_method/02_window.ipynb #c7f1ce36
@@ -92,8 +90,8 @@ class DropPath(nn.Module):
 
     def forward(self, x):
         if not self.training or self.rate == 0: return x
-        keep = torch.rand(x.shape[0], *[1]*(x.ndim - 1), device=x.device,
-                          dtype=x.dtype) >= self.rate
+        items = x.shape[0], *[1]*(x.ndim - 1)                  # (B, 1, …)
+        keep = torch.rand(items, device=x.device, dtype=x.dtype) >= self.rate
         return x*keep/(1 - self.rate)
 
 # %% ../../nbs/3_method/02_window.ipynb #ae3a8e90
@@ -101,7 +99,7 @@ class LayerScale(nn.Module):
     "Multiply each channel by a learned number that starts small."
     def __init__(self,
         dim:int,          # channels
-        init:float=0.1,   # start value
+        init:float=0.1,   # where they start
     ):
         super().__init__()
         self.gamma = nn.Parameter(torch.full((dim,), init))
@@ -125,9 +123,9 @@ class WindowCrossBlock(nn.Module):
     def __init__(self,
         dim:int,                 # C, channels of both maps
         grid:int,                # side of the maps, in cells
-        num_heads:int=4,         # heads; must divide `dim`
-        window:int|None=None,    # window side; None: `window_for(grid)`
-        mlp_ratio:float=2.,      # hidden width of the feed-forward network, in `dim`s
+        num_heads:int=4,         # heads; must divide dim
+        window:int|None=None,    # window side; None: window_for(grid)
+        mlp_ratio:float=2.,      # hidden width of the feed-forward network, in dims
         drop_path:float=0.,      # drop path rate of both branches
         query_proj:bool=True,    # False: no W_q (POSTER++'s code)
         layer_scale:float=0.1,   # start value of both branches' factors
@@ -142,7 +140,7 @@ class WindowCrossBlock(nn.Module):
 
     def forward(self, image, geometry, need_weights=False):            # (B, C, H, W) both
         x, g = (m.permute(0, 2, 3, 1) for m in (image, geometry))      # (B, H, W, C)
-        def cut(m): return window_partition(m, self.window)               # (B·nW, M, C)
+        def cut(m): return window_partition(m, self.window)            # (B·nW, M, C)
         out, weights = self.attn(cut(self.norm_geometry(g)), cut(self.norm_image(x)), need_weights)
         out = window_reverse(out, self.window, *x.shape[1:3])          # (B, H, W, C)
         x = x + self.drop_path(self.scale_attn(out))
@@ -154,7 +152,7 @@ class ConcatBlock(nn.Module):
     "Image and geometry side by side in each cell, in place of `WindowCrossBlock`'s attention."
     def __init__(self,
         dim:int,                 # C, channels of both maps
-        mlp_ratio:float=2.,      # hidden width of the feed-forward network, in `dim`s
+        mlp_ratio:float=2.,      # hidden width of the feed-forward network, in dims
         layer_scale:float=0.1,   # start value of both branches' factors
     ):
         super().__init__()
@@ -164,7 +162,7 @@ class ConcatBlock(nn.Module):
 
     def forward(self, image, geometry, need_weights=False):            # (B, C, H, W) both
         x, g = (m.permute(0, 2, 3, 1) for m in (image, geometry))      # (B, H, W, C)
-        x = x + self.scale_join(self.join(torch.cat([self.norm_geometry(g), self.norm_image(x)],
-                                                    -1)))
+        both = torch.cat([self.norm_geometry(g), self.norm_image(x)], -1)   # (B, H, W, 2·C)
+        x = x + self.scale_join(self.join(both))
         x = x + self.scale_mlp(self.mlp(self.norm_mlp(x)))
         return x.permute(0, 3, 1, 2), None  # (B, C, H, W); there are no weights to show

@@ -9,6 +9,7 @@ __all__ = ['EMA']
 import torch
 from torch.optim.swa_utils import AveragedModel
 from fastai.basics import Callback
+from fastcore.basics import patch
 
 # %% ../../nbs/6_train/02_averaging.ipynb #8e377d59
 class EMA(Callback):
@@ -25,33 +26,43 @@ class EMA(Callback):
     def begin(self):
         "Start the average at the model's weights."
         self.average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=True)
-        # to read it must not stop a graphics card
-        self.average.n_averaged = self.average.n_averaged.cpu()
-
-    def _replaced(self):
-        "Whether others than the averaged weights have been put into the model since the last training."
-        own = self.average.module.state_dict()
-        return any(not torch.equal(v, own[k]) for k, v in self.model.state_dict().items())
+        self.average.n_averaged = self.average.n_averaged.cpu()  # reading it must not stop a GPU
 
     @torch.no_grad()
     def _blend(self, averages, currents, _):  # lists of one device and one type
         t = int(self.average.n_averaged)
         decay = min(self.decay, (1 + t)/(10 + t))
         if averages[0].is_floating_point(): torch._foreach_lerp_(averages, currents, 1 - decay)
-        else: torch._foreach_copy_(averages, currents)                # counters
+        else: torch._foreach_copy_(averages, currents)  # counters
 
     def after_step(self): self.average.update_parameters(self.model)
-    def before_validate(self):
-        if self.fitting and self.raw is None and self.average.n_averaged > 0:
-            self.raw = {k: v.clone() for k, v in self.model.state_dict().items()}
-            self.model.load_state_dict(self.average.module.state_dict())
-    def before_train(self):
-        if not self.fitting and self.raw is None and self._replaced(): self.begin()
-        self.fitting = True
-        self.restore()
     def after_fit(self): self.raw, self.fitting = None, False
-    def restore(self):
-        "Put the raw weights back, to train on."
-        if self.raw is not None:
-            self.model.load_state_dict(self.raw)
-            self.raw = None
+
+# %% ../../nbs/6_train/02_averaging.ipynb #a1020003
+@patch
+def before_validate(self:EMA):
+    "Swap the averaged weights in, unless something is validated that was not trained just now."
+    if self.fitting and self.raw is None and self.average.n_averaged > 0:
+        self.raw = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.module.state_dict())
+
+@patch
+def restore(self:EMA):
+    "Put the raw weights back, to train on."
+    if self.raw is not None:
+        self.model.load_state_dict(self.raw)
+        self.raw = None
+
+# %% ../../nbs/6_train/02_averaging.ipynb #a1020004
+@patch
+def before_train(self:EMA):
+    "Train on the raw weights; on weights that were loaded since, with a new average."
+    if not self.fitting and self.raw is None and self._replaced(): self.begin()
+    self.fitting = True
+    self.restore()
+
+@patch
+def _replaced(self:EMA):
+    "Whether the model holds other weights than the averaged ones that the last training left."
+    own = self.average.module.state_dict()
+    return any(not torch.equal(v, own[k]) for k, v in self.model.state_dict().items())

@@ -19,7 +19,7 @@ from .precision import autocasting
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #64c58b68
 class Mix(Callback):
-    "While training, blend each face with another (mixup) or paste a piece of it (cutmix); half of each if both are on."
+    "While training, blend each face with another, or paste a piece of it; half of each if both."
     order = 5
     def __init__(self,
         mixup:float=0.,    # α of mixup's Beta distribution; 0: none
@@ -31,29 +31,31 @@ class Mix(Callback):
         (images, given), (targets, known) = self.xb, self.yb
         n, cut = len(images), self.cutmix and not (self.mixup and torch.rand(()) < 0.5)
         alpha = torch.tensor(float(self.cutmix if cut else self.mixup))
-        share = torch.distributions.Beta(alpha, alpha).sample((n,))
-        # (B,)
-        share, other = torch.maximum(share,
-                                     1 - share).to(images.device), torch.randperm(n).to(
-            images.device)
-        mixed, share = (self._paste if cut else self._blend)(images, images[other], share)
-        share = share[:, None].to(targets)  # (B, 1)
+        share = torch.distributions.Beta(alpha, alpha).sample((n,))             # (B,)
+        share = torch.maximum(share, 1 - share).to(images.device)
+        other = torch.randperm(n).to(images.device)
+        mixed, share = (_paste if cut else _blend)(images, images[other], share)
+        share = share[:, None].to(targets)                                      # (B, 1)
         self.learn.xb = mixed.contiguous(memory_format=torch.channels_last), given
         self.learn.yb = share*targets + (1 - share)*targets[other], known
 
-    def _blend(self, x, y, share): return torch.lerp(y, x, share[:, None, None, None]), share
+# %% ../../nbs/6_train/06_ingredients.ipynb #a1060003
+def _blend(x, y, share):
+    "Faces with a share of them, and the rest of other ones; and that share."
+    return torch.lerp(y, x, share[:, None, None, None]), share
 
-    def _paste(self, x, y, share):
-        half = (1 - share).sqrt()/2  # a square of that share of the picture
-        cx, cy = (half + torch.rand(len(x)).to(half.device)*(1 - 2*half) for _ in 'xy')
-        # (B, 1, S, S)
-        mask = erase_mask(torch.stack([cx - half, cy - half, cx + half, cy + half], 1), x.shape[-1])
-        # the share that was really pasted
-        return torch.where(mask, y, x), 1 - mask.float().mean((1, 2, 3))
+# %% ../../nbs/6_train/06_ingredients.ipynb #a1060005
+def _paste(x, y, share):
+    "Faces with a square of other ones pasted in; and the share that stayed."
+    half = (1 - share).sqrt()/2  # (B,) half the square's side
+    cx, cy = (half + torch.rand(len(x)).to(half.device)*(1 - 2*half) for _ in 'xy')
+    boxes = torch.stack([cx - half, cy - half, cx + half, cy + half], 1)  # (B, 4)
+    mask = erase_mask(boxes, x.shape[-1])                                 # (B, 1, S, S)
+    return torch.where(mask, y, x), 1 - mask.float().mean((1, 2, 3))
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #66e8e25c
 def set_drop_path(
-    model,         # has `grefel.method.window.DropPath` layers
+    model,         # has DropPath layers, see grefel.method.window
     rate:float,    # of the last one; rises linearly from the first
 ):                 # the same model
     "Let a model's residual branches be skipped at random while it trains."
@@ -85,7 +87,7 @@ class SAM(Callback):
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #a2c40002
 class PlaceAnchors(Callback):
-    "Before an epoch, put each class's anchors at the k-means centres of its training faces' embeddings."
+    "Before an epoch, put each class's anchors where its training faces' embeddings are."
     order = 62  # the raw weights are back, the epoch's seed is not set yet
     def __init__(self,
         at:int=1,        # before this epoch; 0 for a run that starts from trained weights
@@ -96,6 +98,7 @@ class PlaceAnchors(Callback):
         if self.epoch == self.at: self.place()
 
     def place(self):
+        "Put them at the k-means centres of each class, in the averaged weights as well."
         own = anchors_of(self.model)
         if own is None: raise GrefelError(f"{self.model.config['name']}: has no anchors to place")
         faces = in_memory(self.dls.train.dataset, 'place_anchors').sample(self.most)
@@ -105,42 +108,48 @@ class PlaceAnchors(Callback):
         if ema: anchors_of(ema.average.module).load_state_dict(own.state_dict())
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #c9947891
-def in_memory(faces, what):
-    "The faces, for an ingredient that has to see all of them; `GrefelError` where they are streamed."
+def in_memory(
+    faces,      # FaceData or a ShardDataset
+    what:str,   # which ingredient asks
+):              # the same faces
+    "Faces for an ingredient that has to see all of them; `GrefelError` where they are streamed."
     if isinstance(faces, ShardDataset):
         raise GrefelError(f'{what}: needs faces in memory, not a stream')
     return faces
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #d1571002
 class Distil(Callback):
-    "While training, blend each face's target with what a trained model says about the same picture."
-    order = 4                          # before faces are mixed
+    "While training, blend each face's target with what a trained model says about that image."
+    order = 4  # before faces are mixed
     def __init__(self,
-        # answer with a dict, and stay as they are; of several one is drawn for each batch
-        *teachers,
+        *teachers,         # they answer with a dict and don't change; one is sampled for each batch
         share:float=0.5,   # how much of the target is the teacher's, 0…1
     ):
         if not teachers: raise GrefelError('teacher: none is given')
-        self.masters, self.share = [t.eval().requires_grad_(False) for t in teachers], share
+        self.teachers, self.share = [t.eval().requires_grad_(False) for t in teachers], share
 
     def before_fit(self):
-        for master in self.masters:
+        for teacher in self.teachers:
             for what in ('mean', 'std', 'classes'):
-                theirs, own = ((m.config | dict(classes=list(m.classes)))[what] for m in (master,
-                    self.model))
+                theirs, own = ((m.config | dict(classes=list(m.classes)))[what]
+                               for m in (teacher, self.model))
                 if theirs != own:
                     raise GrefelError(f'teacher: its {what} is {theirs}, the model\'s is {own}')
-            master.to(self.dls.device, memory_format=torch.channels_last)
+            teacher.to(self.dls.device, memory_format=torch.channels_last)
 
     @torch.no_grad()
     def before_batch(self):
         if not self.training: return
-        master = self.masters[int(torch.randint(len(self.masters), ()))] if len(
-            self.masters) > 1 else self.masters[0]
-        images, side = self.xb[0], master.config['img_size']
-        if images.shape[-1] != side:
-            images = F.interpolate(images, size=(side, side), mode='bilinear', antialias=True,
-                                   align_corners=False)
-        with autocasting(self.learn): said = master(images)['final_probs'].float()  # (B, N)
+        n, images = len(self.teachers), self.xb[0]
+        teacher = self.teachers[int(torch.randint(n, ())) if n > 1 else 0]
+        with autocasting(self.learn):
+            said = teacher(_resized(images, teacher.config['img_size']))['final_probs']  # (B, N)
         targets, known = self.yb
-        self.learn.yb = torch.lerp(targets, said, self.share), known
+        self.learn.yb = torch.lerp(targets, said.float(), self.share), known
+
+# %% ../../nbs/6_train/06_ingredients.ipynb #a106000b
+def _resized(images, side):
+    "Images at another side length; those that have it are left alone."
+    if images.shape[-1] == side: return images
+    return F.interpolate(images, size=(side, side), mode='bilinear', antialias=True,
+                         align_corners=False)

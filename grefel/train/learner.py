@@ -6,10 +6,11 @@
 __all__ = ['TrainLoss', 'KeepOutputs', 'FaceMean', 'ProbMetric', 'LossPart', 'FaceLearner', 'grefel_learner']
 
 # %% ../../nbs/6_train/05_learner.ipynb #0cdf5e07
-import fastai.callback.schedule
+import fastai.callback.schedule  # noqa: F401 (gives learners fit_one_cycle and lr_find)
 import torch
 from pathlib import Path
 from fastai.basics import Callback, DataLoaders, Learner, Metric
+from fastcore.basics import patch
 from fastcore.foundation import L
 from ..base.core import GrefelError
 from ..method.anchors import anchors_of
@@ -20,20 +21,21 @@ from ..data.stream import ShardDataset
 from ..measure.answers import flip_average
 from .averaging import EMA
 from .optimiser import Adam
-from .precision import BFloat16, CompileStep
+from .precision import BFloat16
 
 # %% ../../nbs/6_train/05_learner.ipynb #9ae0f73b
 class TrainLoss:
-    "A `GReFELLoss` and a model's own terms, if any, in the form that fastai calls; keeps the last dict of parts."
+    "A `GReFELLoss` and a model's own terms in the form that fastai calls; keeps the last parts."
     def __init__(self, loss:GReFELLoss, model):
         self.loss, self.model, self.out, self.parts = loss, model, None, {}
+
     def __call__(self, probs, targets, landmarks):
-        part = anchors_of(self.model)
+        part, own = anchors_of(self.model), getattr(self.model, 'extra_loss', None)
         parts = self.loss(self.out, targets, landmarks, None if part is None else part.anchors)
-        extra = self.model.extra_loss(self.out, targets) if hasattr(self.model,
-            'extra_loss') else {}
+        extra = own(self.out, targets) if own else {}
         self.parts = parts | extra | dict(total=sum(extra.values(), parts['total']))
         return self.parts['total']
+
     def activation(self, probs): return probs
     def decodes(self, probs): return probs.argmax(-1)
 
@@ -44,9 +46,10 @@ class KeepOutputs(Callback):
     def __init__(self,
         flip:bool=False,   # when not training, look at the mirrored faces as well
     ): self.flip = flip
+
     def after_pred(self):
-        out = self.pred if self.training or not self.flip else flip_average(self.model, *self.xb,
-            self.pred)
+        out = self.pred
+        if self.flip and not self.training: out = flip_average(self.model, *self.xb, out)
         self.loss_func.out, self.learn.pred = out, out['final_probs'].float()
 
 # %% ../../nbs/6_train/05_learner.ipynb #5c5a0bea
@@ -70,11 +73,24 @@ class ProbMetric(FaceMean):
         self.f = f
     def add(self, learn): return self.f(learn.pred, learn.yb[0]).float().sum().item()
 
+def _right(probs, targets): return probs.argmax(-1) == targets.argmax(-1)
+
+# %% ../../nbs/6_train/05_learner.ipynb #a1050003
 class LossPart(FaceMean):
     "Mean of one part of the loss."
     def add(self, learn): return float(learn.loss_func.parts.get(self.name, 0.))*len(learn.pred)
 
-def _right(probs, targets): return probs.argmax(-1) == targets.argmax(-1)
+# %% ../../nbs/6_train/05_learner.ipynb #08de865a
+@torch.no_grad()
+def _parts(criterion):
+    "Names of the parts of the loss that a model has."
+    model = criterion.model
+    device, was_training = next(model.parameters()).device, model.training
+    blank = torch.zeros(2, 3, *[model.config['img_size']]*2, device=device)
+    criterion.out = model.eval()(blank)
+    model.train(was_training)
+    criterion(None, criterion.out['final_probs'], None)
+    return [name for name in criterion.parts if name != 'total']
 
 # %% ../../nbs/6_train/05_learner.ipynb #0e15ac31
 class FaceLearner(Learner):
@@ -84,59 +100,50 @@ class FaceLearner(Learner):
     def fit(self, *args, **kw):
         all_cbs = [*self.cbs, *L(kw.get('cbs'))]
         try: super().fit(*args, **kw)
-        # fastai adds a line
         except GrefelError as e: raise GrefelError(str(e).split(':\n\t', 1)[-1]) from None
-        finally:  # also when interrupted
+        finally:  # also when interrupted, of which fastai tells no callback
             for cb in all_cbs:
-                if isinstance(cb, (BFloat16, CompileStep)): cb._leave()
+                if hasattr(type(cb), 'leave'): cb.leave()
 
-    def show_results(self, max_n=8):
-        "Validation faces with the model's answer, and the label where it differs."
-        import matplotlib.pyplot as plt
-        probs, (targets, _) = self.get_preds()
-        dl, n = self.dls.valid, min(max_n, len(probs))
-        fig, axs = plt.subplots(1, n, figsize=(1.4*n, 1.9), squeeze=False)
-        for i, ax in enumerate(axs[0]):
-            ax.imshow(dl.dataset.images[i].cpu().expand(3, -1, -1).permute(1, 2, 0))
-            ax.axis('off')
-            said, true = (dl.dataset.classes[x[i].argmax()] for x in (probs, targets))
-            ax.set_title(f'{said} {probs[i].max():.0%}' + ('' if said == true else f'\nis {true}'),
-                         fontsize=8,
-                         color='black' if said == true else 'tab:red')
-        return fig
+# %% ../../nbs/6_train/05_learner.ipynb #a1050004
+@patch
+def show_results(self:FaceLearner,
+    max_n:int=8,  # at most this many faces
+):
+    "Validation faces with the model's answer, and the label where it differs."
+    import matplotlib.pyplot as plt
+    probs, (targets, _) = self.get_preds()
+    faces, n = self.dls.valid.dataset, min(max_n, len(probs))
+    fig, axs = plt.subplots(1, n, figsize=(1.4*n, 1.9), squeeze=False)
+    for i, ax in enumerate(axs[0]):
+        ax.imshow(faces.images[i].cpu().expand(3, -1, -1).permute(1, 2, 0))
+        ax.axis('off')
+        said, true = (faces.classes[x[i].argmax()] for x in (probs, targets))
+        right = said == true
+        ax.set_title(f'{said} {probs[i].max():.0%}' + ('' if right else f'\nis {true}'), fontsize=8,
+                     color='black' if right else 'tab:red')
+    return fig
 
 # %% ../../nbs/6_train/05_learner.ipynb #01a08cf9
 def grefel_learner(
-    dls:DataLoaders,          # from `face_dls`
+    dls:DataLoaders,          # from face_dls
     model:GReFELModel,        # untrained or trained
-    loss=None,                # a `GReFELLoss`; None: its defaults
+    loss=None,                # a GReFELLoss; None: its defaults
     ema:float|None=0.999,     # decay of the averaged weights; None: no averaging
     wd:float=0.05,            # decoupled weight decay (not on biases and norms)
     flip_test:bool=False,     # measure on each face and its mirror image
     cbs=(),                   # further callbacks
     metrics=(),               # further metrics
     path='.',                 # where fastai's own callbacks write
-    **kw,                     # further arguments of `Learner`
+    **kw,                     # further arguments of Learner
 ) -> FaceLearner:
     "A fastai learner for a GReFEL model."
     criterion, averaging = TrainLoss(loss or GReFELLoss(), model), [EMA(ema)] if ema else []
     own = [ProbMetric('accuracy', _right), *map(LossPart, _parts(criterion))]
     model = model.to(memory_format=torch.channels_last)
-    seen = getattr(dls.train, 'dataset', None)  # what answers have to know, see `predict_data`
+    seen = getattr(dls.train, 'dataset', None)  # what answers have to know, see predict_data
     if isinstance(seen, (FaceData, ShardDataset)):
         model.metadata |= dict(grey=seen.grey, face_size=seen.face_size)
     return FaceLearner(dls, model, criterion, opt_func=Adam, wd=wd,
                        cbs=[KeepOutputs(flip_test), *averaging, *cbs], metrics=[*own, *metrics],
                        path=Path(path), **kw)
-
-# %% ../../nbs/6_train/05_learner.ipynb #08de865a
-@torch.no_grad()
-def _parts(criterion):
-    "Names of the parts of the loss that a model has, found by asking it once."
-    model = criterion.model
-    side, device, was_training = model.config['img_size'], next(
-        model.parameters()).device, model.training
-    criterion.out = model.eval()(torch.zeros(2, 3, side, side, device=device))
-    model.train(was_training)
-    criterion(None, criterion.out['final_probs'], None)
-    return [name for name in criterion.parts if name != 'total']

@@ -16,71 +16,76 @@ from ..data.augment import batches, make_transform
 from ..data.faces import FaceData
 from ..data.stream import ShardDataset, StreamBatches
 
+# %% ../../nbs/6_train/01_loader.ipynb #becec08f
+def _resident(faces, device):
+    "The same faces with their tensors on the device; what is there already isn't copied."
+    if isinstance(faces, ShardDataset): return faces
+    tensors = {k: getattr(faces, k).to(device) for k in ('images', 'landmarks', 'targets')}
+    return replace(faces, **tensors)
+
 # %% ../../nbs/6_train/01_loader.ipynb #5a648c2f
 class FaceLoader(DataLoader):
-    "A fastai DataLoader over faces in memory: (images, landmarks given, targets, landmarks known)."
+    "A fastai DataLoader over faces in memory: (images, landmarks given, targets, known landmarks)."
     n_inp = 2
     def __init__(self,
-        # the faces; or a `ShardDataset`, whose batch size, order and seed are its own
-        dataset:FaceData,
-        transform,              # from `make_transform`
-        bs:int=128,             # faces a batch
-        # new order and new augmentation every epoch; drops the last, smaller batch
-        shuffle:bool=False,
-        hide:float=1.,          # share of faces whose landmarks the model is not given
-        seed:int=0,             # of order, augmentation and hiding
-        device='cpu',           # where batches are made
+        dataset:FaceData,    # the faces; or a ShardDataset, with its own batch size, order and seed
+        transform,           # from make_transform
+        bs:int=128,          # faces in a batch
+        shuffle:bool=False,  # a new order every epoch, without a last batch that isn't full
+        hide:float=1.,       # share of faces whose landmarks the model is not given
+        seed:int=0,          # of order, augmentation and hiding
+        device='cpu',        # where batches are made
         **ignored):
         dataset = _resident(dataset, device)
         if isinstance(dataset, ShardDataset):
             self.batches = StreamBatches(dataset, transform, device)
         else:
             self.batches = batches(dataset, transform, bs=bs, shuffle=shuffle, seed=seed,
-                                   device=device,
-                                     drop_last=shuffle and len(dataset) > bs)
+                                   device=device, drop_last=shuffle and len(dataset) > bs)
         self.transform, self.hide, self.seed = transform, hide, seed
         super().__init__(dataset=dataset, bs=bs, device=device, num_workers=0, indexed=False)
         self.shuffle = shuffle
 
     def __len__(self): return len(self.batches)
-    # `get_preds` sorts by these; it asks for unshuffled batches
-    def get_idxs(self): return list(range(self.n))
 
     def __iter__(self):
         g = torch.Generator().manual_seed(self.seed*7919 + self.batches.epoch)
         for images, landmarks, targets, index in self.batches:
             hidden = torch.rand(len(images), generator=g).to(images.device) < self.hide  # (B,)
-            given = landmarks.masked_fill(hidden[:, None, None], float('nan'))  # (B, 68, 2)
+            given = landmarks.masked_fill(hidden[:, None, None], float('nan'))      # (B, 68, 2)
             yield images, given, targets, landmarks
 
-    def to(self, device):
-        self.device = self.batches.device = device
-        self.dataset = self.batches.data = _resident(self.dataset, device)
+# %% ../../nbs/6_train/01_loader.ipynb #a1010004
+@patch
+def get_idxs(self:FaceLoader):
+    "The order of the faces; fastai asks for it only where nothing is shuffled."
+    return list(range(self.n))
 
-    def new(self, dataset=None, cls=None, **kw):
-        now = {k: getattr(self, k) for k in ('transform', 'bs', 'shuffle', 'hide', 'seed',
-                                             'device')}
-        return (cls or type(self))(dataset or self.dataset,
-                                   **(now | {k: v for k, v in kw.items() if k in now}))
+# %% ../../nbs/6_train/01_loader.ipynb #a1010005
+@patch
+def to(self:FaceLoader, device):
+    "Make batches on another device; the faces move along."
+    self.device = self.batches.device = device
+    self.dataset = self.batches.data = _resident(self.dataset, device)
 
-# %% ../../nbs/6_train/01_loader.ipynb #becec08f
-def _resident(faces, device):
-    "The same faces with the tensors that batches are cut from on the device; nothing is copied if they are there."
-    if isinstance(faces, ShardDataset): return faces
-    return replace(faces,
-                   **{k: getattr(faces, k).to(device) for k in ('images', 'landmarks', 'targets')})
+# %% ../../nbs/6_train/01_loader.ipynb #a1010006
+@patch
+def new(self:FaceLoader, dataset=None, cls=None, **kw):
+    "A loader with the same settings, but for those that are named."
+    names = 'transform', 'bs', 'shuffle', 'hide', 'seed', 'device'
+    settings = {k: kw.get(k, getattr(self, k)) for k in names}
+    return (cls or type(self))(dataset or self.dataset, **settings)
 
 # %% ../../nbs/6_train/01_loader.ipynb #8128c014
 def face_dls(
-    train:FaceData,                  # faces to learn from
-    valid:FaceData,                  # faces to choose the epoch on
-    model:GReFELModel,               # its config says size and normalisation
-    bs:int=128,                      # faces a batch
-    augment:str|dict='light',        # of training faces, see `grefel.data.augment.AUGMENTATIONS`
-    # share of training faces whose given landmarks are hidden from the model
-    hide_landmarks:float=1.,
-    seed:int=0,                      # of order and augmentation
-    device='cpu',                    # where batches are made
+    train:FaceData,           # faces to learn from
+    valid:FaceData,           # faces to choose the epoch on
+    model:GReFELModel,        # its config says size and normalisation
+    bs:int=128,               # faces in a batch
+    augment:str|dict='light', # of training faces, see grefel.data.augment.AUGMENTATIONS
+    hide_landmarks:float=1.,  # share of training faces whose landmarks the model is not given
+    seed:int=0,               # of order and augmentation
+    device='cpu',             # where batches are made
 ) -> DataLoaders:
     "Training and validation batches as a model wants them."
     c = model.config
@@ -97,11 +102,11 @@ def show_batch(self:FaceLoader,
 ):
     "Faces as the model sees them, with their known landmarks and most likely class."
     import matplotlib.pyplot as plt
-    images, given, targets, known = self.one_batch()
+    images, _, targets, known = self.one_batch()
     n = min(max_n, len(images))
     fig, axs = plt.subplots(1, n, figsize=(1.4*n, 1.7), squeeze=False)
-    for ax, image, target, points in zip(axs[0], self.transform.denormalise(images[:n]), targets,
-                                         known):
+    shown = self.transform.denormalise(images[:n])
+    for ax, image, target, points in zip(axs[0], shown, targets, known):
         ax.imshow(image.permute(1, 2, 0).cpu(), extent=(0, 1, 1, 0))
         for path in PATHS.values(): ax.plot(*points[path].T.cpu(), lw=.7, color='tab:orange')
         ax.set_title(self.dataset.classes[target.argmax()], fontsize=8)

@@ -14,11 +14,11 @@ class Adam(Optimizer):
     "fastai's Adam with decoupled weight decay, all tensors at once."
     def __init__(self,
         params,               # tensors, or lists of them, each with hyperparameters of its own
-        lr:float,             # learning rate
+        lr:float,             # η, learning rate
         mom:float=.9,         # β₁
         sqr_mom:float=.99,    # β₂
         eps:float=1e-8,       # ε
-        wd:float=.01,         # weight decay, of what is not a bias or a norm
+        wd:float=.01,         # λ, weight decay, of what is not a bias or a norm
     ): super().__init__(params, [], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
     def zero_grad(self):
@@ -32,19 +32,21 @@ class Adam(Optimizer):
                 state |= dict(step=0, grad_avg=torch.zeros_like(p), sqr_avg=torch.zeros_like(p))
             state['step'] += 1
             self.state[p] = state
-            alike.setdefault((id(hyper), state['step'], state.get('do_wd', True)),
-                             (hyper, []))[1].append((p, state))
+            key = id(hyper), state['step'], state.get('do_wd', True)
+            alike.setdefault(key, (hyper, []))[1].append((p, state))
         for (_, step, decays), (hyper, group) in alike.items():
-            self._update(group, step, decays, **hyper)
+            _update(group, step, decays, **hyper)
 
-    def _update(self, group, step, decays, lr, mom, sqr_mom, eps, wd, **_):
-        params, grads = [p for p, _ in group], [p.grad for p, _ in group]
-        avg, sqr = ([s[k] for _, s in group] for k in ('grad_avg', 'sqr_avg'))
-        if decays and wd: torch._foreach_mul_(params, 1 - lr*wd)
-        torch._foreach_lerp_(avg, grads, 1 - mom)
-        torch._foreach_mul_(sqr, sqr_mom)
-        torch._foreach_addcmul_(sqr, grads, grads, 1 - sqr_mom)
-        size = torch._foreach_div(sqr, 1 - sqr_mom**step)
-        torch._foreach_sqrt_(size)
-        torch._foreach_add_(size, eps)
-        torch._foreach_addcdiv_(params, avg, size, -lr/(1 - mom**step))
+# %% ../../nbs/6_train/04_optimiser.ipynb #a1040004
+def _update(group, t, decays, lr, mom, sqr_mom, eps, wd, **_):
+    "Adam's step t for (tensor, state) pairs that share everything else."
+    w, g = [p for p, _ in group], [p.grad for p, _ in group]
+    m, v = ([s[k] for _, s in group] for k in ('grad_avg', 'sqr_avg'))
+    if decays and wd: torch._foreach_mul_(w, 1 - lr*wd)
+    torch._foreach_lerp_(m, g, 1 - mom)
+    torch._foreach_mul_(v, sqr_mom)
+    torch._foreach_addcmul_(v, g, g, 1 - sqr_mom)
+    size = torch._foreach_div(v, 1 - sqr_mom**t)
+    torch._foreach_sqrt_(size)
+    torch._foreach_add_(size, eps)
+    torch._foreach_addcdiv_(w, m, size, -lr/(1 - mom**t))
