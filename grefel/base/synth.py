@@ -14,12 +14,12 @@ from .draw import action_units, AU_INDEX, draw_faces, SCENE, TRAITS
 
 # %% ../../nbs/2_base/05_synth.ipynb #84204c54
 def _diagnostic(au):
-    "The telling units (n, 16): 12 and 14 split into a two-sided and a one-sided part, 25 left out."
-    cols = [au[:, i] for code, i in AU_INDEX.items() if code not in ('R12', 'L12', 'R14', 'L14',
-        '25')]
+    "The telling units (n, 16): 12 and 14 split into what both sides share and one alone, no 25."
+    sided = ('R12', 'L12', 'R14', 'L14')
+    cols = [au[:, i] for code, i in AU_INDEX.items() if code not in (*sided, '25')]
     for c in ('12', '14'):
-        r, l = au[:, AU_INDEX['R' + c]], au[:, AU_INDEX['L' + c]]
-        cols += [torch.minimum(r, l), (r - l).abs()]
+        right, left = au[:, AU_INDEX['R' + c]], au[:, AU_INDEX['L' + c]]
+        cols += [torch.minimum(right, left), (right - left).abs()]
     return torch.stack(cols, 1)
 
 # %% ../../nbs/2_base/05_synth.ipynb #e72572c5
@@ -42,7 +42,7 @@ def expression_truth(
 # %% ../../nbs/2_base/05_synth.ipynb #0d4231ae
 def noise_matrix(
     label_noise:float|Tensor=0.,  # η, or the matrix itself (N, N), rows sum to 1
-    num_classes:int=8,
+    num_classes:int=8,            # N
 ) -> Tensor:                      # (N, N): row = clean label, column = written label
     "The probabilities with which labels are flipped."
     t = torch.as_tensor(label_noise, dtype=torch.float32)
@@ -55,94 +55,110 @@ def noise_matrix(
 # %% ../../nbs/2_base/05_synth.ipynb #a3f1f205
 def true_confusion(
     truth:Tensor,                 # (n, 8) true distributions
-    label_noise:float|Tensor=0.,  # as given to `synth_faces`
+    label_noise:float|Tensor=0.,  # as given to synth_faces
 ) -> Tensor:  # (8, 8) expected share of faces: row = label, column = best answer; sums to 1
-    "The confusion matrix of the best possible answers, for labels drawn from the truth and then flipped."
+    "The confusion matrix of the best possible answers to labels drawn from the truth and flipped."
     answer = torch.nn.functional.one_hot(truth.argmax(1), truth.shape[1]).to(truth)     # (n, 8)
     return (truth @ noise_matrix(label_noise, truth.shape[1]).to(truth)).T @ answer/len(truth)
 
 # %% ../../nbs/2_base/05_synth.ipynb #c3734968
 def bayes_accuracy(
-    truth:Tensor,                 # (n, 8)
-    label_noise:float|Tensor=0.,
+    truth:Tensor,                 # (n, 8) true distributions
+    label_noise:float|Tensor=0.,  # as given to synth_faces
 ) -> float:                       # in [0, 1]
-    "The expected accuracy of the best possible answers; without label noise, the mean of the largest probability."
+    "The expected accuracy of the best possible answers; without noise, the mean largest truth."
     return true_confusion(truth, label_noise).diagonal().sum().item()
 
 # %% ../../nbs/2_base/05_synth.ipynb #ac6836c2
-class _Lots:
+class _Sampler:
     "Random numbers for n faces from one named stream of a seed."
-    _STREAMS = ('expression', 'identity', 'scene', 'occlusion', 'group', 'votes', 'flips')
+    STREAMS = ('expression', 'identity', 'scene', 'occlusion', 'group', 'votes', 'flips')
+
     def __init__(self, n, seed, stream):
-        self.n, self.g = n, torch.Generator().manual_seed(16*seed + self._STREAMS.index(stream))
+        self.n, self.g = n, torch.Generator().manual_seed(16*seed + self.STREAMS.index(stream))
+
     def uniform(self, low=0., high=1.):
         return low + (high - low)*torch.rand(self.n, generator=self.g)
+
     def normal(self, *more, clip=2.):
         return torch.randn(self.n, *more, generator=self.g).clamp(-clip, clip)
+
     def chance(self, share): return torch.rand(self.n, generator=self.g) < share
-    # (n, k)
+
     def pick(self, weights, k=1):
-        return torch.multinomial(weights, k, replacement=True, generator=self.g)
+        return torch.multinomial(weights, k, replacement=True, generator=self.g)        # (n, k)
+
+# %% ../../nbs/2_base/05_synth.ipynb #7ad86e3e
+_SWAPPED = [AU_INDEX[{'R': 'L', 'L': 'R'}.get(c[0], c[0]) + c[1:]] for c in AU_INDEX]  # sides
+
+def _vary(sampler, au):
+    "Action units (n, A) that vary a little, the lips parted at random, mostly in smiles."
+    more = .06*sampler.normal(len(AU_INDEX))
+    for code in ('12', '14'): more[:, AU_INDEX['R' + code]] = more[:, AU_INDEX['L' + code]]
+    au = (au + more).clamp(0, 1.2)
+    smile = torch.minimum(au[:, AU_INDEX['R12']], au[:, AU_INDEX['L12']])
+    amount = sampler.uniform()
+    au[:, AU_INDEX['25']] = amount*torch.where(sampler.chance(.15 + .5*smile), 1., .1)
+    return au
 
 # %% ../../nbs/2_base/05_synth.ipynb #51da610d
-def _lot_expressions(lots, ambiguity, weights):
+def _sample_expressions(sampler, ambiguity, weights):
     "Planned blend (n, 8) and the action units (n, A) made from it."
-    n, eye = lots.n, torch.eye(8)
-    first = lots.pick(weights.expand(n, 8))[:, 0]
-    second = lots.pick(1 - eye[first])[:, 0]
-    w = torch.where(lots.chance(ambiguity), lots.uniform(.3, .5), torch.zeros(n))[:, None]
+    n, eye = sampler.n, torch.eye(8)
+    first = sampler.pick(weights.expand(n, 8))[:, 0]
+    second = sampler.pick(1 - eye[first])[:, 0]
+    blended = sampler.chance(ambiguity)
+    w = torch.where(blended, sampler.uniform(.3, .5), torch.zeros(n))[:, None]
     mix = (1 - w)*eye[first] + w*eye[second]                                            # (n, 8)
-    au = mix @ torch.stack([action_units(e) for e in EXPRESSIONS])*lots.uniform(.85, 1.05)[:, None]
-    swapped = [AU_INDEX[{'R': 'L', 'L': 'R'}.get(code[0], code[0]) + code[1:]] for code in AU_INDEX]
-    mirrored = au[:, swapped]
-    au = torch.where(lots.chance(.5)[:, None], mirrored, au)
-    vary = .06*lots.normal(len(AU_INDEX))
-    for code in ('12', '14'): vary[:, AU_INDEX['R' + code]] = vary[:, AU_INDEX['L' + code]]
-    au = (au + vary).clamp(0, 1.2)
-    smile = torch.minimum(au[:, AU_INDEX['R12']], au[:, AU_INDEX['L12']])
-    au[:, AU_INDEX['25']] = lots.uniform()*torch.where(lots.chance(.15 + .5*smile), 1., .1)
-    return mix, au
+    prototypes = torch.stack([action_units(e) for e in EXPRESSIONS])
+    au = mix @ prototypes*sampler.uniform(.85, 1.05)[:, None]
+    return mix, _vary(sampler, torch.where(sampler.chance(.5)[:, None], au[:, _SWAPPED], au))
 
 # %% ../../nbs/2_base/05_synth.ipynb #c3e56875
-def _lot_identity(lots):
+def _sample_identity(sampler):
     "Traits (n, T)."
-    t = dict(zip(TRAITS, lots.normal(len(TRAITS)).unbind(1)))
-    t |= dict(skin=lots.uniform(-2, 1.5), hair=lots.uniform(-1.2, 2.2),
-              hair_length=lots.uniform()*lots.chance(.7),
-              beard=lots.chance(.16)*lots.uniform(.5, 1), glasses=lots.chance(.125).float(),
-              gaze=.5*t['gaze'])
+    t = dict(zip(TRAITS, sampler.normal(len(TRAITS)).unbind(1)))
+    t |= dict(skin=sampler.uniform(-2, 1.5), hair=sampler.uniform(-1.2, 2.2),
+              hair_length=sampler.uniform()*sampler.chance(.7),
+              beard=sampler.chance(.16)*sampler.uniform(.5, 1),
+              glasses=sampler.chance(.125).float(), gaze=.5*t['gaze'])
     return torch.stack(list(t.values()), 1)
 
 # %% ../../nbs/2_base/05_synth.ipynb #a5d99f41
-def _lot_scene(lots, other, pose, light, noise, occlusion):
-    "Scenes (n, len(SCENE)); occluders are drawn from the stream `other`."
-    s = dict.fromkeys(SCENE, torch.zeros(lots.n))
-    s |= dict(tilt=.10*pose*lots.normal(), yaw=.035*pose*lots.normal(),
-              scale=.06*pose*lots.normal(),
-              shift_x=.025*pose*lots.normal(), shift_y=.025*pose*lots.normal(),
-              background=light*lots.uniform(-.45, .35), light_x=.35*light*lots.normal(),
-              light_y=.2*light*lots.normal(),
-              contrast=.16*light*lots.normal(), gamma=.18*light*lots.normal(),
-              blur=lots.uniform(0, .3)*min(1., 20*noise), noise=noise*lots.uniform(0, 2))
-    covered, kind = other.chance(occlusion), other.chance(.5)
-    angle, turn = other.uniform(0, 2*math.pi), other.uniform(0, math.pi)
-    s |= dict(bar=(covered & kind).float(), hand=(covered & ~kind).float(),
-              bar_angle=turn, bar_offset=other.uniform(-.32, .32),
-              bar_width=other.uniform(.03, .08),
-              bar_tone=torch.where(other.chance(.5), .08, .9),
-              hand_x=.36*angle.cos(), hand_y=.08 + .30*angle.sin(), hand_r=other.uniform(.09, .14))
-    return torch.stack([s[k] for k in SCENE], 1)
+def _sample_occluders(sampler, occlusion):
+    "Which faces a bar or a hand covers, and where: columns of the scene by name."
+    covered, kind = sampler.chance(occlusion), sampler.chance(.5)
+    angle, turn = sampler.uniform(0, 2*math.pi), sampler.uniform(0, math.pi)
+    return dict(bar=(covered & kind).float(), hand=(covered & ~kind).float(),
+                bar_angle=turn, bar_offset=sampler.uniform(-.32, .32),
+                bar_width=sampler.uniform(.03, .08),
+                bar_tone=torch.where(sampler.chance(.5), .08, .9),
+                hand_x=.36*angle.cos(), hand_y=.08 + .30*angle.sin(),
+                hand_r=sampler.uniform(.09, .14))
+
+# %% ../../nbs/2_base/05_synth.ipynb #bfb6f412
+def _sample_scene(sampler, occluders, pose, light, noise):
+    "Scenes (n, len(SCENE))."
+    normal, uniform = sampler.normal, sampler.uniform
+    s = dict.fromkeys(SCENE, torch.zeros(sampler.n))
+    s |= dict(
+        tilt=.10*pose*normal(), yaw=.035*pose*normal(), scale=.06*pose*normal(),
+        shift_x=.025*pose*normal(), shift_y=.025*pose*normal(),
+        background=light*uniform(-.45, .35), light_x=.35*light*normal(), light_y=.2*light*normal(),
+        contrast=.16*light*normal(), gamma=.18*light*normal(),
+        blur=uniform(0, .3)*min(1., 20*noise), noise=noise*uniform(0, 2))
+    return torch.stack([(s | occluders)[k] for k in SCENE], 1)
 
 # %% ../../nbs/2_base/05_synth.ipynb #39737a1b
-def _lot_groups(lots, group, share, penalty, identity, scene):
-    "Which faces belong to the marked group (n,), with their traits and scenes changed in place."
+def _sample_groups(sampler, group, share, penalty, identity, scene):
+    "Which faces belong to the marked group (n,); their traits and scenes are changed in place."
     if group not in (None, 'glasses', 'skin'):
         raise GrefelError(f"group {group!r}: None, 'glasses' or 'skin'")
-    marked = lots.chance(share) if group else torch.zeros(lots.n, dtype=torch.bool)
+    marked = sampler.chance(share) if group else torch.zeros(sampler.n, dtype=torch.bool)
     if group == 'glasses': identity[:, TRAITS.index('glasses')] = marked.float()
     if group == 'skin':
-        identity[:, TRAITS.index('skin')] = torch.where(marked, lots.uniform(-2, -1),
-                                                        lots.uniform(-.2, 1.5))
+        dark, other = sampler.uniform(-2, -1), sampler.uniform(-.2, 1.5)
+        identity[:, TRAITS.index('skin')] = torch.where(marked, dark, other)
     def column(name): return scene[:, SCENE.index(name)]
     hard = penalty*marked
     for name in ('tilt', 'yaw', 'scale', 'shift_x', 'shift_y'): column(name).mul_(1 + .7*hard)
@@ -152,17 +168,28 @@ def _lot_groups(lots, group, share, penalty, identity, scene):
     return marked.long()
 
 # %% ../../nbs/2_base/05_synth.ipynb #57988c14
-def _lot_labels(lots, flips, truth, num_votes, labels_from, label_noise):
+def _sample_labels(sampler, flips, truth, num_votes, labels_from, label_noise):
     "Votes (n, 8), clean labels (n,), labels (n,)."
     if num_votes < 1: raise GrefelError(f'num_votes={num_votes}: at least one vote is needed')
     if labels_from not in ('majority', 'draw'):
         raise GrefelError(f"labels_from={labels_from!r}: 'majority' or 'draw'")
-    ballots = lots.pick(truth, num_votes)                                               # (n, V)
-    votes = torch.zeros(len(truth), 8, dtype=torch.int64).scatter_add_(1, ballots,
-        torch.ones_like(ballots))
-    lead = (votes + .5*torch.rand(votes.shape, generator=lots.g)).argmax(1)
+    ballots = sampler.pick(truth, num_votes)                                            # (n, V)
+    none = torch.zeros(len(truth), 8, dtype=torch.int64)
+    votes = none.scatter_add(1, ballots, torch.ones_like(ballots))                      # (n, 8)
+    lead = (votes + .5*torch.rand(votes.shape, generator=sampler.g)).argmax(1)
     clean = lead if labels_from == 'majority' else ballots[:, 0]
     return votes, clean, flips.pick(noise_matrix(label_noise)[clean])[:, 0]
+
+# %% ../../nbs/2_base/05_synth.ipynb #a2af40cd
+def _checked_weights(n, size, class_weights):
+    "Class weights (8,); `GrefelError` for numbers with which nothing can be drawn."
+    if n < 1 or size < 8:
+        raise GrefelError(f'synth_faces: n={n}, size={size}; needs at least one face of 8 pixels')
+    if class_weights is None: return torch.ones(8)
+    weights = torch.as_tensor(class_weights, dtype=torch.float32)
+    if weights.shape != (8,) or (weights < 0).any() or weights.sum() <= 0:
+        raise GrefelError('class_weights: eight numbers, none negative, not all zero')
+    return weights
 
 # %% ../../nbs/2_base/05_synth.ipynb #1264cb6e
 def synth_faces(
@@ -173,38 +200,31 @@ def synth_faces(
     ambiguity:float=.3,             # share of faces that blend two expressions, 0 to 1
     num_votes:int=10,               # voters per face
     labels_from:str='majority',     # 'majority' of the votes, or 'draw': the first vote
-    label_noise:float|Tensor=0.,  # share of labels flipped, or a matrix (8, 8); see `noise_matrix`
-    class_weights=None,             # 8 numbers: how often each expression is drawn; uniform if None
-    sharpness:float=8.,             # κ of `expression_truth`
+    label_noise:float|Tensor=0.,    # share of labels flipped, or a matrix (8, 8); see noise_matrix
+    class_weights=None,             # 8 numbers: how often each expression is drawn; None: uniform
+    sharpness:float=8.,             # κ of expression_truth
     occlusion:float=.15,            # share of faces behind a bar or a hand
-    noise:float=.02,  # mean standard deviation of the camera's noise, in units of white
-    pose:float=1., light:float=1.,  # how far head pose and light stray; 0 is plain and frontal
+    noise:float=.02,                # mean standard deviation of the camera's noise; white is 1
+    pose:float=1.,                  # how far the head's pose strays; 0 is frontal
+    light:float=1.,                 # how far the light strays; 0 is plain
     group:str|None=None,            # 'glasses' or 'skin': plant a group
     group_share:float=.3,           # how many faces belong to it
     group_penalty:float=0.,         # how much harder its pictures are to read, 0 to 1
-    chunk:int|None=None,  # faces drawn at once; changes speed and memory, never the result
-) -> dict:
-    """Draw a data set whose truth is known. Tensors, one row per face: images uint8 (n, 1, size, size),
-    landmarks (n, 68, 2), truth (n, 8), votes (n, 8), labels and clean_labels (n,), action_units (n, A), mix (n, 8) the
-    planned blend, identity (n, T), scene (n, S), groups (n,) 0 or 1, occluded (n,) bool.
-    Raises `GrefelError` for arguments that make no sense."""
-    weights = torch.ones(8) if class_weights is None else torch.as_tensor(class_weights,
-        dtype=torch.float32)
-    if n < 1 or size < 8:
-        raise GrefelError(f'synth_faces: n={n}, size={size}; needs at least one face of 8 pixels')
-    if weights.shape != (8,) or (weights < 0).any() or weights.sum() <= 0:
-        raise GrefelError('class_weights: eight numbers, none negative, not all zero')
-    lots = {stream: _Lots(n, seed, stream) for stream in _Lots._STREAMS}
-    mix, au = _lot_expressions(lots['expression'], ambiguity, weights)
-    identity = _lot_identity(lots['identity'])
-    scene = _lot_scene(lots['scene'], lots['occlusion'], pose, light, noise, occlusion)
-    groups = _lot_groups(lots['group'], group, group_share, group_penalty, identity, scene)
+    chunk:int|None=None,            # faces drawn at once; changes speed, never the result
+) -> dict:                          # name → tensor, one row per face; see the table above
+    "Draw a data set whose truth is known; `GrefelError` for arguments that make no sense."
+    weights = _checked_weights(n, size, class_weights)
+    streams = {stream: _Sampler(n, seed, stream) for stream in _Sampler.STREAMS}
+    mix, au = _sample_expressions(streams['expression'], ambiguity, weights)
+    identity = _sample_identity(streams['identity'])
+    occluders = _sample_occluders(streams['occlusion'], occlusion)
+    scene = _sample_scene(streams['scene'], occluders, pose, light, noise)
+    groups = _sample_groups(streams['group'], group, group_share, group_penalty, identity, scene)
     truth = expression_truth(au, sharpness)
-    votes, clean, labels = _lot_labels(lots['votes'], lots['flips'], truth, num_votes, labels_from,
-                                       label_noise)
+    votes, clean, labels = _sample_labels(streams['votes'], streams['flips'], truth, num_votes,
+                                          labels_from, label_noise)
     images, landmarks = draw_faces(au, identity, scene, size, noise_seed=seed, chunk=chunk)
     occluded = (scene[:, SCENE.index('bar')] + scene[:, SCENE.index('hand')]) > 0
     return dict(images=images, landmarks=landmarks, truth=truth, votes=votes, labels=labels,
-                clean_labels=clean,
-                action_units=au, mix=mix, identity=identity, scene=scene, groups=groups,
-                occluded=occluded)
+                clean_labels=clean, action_units=au, mix=mix, identity=identity, scene=scene,
+                groups=groups, occluded=occluded)

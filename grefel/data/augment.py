@@ -61,10 +61,9 @@ def warp_images(
     padding:str='border',  # what lies outside: 'border', 'reflection' or 'zeros'
 ) -> Tensor:               # (B, C, S, S)
     "Every picture through its own affine map, sampled once, bilinearly."
-    inverse = invert_affine(matrix[:, :2])  # (B, 2, 3), result to source
+    inverse = invert_affine(matrix[:, :2])                                 # (B, 2, 3), to source
     A, b = inverse[..., :2], inverse[..., 2:]
-    # (B, 2, 3), units of −1…1
-    theta = torch.cat([A, A.sum(2, keepdim=True) + 2*b - 1], 2).to(images)
+    theta = torch.cat([A, A.sum(2, keepdim=True) + 2*b - 1], 2).to(images)     # in units of −1…1
     grid = F.affine_grid(theta, [len(images), 1, size, size], align_corners=False)  # (B, S, S, 2)
     return F.grid_sample(images, grid, padding_mode=padding, align_corners=False)   # (B, C, S, S)
 
@@ -74,7 +73,7 @@ def move_landmarks(
     matrix:Tensor,     # (B, 3, 3), from source to result
     flip:Tensor,       # (B,) bool: the matrix mirrors this one
 ) -> Tensor:           # (B, 68, 2)
-    "The landmarks' places in the result; where the picture is mirrored, left and right points change places."
+    "Landmarks' places in the result; where an image is mirrored, left and right change names."
     moved = apply_affine(landmarks, matrix[:, :2].to(landmarks))                # (B, 68, 2)
     swapped = moved[:, MIRROR.to(landmarks.device)]                             # (B, 68, 2)
     return torch.where(flip.to(landmarks.device)[:, None, None], swapped, moved)
@@ -93,15 +92,16 @@ def shrink_images(
 def luma(
     images:Tensor,  # (B, 1 or 3, H, W)
 ) -> Tensor:        # (B, 1, H, W)
-    "The grey version of pictures, with torchvision's weights (ITU-R 601)."
+    "The grey version of images, with torchvision's weights (ITU-R 601)."
     if images.shape[1] == 1: return images
     r, g, b = images.unbind(1)
     return (0.2989*r + 0.587*g + 0.114*b)[:, None]
 
+# %% ../../nbs/4_data/06_augment.ipynb #6f103fb8
 def to_grey(
     images:Tensor,  # (B, 1 or 3, H, W) uint8
 ) -> Tensor:        # (B, 1, H, W) uint8
-    "Pictures as weights that were trained on grey ones want them."
+    "Images as weights that were trained on grey ones want them."
     return luma(images.float()).round().byte()
 
 # %% ../../nbs/4_data/06_augment.ipynb #d0705988
@@ -114,19 +114,19 @@ def shift_hue(
     r, g, b = images.unbind(1)
     d = torch.where(c == 0, 1., c)
     h = torch.where(v == r, (g - b)/d, torch.where(v == g, 2 + (b - r)/d, 4 + (r - g)/d))
-    h = h + 6*amount[:, None, None]  # (B, H, W), sixths
-    # (B, 3, H, W)
-    k = (torch.tensor([5., 3., 1.], device=h.device)[:, None, None] + h[:, None]) % 6
+    h = h + 6*amount[:, None, None]                                        # (B, H, W), in sixths
+    n = torch.tensor([5., 3., 1.], device=h.device)[:, None, None]
+    k = (n + h[:, None]) % 6                                                         # (B, 3, H, W)
     return v[:, None] - c[:, None]*torch.minimum(k, 4 - k).clamp(0, 1)               # (B, 3, H, W)
 
 # %% ../../nbs/4_data/06_augment.ipynb #b52d9e17
 def _jitter_step(x, factor, op):
-    "One operation per sample, the one named by `op` (B,): three kinds of blend in one formula, and hue."
+    "One operation per sample, named by `op` (B,): three kinds of blend in one formula, and hue."
     def col(v): return v.to(x.device)[:, None, None, None]                          # (B, 1, 1, 1)
-    grey, f = luma(x), col(torch.where(op == 3, 1., factor))                     # (B, 1, H, W)
-    other = col(op == 1)*grey.mean((2, 3), keepdim=True)                         # (B, 1, 1, 1)
-    if (op == 2).any(): other = other + col(op == 2)*grey                        # (B, 1, H, W)
-    out = (f*x + (1 - f)*other).clamp_(0, 1)                                     # (B, C, H, W)
+    grey, f = luma(x), col(torch.where(op == 3, 1., factor))                        # (B, 1, H, W)
+    other = col(op == 1)*grey.mean((2, 3), keepdim=True)                            # (B, 1, 1, 1)
+    if (op == 2).any(): other = other + col(op == 2)*grey                           # (B, 1, H, W)
+    out = (f*x + (1 - f)*other).clamp_(0, 1)                                        # (B, C, H, W)
     hue = (op == 3).nonzero()[:, 0]
     if len(hue): out[hue.to(x.device)] = shift_hue(x[hue.to(x.device)], factor[hue].to(x.device))
     return out
@@ -134,11 +134,11 @@ def _jitter_step(x, factor, op):
 # %% ../../nbs/4_data/06_augment.ipynb #2a474baf
 def colour_jitter(
     images:Tensor,         # (B, 1 or 3, H, W) in [0, 1]
-    factors:Tensor,  # (B, 4) brightness, contrast, saturation (1: as it is), hue (0: as it is)
-    order:Tensor,  # (B, 4) each row a permutation of 0…3: which of the four comes first, second, …
+    factors:Tensor,        # (B, 4) brightness, contrast, saturation (neutral: 1), hue (0)
+    order:Tensor,          # (B, 4) each row a permutation of 0…3: which of the four comes first, …
     active:tuple=(1,)*4,   # which of the four are in use at all
 ) -> Tensor:               # (B, 1 or 3, H, W)
-    "Brightness, contrast, saturation and hue as torchvision's `ColorJitter`, every sample in its own order."
+    "torchvision's `ColorJitter`: four changes of colour, each image in its own order."
     on = [i for i in range(4) if active[i] and (i < 2 or images.shape[1] == 3)]
     if not on: return images
     order = order[torch.isin(order, torch.tensor(on))].view(-1, len(on))  # (B, how many are on)
@@ -149,15 +149,15 @@ def colour_jitter(
 # %% ../../nbs/4_data/06_augment.ipynb #6aad2dd7
 def gaussian_blur(
     images:Tensor,  # (B, C, H, W)
-    sigma:Tensor,   # (B,) standard deviation in pixels; 0 leaves a picture as it is
+    sigma:Tensor,   # (B,) standard deviation in pixels; 0 leaves an image as it is
 ) -> Tensor:        # (B, C, H, W)
-    "Smooth each picture by its own Gaussian, cut at three standard deviations of the widest."
+    "Smooth each image by its own Gaussian, cut at three standard deviations of the widest."
     B, C, H, W = images.shape
     r = min(max(1, math.ceil(3*float(sigma.max()))), H - 1, W - 1)
     t = torch.arange(-r, r + 1.)                                                     # (2r+1,)
     k = torch.exp(-0.5*(t/sigma.clamp(min=1e-3)[:, None])**2)                        # (B, 2r+1)
-    # (B·C, 1, 1, 2r+1)
-    k = (k/k.sum(1, keepdim=True)).to(images).repeat_interleave(C, 0)[:, None, None]
+    k = (k/k.sum(1, keepdim=True)).to(images).repeat_interleave(C, 0)                # (B·C, 2r+1)
+    k = k[:, None, None]                                                       # (B·C, 1, 1, 2r+1)
     x = F.pad(images.reshape(1, B*C, H, W), (r,)*4, mode='reflect')
     return F.conv2d(F.conv2d(x, k, groups=B*C), k.mT, groups=B*C).view(B, C, H, W)
 
@@ -199,8 +199,7 @@ IMAGENET_STD  = (.229, .224, .225)
 
 # %% ../../nbs/4_data/06_augment.ipynb #f70b2bdb
 _DICE = ('flip', 'crop_x', 'crop_y', 'angle', 'zoom', 'dx', 'dy', 'brightness', 'contrast',
-         'saturation', 'hue',
-         'order_b', 'order_c', 'order_s', 'order_h', 'gamma', 'blur', 'noise',
+         'saturation', 'hue', 'order_b', 'order_c', 'order_s', 'order_h', 'gamma', 'blur', 'noise',
          'erase', 'area', 'ratio', 'erase_x', 'erase_y')
 
 def _between(u, low, high): return low + u*(high - low)
@@ -209,9 +208,9 @@ def _either_way(u, reach): return (2*u - 1)*reach
 
 # %% ../../nbs/4_data/06_augment.ipynb #efca3cc2
 def _erase_box(u, p, area):
-    "Boxes (n, 4) in fractions, empty with probability 1 − p"
-    share, ratio = _between(u['area'], *area), torch.exp(_between(u['ratio'], math.log(.3),
-        math.log(3.3)))
+    "Boxes (n, 4) in fractions, empty with probability 1 − p."
+    share = _between(u['area'], *area)
+    ratio = torch.exp(_between(u['ratio'], math.log(.3), math.log(3.3)))
     w, h = (share/ratio).sqrt().clamp(max=1), (share*ratio).sqrt().clamp(max=1)
     w = torch.where(u['erase'] < p, w, 0.)
     x0, y0 = u['erase_x']*(1 - w), u['erase_y']*(1 - h)
@@ -226,44 +225,43 @@ def draw_parameters(
     "One set of random decisions per sample."
     s, u = settings, dict(zip(_DICE, torch.rand(n, len(_DICE), generator=generator).unbind(1)))
     gap, blends = 1 - s['crop'], ('brightness', 'contrast', 'saturation')
-    factors = [_between(u[k], max(0., 1 - s[k]), 1 + s[k]) for k in blends] + [_either_way(u['hue'],
-        s['hue'])]
+    factors = [_between(u[k], max(0., 1 - s[k]), 1 + s[k]) for k in blends]
+    factors = torch.stack([*factors, _either_way(u['hue'], s['hue'])], 1)           # (n, 4)
+    order = torch.stack([u[f'order_{k}'] for k in 'bcsh'], 1).argsort(1)            # (n, 4)
     return dict(
         flip=u['flip'] < s['flip'], crop_x=gap*u['crop_x'], crop_y=gap*u['crop_y'],
         angle=_either_way(u['angle'], s['rotate']), zoom=_between(u['zoom'], *s['scale']),
         dx=_either_way(u['dx'], s['shift']), dy=_either_way(u['dy'], s['shift']),
-        # (n, 4)
-        factors=torch.stack(factors, 1), order=torch.stack([u[f'order_{k}'] for k in 'bcsh'],
-                                                           1).argsort(1),
+        factors=factors, order=order,
         gamma=torch.exp(_either_way(u['gamma'], math.log1p(s['gamma']))),
         blur=u['blur']*s['blur'], noise=u['noise']*s['noise'],
-                box=_erase_box(u, s['erase'], s['erase_area']))
+        box=_erase_box(u, s['erase'], s['erase_area']))
 
 # %% ../../nbs/4_data/06_augment.ipynb #cd2babfc
 class BatchTransform:
-    "A batch of pictures and landmarks in; a normalised float batch and the moved landmarks out."
+    "A batch of images and landmarks in; a normalised float batch and the moved landmarks out."
     def __init__(self,
-        settings:dict,            # parts to switch on, keys as in `AUGMENTATIONS`
+        settings:dict,            # parts to switch on, keys as in AUGMENTATIONS
         img_size:int,             # side S of the result in pixels
         mean=IMAGENET_MEAN,       # per channel, or one number for all, of values in 0…1
         std=IMAGENET_STD,         # likewise
-        channels_last=False,      # result in `torch.channels_last` memory order
-        name:str='custom',        # for `repr` and `config`
+        channels_last=False,      # result in torch.channels_last memory order
+        name:str='custom',        # for repr and config
     ):
         self.settings, self.img_size, self.name = _complete(settings), int(img_size), name
         self.mean, self.std, self.channels_last = _three(mean), _three(std), channels_last
         s = self.settings
-        self.moves = s['crop'] != 1 or tuple(s['scale']) != (1,
-            1) or any(s[k] for k in ('flip', 'rotate', 'shift'))
         self.jitters = tuple(bool(s[k]) for k in ('brightness', 'contrast', 'saturation', 'hue'))
-        self.random = self.moves or any(self.jitters) or any(s[k] for k in ('gamma', 'blur',
-            'noise', 'erase'))
+        self.moves = (s['crop'] != 1 or tuple(s['scale']) != (1, 1)
+                      or any(s[k] for k in ('flip', 'rotate', 'shift')))
+        self.random = (self.moves or any(self.jitters)
+                       or any(s[k] for k in ('gamma', 'blur', 'noise', 'erase')))
 
     def __repr__(self): return f'BatchTransform({self.name!r}, img_size={self.img_size})'
 
 # %% ../../nbs/4_data/06_augment.ipynb #19a61645
 def _complete(settings):
-    "All parts of a setting, those not named at their neutral value; GrefelError for a part that does not exist"
+    "All parts of a setting, the others neutral; `GrefelError` for a part that does not exist."
     wrong = sorted(set(settings) - set(_NEUTRAL))
     if wrong:
         raise GrefelError(f'unknown augmentation part {wrong[0]!r}; known: {", ".join(_NEUTRAL)}')
@@ -281,33 +279,38 @@ def _three(v): return (float(v),)*3 if isinstance(v, (int, float)) else tuple(fl
 # %% ../../nbs/4_data/06_augment.ipynb #d3aa5c65
 @patch
 def _move(self:BatchTransform, x, landmarks, p):
-    "Everything geometric: one matrix, one sampling, and the landmarks through the same matrix"
+    "Everything geometric: one matrix, one sampling, and the landmarks through the same matrix."
     s = self.settings
     m = turn_matrix(p['angle'], p['zoom'], p['dx'], p['dy']) @ flip_matrix(p['flip'])
     m = m @ crop_matrix(p['crop_x'], p['crop_y'], s['crop'])                            # (B, 3, 3)
     x = shrink_images(x, round(self.img_size/s['crop']))
-    x = warp_images(x, m, self.img_size, s['padding'])  # (B, C, S, S)
+    x = warp_images(x, m, self.img_size, s['padding'])                                # (B, C, S, S)
     return x, None if landmarks is None else move_landmarks(landmarks, m, p['flip'])
 
 # %% ../../nbs/4_data/06_augment.ipynb #57fa62df
 @patch
 def _recolour(self:BatchTransform, x, p, generator):
-    "Everything photometric; the pixel noise alone needs the generator once more"
-    s, col = self.settings, lambda v: v.to(x.device)[:, None, None, None]
+    "Everything photometric; the pixel noise alone needs the generator once more."
+    s = self.settings
+    def col(v): return v.to(x.device)[:, None, None, None]                            # (B, 1, 1, 1)
     x = colour_jitter(x, p['factors'], p['order'], self.jitters)
     if s['gamma']: x = x.clamp(min=0)**col(p['gamma'])
     if s['blur']: x = gaussian_blur(x, p['blur'])
-    if s['noise']:
-        x = (x + col(p['noise'])*torch.randn(x.shape, generator=generator).to(x.device)).clamp_(0,
-            1)
-    return x
+    if not s['noise']: return x
+    noise = torch.randn(x.shape, generator=generator).to(x.device)
+    return (x + col(p['noise'])*noise).clamp_(0, 1)
 
 # %% ../../nbs/4_data/06_augment.ipynb #b86a2403
+def _rgb(values, like):
+    "Three numbers as (1, 3, 1, 1), to go with images."
+    return torch.tensor(values, device=like.device).view(1, 3, 1, 1)
+
+# %% ../../nbs/4_data/06_augment.ipynb #c4611c00
 @patch
 def _finish(self:BatchTransform, x, p):
-    "Normalise to three channels and blank the erased boxes"
-    mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
-    x = torch.addcmul(-mean/std, x, 1/std)  # (B, 3, S, S)
+    "Normalise to three channels and blank the erased boxes."
+    mean, std = _rgb(self.mean, x), _rgb(self.std, x)
+    x = torch.addcmul(-mean/std, x, 1/std)                                          # (B, 3, S, S)
     if p is not None and self.settings['erase']:
         x.masked_fill_(erase_mask(p['box'].to(x.device), self.img_size), 0.)
     return x.contiguous(memory_format=torch.channels_last if self.channels_last
@@ -318,7 +321,7 @@ def _finish(self:BatchTransform, x, p):
 def apply(self:BatchTransform,
     images:Tensor,          # (B, 1 or 3, H, W) uint8, or float in [0, 1]
     landmarks=None,         # (B, 68, 2) fractions of the side, NaN where not known; or None
-    params:dict|None=None,  # from `draw_parameters`; None: nothing random happens
+    params:dict|None=None,  # from draw_parameters; None: nothing random happens
     generator=None,         # feeds the pixel noise, if the setting has any
 ) -> tuple:                 # images (B, 3, S, S) float32, landmarks (B, 68, 2) or None
     "The transform with given decisions; `GrefelError` for a batch of the wrong shape."
@@ -336,9 +339,9 @@ def apply(self:BatchTransform,
 @patch
 def __call__(self:BatchTransform,
     images:Tensor,                        # (B, 1 or 3, H, W) uint8, or float in [0, 1]
-    landmarks=None,  # (B, 68, 2) fractions of the side, NaN where not known; or None
+    landmarks=None,                       # (B, 68, 2) fractions, NaN where not known; or None
     generator:torch.Generator|None=None,  # on the CPU; None draws from torch's global one
-) -> tuple:  # images (B, 3, S, S) float32, landmarks (B, 68, 2) or None
+) -> tuple:                               # images (B, 3, S, S) float32, landmarks or None
     "Throw the dice for every sample and apply what they say."
     params = draw_parameters(self.settings, len(images), generator) if self.random else None
     return self.apply(images, landmarks, params, generator)
@@ -349,16 +352,14 @@ def denormalise(self:BatchTransform,
     images:Tensor,  # (B, 3, S, S) as this transform gives them
 ) -> Tensor:        # (B, 3, S, S) in [0, 1]
     "Back to values that can be shown."
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (self.mean,
-        self.std))
-    return (images*std + mean).clamp(0, 1)
+    return (images*_rgb(self.std, images) + _rgb(self.mean, images)).clamp(0, 1)
 
 # %% ../../nbs/4_data/06_augment.ipynb #e57aaecb
 @patch(as_prop=True)
 def config(self:BatchTransform):
-    "Plain dict from which `BatchTransform(**config)` is built again"
-    return {k: getattr(self, k) for k in ('settings', 'img_size', 'mean', 'std', 'channels_last',
-                                          'name')}
+    "A plain dict from which `BatchTransform(**config)` is built again."
+    keys = 'settings', 'img_size', 'mean', 'std', 'channels_last', 'name'
+    return {k: getattr(self, k) for k in keys}
 
 # %% ../../nbs/4_data/06_augment.ipynb #53c1ab07
 def make_transform(
@@ -366,7 +367,7 @@ def make_transform(
     img_size:int=48,        # side S of the result in pixels
     mean=IMAGENET_MEAN,     # per channel, or one number for all, of values in 0…1
     std=IMAGENET_STD,       # likewise
-    channels_last=False,    # result in `torch.channels_last` memory order
+    channels_last=False,    # result in torch.channels_last memory order
 ) -> BatchTransform:
     "A transform by name or by its parts; `GrefelError` for names and parts that do not exist."
     if isinstance(name, dict): return BatchTransform(name, img_size, mean, std, channels_last)
@@ -376,7 +377,7 @@ def make_transform(
 
 # %% ../../nbs/4_data/06_augment.ipynb #b10f4ff2
 class Batches:
-    "Batches of a data set, pass after pass; its length is the number of batches in a pass."
+    "Batches of a data set, epoch after epoch; its length is the number of batches in an epoch."
     def __init__(self, data, transform, bs=64, shuffle=False, seed=0, device='cpu',
                  drop_last=False):
         if bs < 1: raise GrefelError(f'batch size must be at least 1, not {bs}')
@@ -398,19 +399,19 @@ class Batches:
 def batch(self:Batches,
     index:Tensor,    # (B,) which samples
     generator=None,  # CPU torch.Generator for the transform; None draws from torch's global one
-) -> tuple:  # images (B, 3, S, S), landmarks (B, 68, 2), targets (B, N), index (B,), on the device
-    "The named samples, transformed."
+) -> tuple:          # images (B, 3, S, S), landmarks (B, 68, 2), targets (B, N), index (B,)
+    "The named samples, transformed, on the device."
     d = self.data
-    images, landmarks, targets = (t[index.to(t.device)].to(self.device) for t in (d.images,
-        d.landmarks, d.targets))
+    images, landmarks, targets = (t[index.to(t.device)].to(self.device)
+                                  for t in (d.images, d.landmarks, d.targets))
     return *self.transform(images, landmarks, generator), targets, index.to(self.device)
 
 # %% ../../nbs/4_data/06_augment.ipynb #abe24d24
 def batches(
-    data,  # has `images` (n, C, H, W) uint8, `landmarks` (n, 68, 2), `targets` (n, N), and a length
-    transform:BatchTransform,  # from `make_transform`
+    data,                      # has length, images (n, C, H, W) uint8, landmarks and targets
+    transform:BatchTransform,  # from make_transform
     bs:int=64,                 # samples in a batch
-    shuffle:bool=False,        # in a new order at every pass
+    shuffle:bool=False,        # in a new order at every epoch
     seed:int=0,                # repeats order and augmentation exactly
     device='cpu',              # where the transform runs and the batch arrives
     drop_last:bool=False,      # leave out a last batch that is not full

@@ -6,7 +6,11 @@
 __all__ = ['DataList', 'data_list', 'published_counts', 'DataCheck', 'check_data']
 
 # %% ../../nbs/4_data/08_check.ipynb #9803534e
-import io, os, re, time, warnings
+import io
+import os
+import re
+import time
+import warnings
 import numpy as np
 import pandas as pd
 from collections import Counter
@@ -18,6 +22,7 @@ from PIL import Image
 from ..base.core import (
     data_home as _data_home, EXPRESSIONS, GrefelError, in_range, manifest, NO_EXPRESSION)
 from ..base.images import load_image
+from ..base.progress import ticking
 from .faces import row_faults
 from .labels import apply_rule, check_votes
 from .table import column_values, find_layout, read_table, SPLITS, stored_images
@@ -26,24 +31,23 @@ from .table import column_values, find_layout, read_table, SPLITS, stored_images
 @dataclass
 class DataList:
     "The data sets that can be read by name."
-    # one dict each: name, title, pictures, classes, licence, page, here (a path or None)
-    rows: list
+    rows: list             # dicts: name, title, pictures, classes, licence, page, here (or None)
     home: Path|None        # the data folder
 
     @property
     def text(self):
         "The list for people."
-        width = {k: max(len(k), *(len(r[k]) for r in self.rows)) for k in ('name', 'title',
-            'pictures')}
-        lines = [f'{"name":{width["name"]}}  {"what":{width["title"]}}  '
-                 f'{"pictures":{width["pictures"]}}  here  terms']
-        lines += [f'{r["name"]:{width["name"]}}  {r["title"]:{width["title"]}}  '
-                  f'{r["pictures"]:{width["pictures"]}}  '
-                  f'{"yes" if r["here"] else "no":4s}  {r["licence"]}' for r in self.rows]
-        where = f'looked for in {self.home}' if self.home else 'set GREFEL_DATA to the folder that holds them'
-        lines += ['', f'{where}; "synth" draws faces and needs nothing.',
-                  'How to get one: data/NAME.md in the project, for instance data/rafdb.md.']
-        return '\n'.join(lines)
+        columns = ('name', 'title', 'pictures')
+        width = {k: max(len(k), *(len(r[k]) for r in self.rows)) for k in columns}
+        def line(row, here, terms):
+            return '  '.join([*(f'{row[k]:{width[k]}}' for k in columns), here, terms])
+        lines = [line(dict(name='name', title='what', pictures='pictures'), 'here', 'terms')]
+        lines += [line(r, f'{"yes" if r["here"] else "no":4s}', r['licence']) for r in self.rows]
+        where = f'looked for in {self.home}' if self.home else (
+            'set GREFEL_DATA to the folder that holds them')
+        return '\n'.join([*lines, '', f'{where}; "synth" draws faces and needs nothing.',
+                          'How to get one: data/NAME.md in the project, for instance '
+                          'data/rafdb.md.'])
 
     def as_dict(self): return dict(home=str(self.home) if self.home else None, datasets=self.rows)
 
@@ -58,12 +62,11 @@ def data_list(
 
 # %% ../../nbs/4_data/08_check.ipynb #f31d0480
 _KINDS = {'L': 'grey', 'P': 'palette', 'PA': 'palette', 'RGBA': 'transparent', 'LA': 'transparent',
-          'RGB': 'colour',
-          '1': 'black and white', 'CMYK': 'print colours', 'I;16': '16-bit grey',
+          'RGB': 'colour', '1': 'black and white', 'CMYK': 'print colours', 'I;16': '16-bit grey',
           'I': '16-bit grey'}
 
 def _look(content, path, decode):
-    "(kind, longer side in pixels, bytes, has it colour or None) of one picture, or a text: why it cannot be read."
+    "(kind, longer side, bytes, has it colour or None) of an image, or a text: why it is not read."
     if content is None and path is None: return 'no image bytes'
     source = path if content is None else content
     try:
@@ -80,45 +83,46 @@ def _look(content, path, decode):
         return 'cannot be opened'
 
 # %% ../../nbs/4_data/08_check.ipynb #c81f0a5e
-_AT_ONCE = 1024  # pictures
+_AT_ONCE = 1024  # images
 
 def _contents(df):
-    "Bytes and paths of the rows' pictures, some rows at a time; None for the one that is not used."
+    "Bytes and paths of the rows' images, some rows at a time; None for the one that is not used."
     here = next((c for c in ('path', 'image') if c in df), None)
-    cells = iter(c if c is not pd.NA else None for c in df[here]) if here else stored_images(df,
-        _AT_ONCE)
+    if here: cells = (c if c is not pd.NA else None for c in df[here])
+    else: cells = stored_images(df, _AT_ONCE)
     while part := list(islice(cells, _AT_ONCE)):
         yield ([None]*len(part), part) if here == 'path' else (part, [None]*len(part))
 
 # %% ../../nbs/4_data/08_check.ipynb #d5e20b77
 def _look_at_all(df, decode, progress=None):
-    "What `_look` says of each row, None where there is nothing to see; how many were decoded; keys that copies share."
+    "What `_look` says of each row, or None; how many were decoded; keys that copies share."
     def key(cell): return hash(cell) if isinstance(cell, (str, bytes)) else None
     if 'pixels' in df: return [None]*len(df), 0, [key(p) for p in df['pixels']]
     looks, keys, n = [], [], len(df)
-    # `decode` of n, spread evenly
-    whole = np.diff(np.arange(n + 1)*min(decode, n)//max(n, 1), prepend=-1)[:n] > 0
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    share = np.arange(n + 1)*min(decode, n)//max(n, 1)
+    whole = np.diff(share, prepend=-1)[:n] > 0  # `decode` of n, spread evenly
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, \
+            ticking(progress, n, 'check') as tick:
         warnings.simplefilter('ignore')
         for contents, paths in _contents(df):
             looks += pool.map(_look, contents, paths, whole[len(looks):len(looks) + len(paths)])
             keys += map(key, contents)
-            if progress: progress(len(looks), n)
+            tick(len(paths))
     return looks, int(whole.sum()), keys
 
 # %% ../../nbs/4_data/08_check.ipynb #1c5bdba4
 def _labels_counted(df, votes):
-    "The label of each row: its own, or the majority's where there are votes; missing where the rule drops it."
+    "The label of each row: its own, or the majority's; missing where the rule drops it."
     if 'label' in df and df['label'].notna().any(): return df['label'].astype(object)
-    # wrong votes are zeros
-    out, good = np.full(len(df), None, object), np.flatnonzero(votes.sum(1))
+    out = np.full(len(df), None, object)
+    good = np.flatnonzero(votes.sum(1))  # wrong votes are zeros
     keep, _, labels = apply_rule(votes[good], targets='hard')
     out[good[keep]] = [EXPRESSIONS[i] for i in labels[keep]]
     return pd.Series(out, df.index)
 
 # %% ../../nbs/4_data/08_check.ipynb #f802a669
 def published_counts(
-    name,              # a data set's name, as in `data/datasets.csv`
+    name,              # a data set's name, as in data/datasets.csv
 ) -> dict:             # (split, class) -> count; '' stands for all splits or all classes
     "What the authors of a data set, or those who counted it, say is in it."
     table = pd.read_csv(manifest('counts.csv'), keep_default_na=False)
@@ -163,11 +167,11 @@ class DataCheck:
     published: dict                              # split -> class -> published count; '' for totals
     rows: int                                    # rows in the table
     faults: list                                 # (where, what) of rows that cannot be used
-    odd: list  # (where, what, n) of what is besides the rows, or unusual
-    kinds: dict = field(default_factory=dict)    # how many pictures are colour, grey, …
-    sides: tuple = ()  # smallest, median and largest longer side in pixels
-    size: int = 0                                # bytes of all pictures
-    decoded: int = 0                             # pictures that were decoded in full
+    odd: list                                    # (where, what, n) of what is besides, or unusual
+    kinds: dict = field(default_factory=dict)    # how many images are colour, grey, …
+    sides: tuple = ()                            # smallest, median and largest longer side, pixels
+    size: int = 0                                # bytes of all images
+    decoded: int = 0                             # images that were decoded in full
     seconds: float = 0.
     set_aside: dict = field(default_factory=dict)  # class -> rows labelled as no expression
     split: str|None = None                       # the only split that was asked for
@@ -188,45 +192,45 @@ class DataCheck:
 def check_data(
     source,                  # a data set's name, or the path of a file or folder
     split:str|None=None,     # only this one
-    data_home=None,          # the folder that holds the named sources; default $GREFEL_DATA
-    decode:int=20_000,       # so many pictures are decoded in full, spread evenly; 0 opens none
-    strict:bool=False,       # raise `GrefelError` for the first row that cannot be used
-    progress=None,           # called with (pictures looked at, pictures in all) now and then
+    data_home=None,          # the folder that holds the named data sets; default $GREFEL_DATA
+    decode:int=20_000,       # so many images are decoded in full, spread evenly; 0 opens none
+    strict:bool=False,       # raise GrefelError for the first row that cannot be used
+    progress=None,           # None: silent; True: a bar; a function of (images seen, images in all)
     **options,               # passed on to the reader
 ) -> DataCheck:
-    "Read a source as training would, look at its pictures, and say what is missing or odd."
+    "Read a source as training would, look at its images, and say what is missing or odd."
     start = time.perf_counter()
     in_range(decode, 'decode', whole=True)
     if find_layout(source, data_home)[1] == 'parquet': options = dict(images=False) | options
     df = read_table(source, split, data_home, **options)
-    votes, wrong = check_votes(column_values(df, 'votes') if 'votes' in df else [])
-    faults, (looks, decoded, keys) = wrong | row_faults(df), ([None]*len(df), 0, [])
+    votes, faults = check_votes(column_values(df, 'votes') if 'votes' in df else [])
+    faults = faults | row_faults(df)
+    looks, decoded, keys = [None]*len(df), 0, []
     if decode: looks, decoded, keys = _look_at_all(df, decode, progress)
-    for i, look in enumerate(looks):
-        if isinstance(look, str) and i not in faults: faults[i] = look
-    where = _places(df)
+    unread = {i: look for i, look in enumerate(looks) if isinstance(look, str)}
+    faults, where = unread | faults, _places(df)
     told = [(where(i), what.removeprefix(f'{where(i)}: ')) for i, what in sorted(faults.items())]
     if strict and told: raise GrefelError(': '.join(told[0]))
-    kinds, sides, size, unusual = _pictures(looks, where, df)
+    kinds, sides, size, unusual = _images(looks, where, df)
     labels = _labels_counted(df, votes).where(~np.isin(np.arange(len(df)), list(faults)))
     name, published = _published(df, labels)
-    counts = _crosstab(labels, df['split'])
-    return DataCheck(df.attrs['source'], df.attrs['layout'], name, counts, published, len(df), told,
-                     odd=[tuple(o) for o in df.attrs['odd']] + unusual + _copies(keys, where),
-                     kinds=kinds, sides=sides,
-                     size=size, decoded=decoded, seconds=time.perf_counter() - start, split=split,
-                     set_aside={c: int((labels == c).sum()) for c in NO_EXPRESSION
-                                if (labels == c).any()})
+    aside = {c: n for c in NO_EXPRESSION if (n := int((labels == c).sum()))}
+    odd = [tuple(o) for o in df.attrs['odd']] + unusual + _copies(keys, where)
+    return DataCheck(df.attrs['source'], df.attrs['layout'], name, _crosstab(labels, df['split']),
+                     published, len(df), told, odd, kinds, sides, size, decoded,
+                     time.perf_counter() - start, aside, split)
 
 # %% ../../nbs/4_data/08_check.ipynb #c43f0f84
 def _places(df):
     "A function from row number to the file, and row in it, that the row comes from."
-    files, rows = df['file'].tolist(), df['row'].tolist()
-    return lambda i: files[i] if rows[i] is pd.NA or rows[i] != rows[
-        i] else f'{files[i]}, row {rows[i]}'
+    files, rows = df['file'].tolist(), column_values(df, 'row')
+    def where(i):
+        of_its_own = rows[i] is None or rows[i] != rows[i]
+        return files[i] if of_its_own else f'{files[i]}, row {rows[i]}'
+    return where
 
 # %% ../../nbs/4_data/08_check.ipynb #2413c985
-def _pictures(looks, where, df):
+def _images(looks, where, df):
     "How many of which kind, their sides, bytes in all, and notes on kinds that are rare here."
     seen = [(i, *look) for i, look in enumerate(looks) if isinstance(look, tuple)]
     if not seen: return {}, (), 0, []
@@ -237,8 +241,8 @@ def _pictures(looks, where, df):
     coloured = [c for _, kind, *_, c in seen if kind == 'colour' and c is not None]
     if coloured and not any(coloured): kinds['grey, stored in three channels'] = kinds.pop('colour')
     sides, sizes = (np.array([look[k] for look in seen]) for k in (2, 3))
-    return dict(kinds), (int(sides.min()), int(np.median(sides)),
-                         int(sides.max())), int(sizes.sum()), rare
+    sides = (int(sides.min()), int(np.median(sides)), int(sides.max()))
+    return dict(kinds), sides, int(sizes.sum()), rare
 
 # %% ../../nbs/4_data/08_check.ipynb #69b46c5b
 def _copies(keys, where):
@@ -247,6 +251,7 @@ def _copies(keys, where):
     pairs = [(i, first.setdefault(key, i)) for i, key in enumerate(keys) if key is not None]
     return [(where(i), f'the same picture as {where(j)}', 1) for i, j in pairs if i != j]
 
+# %% ../../nbs/4_data/08_check.ipynb #ff0cf4f6
 def _crosstab(labels, split):
     "split -> class -> how many; rows without a split are under ''."
     table = pd.crosstab(split.astype(object).where(split.notna(), ''), labels)
@@ -257,8 +262,7 @@ def _crosstab(labels, split):
 def _published(df, labels):
     "The data set that a layout stands for, and its published counts by split and class."
     name = df.attrs['layout']
-    # FER+ as converted
-    if name == 'parquet' and 'votes' in df and 'label' not in df: name = 'ferplus'
+    if name == 'parquet' and 'votes' in df and 'label' not in df: name = 'ferplus'  # converted
     if name == 'csv' and Path(df['file'].iloc[0]).name == 'fer2013.csv': name = 'fer2013_own'
     if name == 'fer2013' and 'votes' not in df: name = 'fer2013_own'
     out = {}
@@ -268,46 +272,57 @@ def _published(df, labels):
 # %% ../../nbs/4_data/08_check.ipynb #e8b40804
 def _short(where, source):
     "A place within the source, without the way to it."
-    return where.replace(
-        f'{Path(source) if Path(source).is_dir() else Path(source).parent}{os.sep}', '')
+    folder = Path(source) if Path(source).is_dir() else Path(source).parent
+    return where.replace(f'{folder}{os.sep}', '')
 
 def _size(n):
-    return f'{n/1e9:.1f} GB' if n >= 1e9 else f'{n/1e6:.1f} MB' if n >= 1e6 else f'{n/1e3:.0f} KB'
+    if n >= 1e6: return f'{n/1e9:.1f} GB' if n >= 1e9 else f'{n/1e6:.1f} MB'
+    return f'{n/1e3:.0f} KB'
 
 # %% ../../nbs/4_data/08_check.ipynb #52073822
+def _of(n, published): return f'{n:,}' if published is None else f'{n:,} of {published:,}'
+
+def _count_column(counts, published, classes, total):
+    "A column of the table: how many of each class are here, of how many that are published."
+    return [*(_of(counts.get(c, 0), published.get(c)) for c in classes),
+            _of(sum(counts.values()), total)]
+
+# %% ../../nbs/4_data/08_check.ipynb #0353eb08
 def _count_table(check):
     "Lines: a class a row, a split a column, each 'here of published'."
-    splits = list(check.counts)
-    classes = list(dict.fromkeys(c for s in splits for c in check.counts[s]))
-    whole = check.published.get('', {})  # published without splits
-    def cell(n, p): return f'{n:,}' if p is None else f'{n:,} of {p:,}'
-    table = {s: [cell(check.counts[s].get(c, 0), check.published.get(s, {}).get(c))
-                 for c in classes] for s in splits}
-    for s in splits:
-        p = check.published.get(s, {})
-        table[s].append(cell(sum(check.counts[s].values()), p.get('', sum(p.values()) or None)))
-    if len(splits) > 1:
-        of = [sum(check.counts[s].get(c, 0) for s in splits) for c in classes]
-        table['all'] = [*(cell(n, whole.get(c)) for n, c in zip(of, classes)),
-                        cell(sum(of), whole.get(''))]
-    columns = [['', *classes, 'all'], *([s or 'no split', *cells] for s, cells in table.items())]
+    classes = list(dict.fromkeys(c for counts in check.counts.values() for c in counts))
+    columns = [['', *classes, 'all']]
+    for split, counts in check.counts.items():
+        there = check.published.get(split, {})
+        total = there.get('', sum(there.values()) or None)
+        columns.append([split or 'no split', *_count_column(counts, there, classes, total)])
+    if len(check.counts) > 1:
+        both = {c: sum(counts.get(c, 0) for counts in check.counts.values()) for c in classes}
+        there = check.published.get('', {})  # published without splits
+        columns.append(['all', *_count_column(both, there, classes, there.get(''))])
     width = [max(map(len, c)) for c in columns]
     for first, *line in zip(*columns):
         yield '  '.join([first.ljust(width[0]), *(x.rjust(w) for x, w in zip(line, width[1:]))])
 
 # %% ../../nbs/4_data/08_check.ipynb #36d257c7
-def _page(check, shown=4):
-    "The lines of the page."
-    known = f'{check.layout}, so read as {check.name}' if check.name and check.name != check.layout else check.layout
+def _page_head(check):
+    "What it is: the first lines of the page."
+    known = check.layout
+    if check.name and check.name != check.layout: known += f', so read as {check.name}'
     looked = f', {_size(check.size)} of pictures' if check.size else ''
     yield f'{check.source}'
     yield f'recognised as {known}: {check.rows:,} rows{looked}, checked in {check.seconds:.1f} s'
-    if check.kinds:
-        low, middle, high = check.sides
-        kinds = ', '.join(f'{n:,} {k}' for k, n in check.kinds.items())
-        yield f'pictures: {kinds}; longer side {low} to {high} pixels, median {middle}'
-        if check.decoded < check.rows:
-            yield f'{check.decoded:,} of them decoded in full, the others only opened'
+    if not check.kinds: return
+    low, middle, high = check.sides
+    kinds = ', '.join(f'{n:,} {k}' for k, n in check.kinds.items())
+    yield f'pictures: {kinds}; longer side {low} to {high} pixels, median {middle}'
+    if check.decoded < check.rows:
+        yield f'{check.decoded:,} of them decoded in full, the others only opened'
+
+# %% ../../nbs/4_data/08_check.ipynb #1dc9406b
+def _page(check, shown=4):
+    "The lines of the page."
+    yield from _page_head(check)
     yield ''
     yield 'Faces that can be used' + (', of how many are published' if check.name else '')
     yield from _count_table(check)
@@ -317,7 +332,8 @@ def _page(check, shown=4):
     faults = [(_group(t), w, t, 1) for w, t in check.faults]
     yield from _told(f'Rows that cannot be used, and will be skipped: {len(faults):,}', faults,
                      check.source, shown)
-    notes = [(_group(t, _NOTES, 'further notes'), *note) for note in check.odd for t in note[1:2]]
+    notes = [(_group(what, _NOTES, 'further notes'), where, what, n)
+             for where, what, n in check.odd]
     yield from _told('Also noticed', notes, check.source, shown)
     yield from _advice(check)
 
@@ -339,22 +355,26 @@ def _told(title, found, source, shown):
 def _more(difference): return 'fewer' if difference > 0 else 'more'
 
 # %% ../../nbs/4_data/08_check.ipynb #c18ec2a8
-def _advice(check):
-    "What to do about it."
+def _compared(check):
+    "How many faces there are in each split, beside how many are published."
     for split, published in check.published.items():
-        here, there = sum(check.counts.get(split,
-                                           {}).values()), published.get('') or sum(
-            published.values())
+        here = sum(check.counts.get(split, {}).values())
+        there = published.get('') or sum(published.values())
         if split and split in check.counts:
-            how = 'as many as' if here == there else f'{abs(there - here):,} {_more(there - here)} than'
-            yield f'Faces in {split}: {how} published.'
+            more = f'{abs(there - here):,} {_more(there - here)} than'
+            yield f'Faces in {split}: {"as many as" if here == there else more} published.'
         elif split and check.split is None:
             yield f'Faces in {split}: none here, {there:,} are published.'
-    page = {r['name']: r['page']
-            for r in data_list().rows}.get(dict(fer2013_own='fer2013').get(check.name, check.name))
+
+# %% ../../nbs/4_data/08_check.ipynb #70f50ce4
+def _advice(check):
+    "What to do about it."
+    yield from _compared(check)
     missing = sum('no such picture' in t for _, t in check.faults)
     if missing > 0.5*check.rows:
         yield 'Most pictures are missing: was their archive unpacked where the page says?'
     elif not check.faults: yield 'Every row can be used.'
     else: yield f'{check.rows - len(check.faults):,} of {check.rows:,} rows can be used.'
-    if page: yield f'How it should look: data/{page}'
+    name = 'fer2013' if check.name == 'fer2013_own' else check.name
+    for page in [r['page'] for r in data_list().rows if r['name'] == name]:
+        yield f'How it should look: data/{page}'

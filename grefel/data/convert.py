@@ -6,7 +6,11 @@
 __all__ = ['PLAIN', 'plain_pixels', 'convert']
 
 # %% ../../nbs/4_data/09_convert.ipynb #de15c930
-import hashlib, json, math, os, time
+import hashlib
+import json
+import math
+import os
+import time
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -33,6 +37,7 @@ def plain_pixels(
     kind, (height, width) = ('P5' if array.ndim == 2 else 'P6'), array.shape[:2]
     return f'{kind}\n{width} {height}\n255\n'.encode() + np.ascontiguousarray(array).tobytes()
 
+# %% ../../nbs/4_data/09_convert.ipynb #99a3dd98
 def _pixel_hash(array):
     digest = hashlib.blake2b(array.tobytes() + str(array.shape).encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'big', signed=True)
@@ -40,11 +45,12 @@ def _pixel_hash(array):
 # %% ../../nbs/4_data/09_convert.ipynb #c565fd3a
 def _grey_if_grey(array): return array[..., 0] if (array == array[..., :1]).all() else array
 
+# %% ../../nbs/4_data/09_convert.ipynb #3a365250
 def _as_it_is(blob, path):
-    "The bytes to store for one picture and the hash of its pixels, or a text that says what is wrong with it."
+    "The bytes to store for one image and the hash of its pixels, or a text: what is wrong with it."
     try:
-        # (H, W) or (H, W, 3)
-        pixels = _grey_if_grey(np.asarray(load_image(path if blob is None else blob)))
+        pixels = np.asarray(load_image(path if blob is None else blob))        # (H, W, 3)
+        pixels = _grey_if_grey(pixels)                                         # (H, W) if grey
         small = max(pixels.shape[:2]) <= PLAIN
         if not small and blob is None: blob = Path(path).read_bytes()
     except GrefelError as e: return str(e)
@@ -54,30 +60,31 @@ def _as_it_is(blob, path):
 # %% ../../nbs/4_data/09_convert.ipynb #b7639793
 def _made_ready(rows, side):
     "Like `_as_it_is` for every row, at the size `side`; and (n, 2) widths and heights before."
-    images, shape, wrong = decode_images(rows, side)  # (n, C, side, side)
+    images, shape, wrong = decode_images(rows, side)                           # (n, C, side, side)
     arrays = [_grey_if_grey(x.permute(1, 2, 0).numpy()) for x in images]
     return [wrong.get(i) or (plain_pixels(a), _pixel_hash(a)) for i, a in enumerate(arrays)], shape
 
-def _pictures(rows, img_size, threads):
+# %% ../../nbs/4_data/09_convert.ipynb #36d36715
+def _missing(x): return x is None or x is pd.NA or (isinstance(x, float) and x != x)
+
+def _known(column): return [None if _missing(x) else x for x in column.tolist()]
+
+# %% ../../nbs/4_data/09_convert.ipynb #6f318659
+def _contents(rows, img_size, threads):
     "What to store for every row; and (n, 2) widths and heights before, where they were changed."
     if img_size: return _made_ready(rows, img_size)
-    blobs, paths = (([None if _missing(x) else x for x in rows[c].tolist()] if c in rows
-                     else [None]*len(rows))
-                    for c in ('image', 'path'))
+    blobs, paths = (_known(rows[c]) if c in rows else [None]*len(rows) for c in ('image', 'path'))
     with ThreadPoolExecutor(threads) as pool: return list(pool.map(_as_it_is, blobs, paths)), None
-
-# %% ../../nbs/4_data/09_convert.ipynb #b5273e8a
-def _missing(x): return x is None or x is pd.NA or (isinstance(x, float) and x != x)
 
 # %% ../../nbs/4_data/09_convert.ipynb #cb0607ae
 _IMAGE = pa.struct([('bytes', pa.binary()), ('path', pa.string())])
 _FIXED = dict(name=pa.string(), image=_IMAGE, label=pa.string(), split=pa.string(),
-              votes=pa.list_(pa.float32()),
-              landmarks=pa.list_(pa.float32()))
+              votes=pa.list_(pa.float32()), landmarks=pa.list_(pa.float32()))
 
+# %% ../../nbs/4_data/09_convert.ipynb #298a4aea
 def _cells(column, kind=None):
     "A column as an Arrow array; arrays of several dimensions lie flat."
-    cells = [None if _missing(x) else np.ravel(x) if np.ndim(x) else x for x in column.tolist()]
+    cells = [np.ravel(x) if np.ndim(x) else x for x in _known(column)]
     if kind == pa.string(): cells = [x if x is None else str(x) for x in cells]
     return pa.array(cells, kind, from_pandas=True)
 
@@ -91,63 +98,74 @@ def _kind(column):
 def _schema(df, about):
     "Names and types of the columns to store, with `about` as metadata."
     left_out = {'path', 'pixels', 'file', 'row', 'fault', 'pixel_hash'}
-    filled = [c for c in df.columns if c not in {*_FIXED, *left_out} and not df[c].isna().all()]
-    fields = [(c, t) for c, t in _FIXED.items() if c in ('name', 'image')
-              or (c in df and not df[c].isna().all())]
-    fields += [(c, _kind(df[c])) for c in filled] + [('pixel_hash', pa.int64())]
-    pictures = dict(info=dict(features=dict(image=dict(_type='Image'))))
-    return pa.schema(fields, {b'grefel': json.dumps(about).encode(),
-                              b'huggingface': json.dumps(pictures).encode()})
+    filled = [c for c in df.columns if not df[c].isna().all()]
+    fields = [(c, t) for c, t in _FIXED.items() if c in ('name', 'image') or c in filled]
+    fields += [(c, _kind(df[c])) for c in filled if c not in {*_FIXED, *left_out}]
+    described = dict(info=dict(features=dict(image=dict(_type='Image'))))
+    return pa.schema([*fields, ('pixel_hash', pa.int64())],
+                     {b'grefel': json.dumps(about).encode(),
+                      b'huggingface': json.dumps(described).encode()})
 
 # %% ../../nbs/4_data/09_convert.ipynb #f4ee0638
+def _label_faults(labels):
+    "{row: what is wrong with its label}; a table without any label has none wrong."
+    if all(map(_missing, labels)): return {}
+    return {i: 'no label' if _missing(x) else f'label {x!r} is no expression'
+            for i, x in enumerate(labels) if x not in EXPRESSIONS and x not in NO_EXPRESSION}
+
+def _landmarks_fit(points):
+    points = np.asarray(points, np.float32)
+    return points.size == 136 and np.isfinite(points).all()
+
+# %% ../../nbs/4_data/09_convert.ipynb #e2d28a69
 def _faults(rows):
-    "{row: what is wrong with it, pictures apart}."
-    wrong = {i: f for i, f in enumerate(rows['fault'].tolist())
-             if not _missing(f)} if 'fault' in rows else {}
-    labels = rows['label'].tolist() if 'label' in rows else []
-    if 'votes' in rows:
-        wrong = check_votes([None if _missing(v) else v for v in rows['votes'].tolist()])[1] | wrong
-    if not all(map(_missing, labels)):
-        wrong = {i: 'no label' if _missing(x) else f'label {x!r} is no expression'
-                 for i, x in enumerate(labels) if x not in EXPRESSIONS
-                 and x not in NO_EXPRESSION} | wrong
+    "{row: what is wrong with it, images apart}."
+    wrong = {}
+    if 'fault' in rows: wrong = {i: f for i, f in enumerate(_known(rows['fault'])) if f is not None}
+    if 'votes' in rows: wrong = check_votes(_known(rows['votes']))[1] | wrong
+    if 'label' in rows: wrong = _label_faults(rows['label'].tolist()) | wrong
     for i, points in enumerate(rows['landmarks'].tolist() if 'landmarks' in rows else []):
-        if np.ndim(points) == 0: continue  # none known
-        points = np.asarray(points, np.float32)
-        if points.size != 136 or not np.isfinite(points).all():
+        if np.ndim(points) and not _landmarks_fit(points):
             wrong[i] = 'landmarks are not 136 numbers'
     return wrong
 
 # %% ../../nbs/4_data/09_convert.ipynb #2437d7c5
+def _bad_rows(rows, wrong):
+    "What a report says of the rows that cannot be stored."
+    told = ('file', 'row', 'name', 'label', 'split')
+    cells = {c: _known(rows[c]) if c in rows else [None]*len(rows) for c in told}
+    return [{c: None if cells[c][i] is None else str(cells[c][i]) for c in told}
+            | dict(reason=wrong[i]) for i in sorted(wrong)]
+
+# %% ../../nbs/4_data/09_convert.ipynb #634db65e
 def _part(rows, schema, img_size, threads, strict):
-    "One part: a table of the good rows; the others, with the reason, in its metadata under `grefel_bad`."
-    pictures, shape = _pictures(rows, img_size, threads)
-    wrong = {i: p for i, p in enumerate(pictures) if isinstance(p, str)} | _faults(rows)
-    where = [{c: None if c not in rows or _missing(rows[c].iloc[i]) else str(rows[c].iloc[i])
-              for c in ('file', 'row', 'name', 'label', 'split')} | dict(reason=wrong[i])
-             for i in sorted(wrong)]
-    if strict and where: raise GrefelError(_said(where[0]))
+    "One part: a table of the good rows; the others, with the reason, in its metadata `grefel_bad`."
+    contents, shape = _contents(rows, img_size, threads)
+    wrong = {i: c for i, c in enumerate(contents) if isinstance(c, str)} | _faults(rows)
+    bad = _bad_rows(rows, wrong)
+    if strict and bad: raise GrefelError(_said(bad[0]))
     good = [i for i in range(len(rows)) if i not in wrong]
-    kept, pictures = rows.iloc[good], [pictures[i] for i in good]
+    kept, contents = rows.iloc[good], [contents[i] for i in good]
     if shape is not None and 'landmarks' in kept:
         kept = kept.assign(landmarks=_squared_points(kept, shape[good]))
-    image = [dict(bytes=p[0], path=str(n)) for p, n in zip(pictures, kept['name'])]
-    columns = dict(image=pa.array(image, _IMAGE), pixel_hash=pa.array([p[1] for p in pictures],
-        pa.int64()))
+    image = [dict(bytes=blob, path=str(n)) for (blob, _), n in zip(contents, kept['name'])]
+    columns = dict(image=pa.array(image, _IMAGE),
+                   pixel_hash=pa.array([h for _, h in contents], pa.int64()))
     arrays = [columns[f.name] if f.name in columns else _cells(kept[f.name], f.type)
               for f in schema]
-    note = {b'grefel_bad': json.dumps(where).encode()}
+    note = {b'grefel_bad': json.dumps(bad).encode()}
     return pa.Table.from_arrays(arrays, schema=schema.with_metadata(schema.metadata | note))
 
 # %% ../../nbs/4_data/09_convert.ipynb #1f592a6d
 def _squared_points(rows, shape):
-    "Landmarks of pictures as fractions of the square that each was padded to."
+    "Landmarks of images as fractions of the square that each was padded to."
     part = shape/shape.max(1, keepdims=True)                                             # (n, 2)
-    return pd.Series([None if np.ndim(p) == 0
-                      else (0.5 + (np.reshape(p, (68, 2)) - 0.5)*r).astype(np.float32).ravel()
-                      for p, r in zip(rows['landmarks'].tolist(), part)], index=rows.index,
-                     dtype=object)
+    points = [None if np.ndim(p) == 0
+              else (0.5 + (np.reshape(p, (68, 2)) - 0.5)*r).astype(np.float32).ravel()
+              for p, r in zip(rows['landmarks'].tolist(), part)]
+    return pd.Series(points, index=rows.index, dtype=object)
 
+# %% ../../nbs/4_data/09_convert.ipynb #f47eade1
 def _said(bad):
     "A bad row in one line."
     at = bad['file'] or bad['name']
@@ -155,12 +173,8 @@ def _said(bad):
     return f"{at}: {bad['reason'].removeprefix(at + ': ')}"
 
 # %% ../../nbs/4_data/09_convert.ipynb #52885851
-# tell one table of a source from another
-_COUNTED = ('name', 'label', 'split', 'votes', 'landmarks', 'box')
-
 def _plan(df, part_rows, mix, shards):
     "Name -> row numbers of every part, one split each."
-    # one file is its own split
     split = df['split'].astype(object).where(df['split'].notna(), 'train').to_numpy()
     order = np.random.default_rng(0).permutation(len(df)) if mix else np.arange(len(df))
     plan = {}
@@ -182,74 +196,93 @@ def _stamp(files):
         except (OSError, ValueError): digest.update(f'{f}\n'.encode())
     return digest.hexdigest()
 
+# %% ../../nbs/4_data/09_convert.ipynb #fbe0ce29
+_COUNTED = ('name', 'label', 'split', 'votes', 'landmarks', 'box')  # tell one table from another
+
+def _job(df, files, landmarks, **how):
+    "What decides the result: the source and its files, its cells, and how it is stored."
+    return dict(source=[str(df.attrs['source']), _stamp(files)], rows=len(df),
+                landmarks=None if landmarks is None else [str(landmarks), _stamp([landmarks])],
+                table=fingerprint(df, [c for c in _COUNTED if c in df]), **how)
+
 # %% ../../nbs/4_data/09_convert.ipynb #ba3176d2
 def convert(
-    source,                  # what `read_table` takes: the name or path of a data set
+    source,                  # what read_table takes: the name or path of a data set
     out,                     # FILE.parquet for one file, else a folder for shards
     split:str|None=None,     # only this split; None for all
-    img_size:int|None=None,  # make all pictures square at this side; None: keep them as they are
+    img_size:int|None=None,  # make all images square at this side; None: keep them as they are
     shard_rows:int=8192,     # rows a shard (and a part of one file)
     mix:bool|None=None,      # store rows in mixed order; None: for shards, not for one file
     strict:bool=False,       # True: the first bad row is an error; False: bad rows go to a report
     threads:int|None=None,   # that read and decode; None: one a processor, at most 8
-    landmarks=None,          # a file of `grefel landmarks`, in place of the source's own
-    data_home=None,          # the folder that holds named data sets; default $GREFEL_DATA
-    progress=None,           # called with (rows done, rows in all) after every part
+    landmarks=None,          # a file of grefel landmarks, in place of the source's own
+    data_home=None,          # the folder that holds the named data sets; default $GREFEL_DATA
+    progress=None,           # None: silent; True: a bar; a function of (rows done, rows in all)
     **options,               # passed on to the source's reader
 ) -> dict:                   # rows, stored, bad, report, files, bytes, reused, seconds
     "Any source as one Parquet file or a folder of shards; the same call goes on after a stop."
     for name, value in dict(img_size=img_size, shard_rows=shard_rows, threads=threads).items():
         if value is not None: in_range(value, name, 1, whole=True)
-    out, start, df = Path(out), time.perf_counter(), read_table(source, split=split,
-        data_home=data_home, **options)
-    if landmarks is not None: df = with_landmarks(df, landmarks)
+    out, start = Path(out), time.perf_counter()
+    df = _source(source, split, data_home, landmarks, options)
     shards, size = out.suffix != '.parquet', img_size or _pixel_side(df)
     mix, threads = shards if mix is None else mix, threads or min(8, os.cpu_count() or 1)
-    df = df.assign(fault=_noted(df))
-    # it is cut out, and no box of the result
-    if size and 'box' in df: df = df.assign(box_in_source=df['box'])
-    about = dict(classes=EXPRESSIONS, source=str(df.attrs['source']), layout=df.attrs['layout'],
-                 grefel=__version__)
-    schema = _schema(df.drop(columns='box') if size and 'box' in df else df, about)
-    plan = _plan(df, shard_rows, mix, shards)
     files = dict.fromkeys(chain(*(df[c].unique() for c in ('file', 'path') if c in df)))
     if not shards: refuse_overwrite(out, files)
-    job = dict(source=[about['source'], _stamp(files)], split=split, img_size=img_size,
-               shard_rows=shard_rows,
-               mixed=mix, rows=len(df),
-               landmarks=None if landmarks is None else [str(landmarks), _stamp([landmarks])],
-               table=fingerprint(df, [c for c in _COUNTED if c in df]))
-    parts = Parts(out if shards else out.with_name(out.name + '.parts'), job)
+    df, schema = _stored_columns(df, size)
+    plan = _plan(df, shard_rows, mix, shards)
+    parts = Parts(out if shards else out.with_name(out.name + '.parts'),
+                  _job(df, files, landmarks, split=split, img_size=img_size,
+                       shard_rows=shard_rows, mixed=mix))
     def make(name): return _part(df.iloc[plan[name]], schema, size, threads, strict)
     reused = run_parts(parts, plan, [len(rows) for rows in plan.values()], make, progress)
-    files = [parts.path(name) for name in plan]
-    bad = list(chain.from_iterable(json.loads(pq.read_schema(f).metadata[b'grefel_bad'])
-                                   for f in files))
-    if len(bad) == len(df):
-        raise GrefelError(f'{source}: none of its {len(df)} rows can be stored; {_said(bad[0])}')
-    if not shards:
-        files = [merge_parts(files, out, schema.metadata)]
-        parts.remove()
-    return dict(rows=len(df), stored=len(df) - len(bad), bad=len(bad),
-                report=_report(out, bad, shards),
-                files=[str(f) for f in files], bytes=sum(f.stat().st_size for f in files),
-                reused=reused,
-                seconds=round(time.perf_counter() - start, 1))
+    done = _finished(parts, plan, out, source, len(df), shards, schema)
+    return dict(done, reused=reused, seconds=round(time.perf_counter() - start, 1))
 
 # %% ../../nbs/4_data/09_convert.ipynb #0fb553c7
 def _noted(df):
-    "What is known to be wrong with each row before its picture is opened: as its reader says, or a repeat."
+    "What is wrong with each row before its image is opened: its reader's word, a repeat."
     repeats = check_repeats(df)
     said = df['fault'].tolist() if 'fault' in df else [None]*len(df)
     return pd.Series([repeats.get(i) if _missing(f) else f for i, f in enumerate(said)],
                      index=df.index, dtype=object)
 
+def _source(source, split, data_home, landmarks, options):
+    "The table that is to be stored."
+    df = read_table(source, split=split, data_home=data_home, **options)
+    if landmarks is not None: df = with_landmarks(df, landmarks)
+    return df.assign(fault=_noted(df))
+
+# %% ../../nbs/4_data/09_convert.ipynb #c2a426fa
 def _pixel_side(df):
-    "The side that most pictures have that come as cells of pixels; None for sources with files or bytes."
+    "The side that most images have that come as cells of pixels; None for sources of other kinds."
     if 'pixels' not in df: return None
     sizes = Counter(len(cell.split()) if isinstance(cell, str) else np.size(cell)
                     for cell in df['pixels'])
     return max(1, math.isqrt(sizes.most_common(1)[0][0]))
+
+# %% ../../nbs/4_data/09_convert.ipynb #8e54c2b5
+def _stored_columns(df, size):
+    "The table and its schema; a box that is cut out is none of the result's."
+    cut = size and 'box' in df
+    if cut: df = df.assign(box_in_source=df['box'])
+    about = dict(classes=EXPRESSIONS, source=str(df.attrs['source']), layout=df.attrs['layout'],
+                 grefel=__version__)
+    return df, _schema(df.drop(columns='box') if cut else df, about)
+
+# %% ../../nbs/4_data/09_convert.ipynb #bebb832f
+def _finished(parts, plan, out, source, n, shards, schema):
+    "Put the parts together, and say what came of each row."
+    files = [parts.path(name) for name in plan]
+    bad = [b for f in files for b in json.loads(pq.read_schema(f).metadata[b'grefel_bad'])]
+    if len(bad) == n:
+        raise GrefelError(f'{source}: none of its {n} rows can be stored; {_said(bad[0])}')
+    if not shards:
+        files = [merge_parts(files, out, schema.metadata)]
+        parts.remove()
+    return dict(rows=n, stored=n - len(bad), bad=len(bad),
+                report=_report(out, bad, shards), files=[str(f) for f in files],
+                bytes=sum(f.stat().st_size for f in files))
 
 # %% ../../nbs/4_data/09_convert.ipynb #f97a8766
 def _report(out, bad, shards):

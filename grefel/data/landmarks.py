@@ -8,7 +8,9 @@ __all__ = ['VIEWS', 'POINT_COLUMNS', 'LANDMARK_SOURCES', 'builtin_landmarks', 'a
            'quality_table']
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #566bf421
-import contextlib, io, time
+import contextlib
+import io
+import time
 import numpy as np
 import torch
 from itertools import islice
@@ -19,12 +21,14 @@ from ..base.geometry import apply_affine, interocular, invert_affine, MIRROR, RE
 from ..base.resume import fingerprint, merge_parts, Parts, refuse_overwrite, run_parts
 from ..method.files import load_model, sees_grey, weights_digest
 from .augment import flip_matrix, make_transform, to_grey, turn_matrix, warp_images
+from .faces import decode_images
+from .table import find_layout, read_table, stored_images
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #461da7b5
 @torch.inference_mode()
 def builtin_landmarks(
     images:Tensor,   # (n, 1 or 3, H, W) uint8, faces as a data set holds them
-    model=None,      # a `GReFELModel`; None: the shipped weights
+    model=None,      # a GReFELModel; None: the shipped weights
     device='cpu',    # where the model runs
     bs:int=256,      # faces a batch
 ) -> Tensor:         # (n, 68, 2) fractions of the side
@@ -41,13 +45,14 @@ def builtin_landmarks(
 # mirrored, degrees, magnification
 VIEWS = ((False, 0., 1.), (True, 0., 1.), (False, 10., .95), (True, -10., .95))
 
+# %% ../../nbs/4_data/07_landmarks.ipynb #35cd8367
 def _seen_again(images, view, model, device, bs):
-    "What the model's head sees in one view, brought back to the picture's own fractions; (n, 68, 2)."
+    "What the model's head sees in one view, brought back to the image's own fractions; (n, 68, 2)."
     flip, angle, zoom = view
     if view == VIEWS[0]: return builtin_landmarks(images, model, device, bs)
     zero = torch.zeros(len(images))
-    # (n, 3, 3)
-    there = turn_matrix(zero + angle, zero + zoom, zero, zero) @ flip_matrix(zero.bool() | flip)
+    there = turn_matrix(zero + angle, zero + zoom, zero, zero)                       # (n, 3, 3)
+    there = there @ flip_matrix(zero.bool() | flip)
     turned = warp_images(images.float(), there, images.shape[-1]).round().byte()
     found = builtin_landmarks(turned, model, device, bs)
     return apply_affine(found[:, MIRROR] if flip else found, invert_affine(there[:, :2]))
@@ -55,23 +60,36 @@ def _seen_again(images, view, model, device, bs):
 # %% ../../nbs/4_data/07_landmarks.ipynb #77339090
 def agreed_landmarks(
     images:Tensor,   # (n, 1 or 3, H, H) uint8, faces as a data set holds them
-    model=None,      # a `GReFELModel`; None: the shipped weights
+    model=None,      # a GReFELModel; None: the shipped weights
     device='cpu',    # where the model runs
     bs:int=256,      # faces a batch
 ) -> tuple:          # (n, 68, 2) fractions of the side; (n,) quality between 0 and 1
-    "The mean of what a model's landmark head sees in four views of each face, and how well the four agree."
+    "The mean of what a landmark head sees in four views of each face, and how well they agree."
     if not len(images): return torch.zeros(0, 68, 2), torch.zeros(0)
     model = load_model() if model is None else model
     seen = [[_seen_again(b, view, model, device, bs) for view in VIEWS] for b in images.split(bs)]
-    looks = torch.cat([torch.stack(views) for views in seen], 1)  # (4, n, 68, 2)
-    mean = looks.mean(0)  # (n, 68, 2)
-    scatter = torch.linalg.vector_norm(looks - mean, dim=-1).mean((0, 2))/interocular(mean)  # (n,)
-    return mean, torch.exp(-10*scatter)
+    looks = torch.cat([torch.stack(views) for views in seen], 1)                  # (4, n, 68, 2)
+    mean = looks.mean(0)                                                          # (n, 68, 2)
+    scatter = torch.linalg.vector_norm(looks - mean, dim=-1).mean((0, 2))/interocular(mean)
+    return mean, torch.exp(-10*scatter)                                           # (n,)
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #ad851239
 POINT_COLUMNS = [f'{axis}{i}' for i in range(68) for axis in 'xy']  # x0, y0, x1, …
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #b68b5c33
+def _landmark_table(names, flat, quality, as_lists):
+    "A table of points: one column of lists, or a column each."
+    import pandas as pd
+    found = np.isfinite(flat).all(1)                                                    # (n,)
+    table = pd.DataFrame({'name': [str(n) for n in names]})
+    if as_lists: table['landmarks'] = [row if ok else None for row, ok in zip(flat, found)]
+    else:
+        flat = np.where(found[:, None], flat, np.nan)
+        table = table.join(pd.DataFrame(flat, columns=POINT_COLUMNS))
+    if quality is not None: table['quality'] = np.asarray(quality, float)
+    return table
+
+# %% ../../nbs/4_data/07_landmarks.ipynb #d3f43319
 def write_landmarks(
     path,               # .csv or .parquet; the folder is made
     names,              # n strings, each once
@@ -79,18 +97,10 @@ def write_landmarks(
     quality=None,       # (n,) how good the points are, 0 to 1, where that is known
 ) -> Path:
     "Keep landmarks in a file that `read_landmarks` understands."
-    import pandas as pd
-    path, flat = Path(path), np.asarray(landmarks, np.float32).reshape(-1, 136)  # (n, 136)
+    path, flat = Path(path), np.asarray(landmarks, np.float32).reshape(-1, 136)         # (n, 136)
     if len(names) != len(flat):
         raise GrefelError(f'{path}: {len(names)} names for {len(flat)} faces')
-    found = np.isfinite(flat).all(1)
-    table = pd.DataFrame({'name': [str(n) for n in names]})
-    if path.suffix == '.parquet':
-        table['landmarks'] = [row if ok else None for row, ok in zip(flat, found)]
-    else:
-        table = table.join(pd.DataFrame(np.where(found[:, None], flat, np.nan),
-                                        columns=POINT_COLUMNS))
-    if quality is not None: table['quality'] = np.asarray(quality, float)
+    table = _landmark_table(names, flat, quality, path.suffix == '.parquet')
     if path.suffix == '.csv': return write_file(path, table.to_csv(index=False))
     if path.suffix == '.parquet': return write_file(path, table.to_parquet(index=False))
     raise GrefelError(f'{path}: landmarks are kept as .csv or .parquet')
@@ -108,8 +118,8 @@ def _table(path):
     if path.suffix not in ('.csv', '.parquet'):
         raise GrefelError(f'{path}: landmarks are read from .csv or .parquet')
     try:
-        table = pd.read_csv(path,
-                            dtype={'name': str}) if path.suffix == '.csv' else pd.read_parquet(path)
+        if path.suffix == '.csv': table = pd.read_csv(path, dtype={'name': str})
+        else: table = pd.read_parquet(path)
     except Exception as e:
         raise GrefelError(f'{path}: cannot be read as {path.suffix[1:]} ({e})') from None
     if 'name' not in table: raise GrefelError(f"{path}: has no column 'name'")
@@ -131,8 +141,8 @@ def _points(table, path):
             raise GrefelError(f'{path}, row {i + 1}: needs 136 numbers') from None
     far = (np.abs(points) > 3).any(1)
     if far.any():
-        raise _wrong_row(path, far, 'points far outside the picture; needed are fractions, not '
-                                    'pixels')
+        raise _wrong_row(path, far,
+                         'points far outside the picture; needed are fractions, not pixels')
     points[np.isnan(points).any(1)] = np.nan
     return points.reshape(-1, 68, 2)
 
@@ -140,7 +150,7 @@ def _points(table, path):
 def read_landmarks(
     path,           # .csv or .parquet, see above
     names=None,     # which faces, in which order; None: all, as they stand
-) -> Tensor:  # (n, 68, 2) float32; NaN for names that the file lacks and faces that were not found
+) -> Tensor:        # (n, 68, 2) float32; NaN for faces that the file lacks or that were not found
     "Landmarks from a file; `GrefelError` names the file and row of what is wrong."
     path = Path(path)
     table = _table(path)
@@ -148,8 +158,8 @@ def read_landmarks(
     if names is None: return torch.from_numpy(points)
     place = {name: i for i, name in enumerate(table['name'])}
     picked = np.array([place.get(str(n), len(points)) for n in names], int)
-    return torch.from_numpy(np.concatenate([points,
-                                            np.full((1, 68, 2), np.nan, np.float32)])[picked])
+    points = np.concatenate([points, np.full((1, 68, 2), np.nan, np.float32)])  # the last: of none
+    return torch.from_numpy(points[picked])
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #4da28d26
 def _alignment(device='cpu', bs=16):
@@ -177,9 +187,8 @@ def _strip(images):
     n, _, side, _ = images.shape
     edge, cell = round(0.7*side), side + 2*round(0.7*side)
     canvas = np.zeros((cell, n*cell, 3), np.uint8)
-    for i, image in enumerate(images):
-        canvas[edge:edge + side, i*cell + edge:i*cell + edge + side] = image.permute(1, 2,
-            0).numpy()
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        canvas[edge:edge + side, i*cell + edge:i*cell + edge + side] = image
     return canvas, [np.array([i*cell + edge, edge, i*cell + edge + side, edge + side], float)
                     for i in range(n)]
 
@@ -189,8 +198,8 @@ def _aligned(network, images, bs=16):
     found, score = torch.full((len(images), 68, 2), float('nan')), torch.zeros(len(images))
     for at in range(0, len(images), bs):
         canvas, boxes = _strip(images[at:at + bs].expand(-1, 3, -1, -1))
-        points, heights, _ = network.get_landmarks_from_image(canvas, boxes,
-            return_landmark_score=True)
+        points, heights, _ = network.get_landmarks_from_image(
+            canvas, boxes, return_landmark_score=True)
         for i, (p, h, box) in enumerate(zip(points or [], heights or [], boxes), at):
             found[i] = torch.as_tensor((p[:, :2] - box[:2])/(box[2] - box[0])).float()
             score[i] = float(np.clip(np.mean(h), 0, 1))
@@ -210,11 +219,10 @@ LANDMARK_SOURCES = ('builtin', 'face-alignment', 'file')
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #51b545fc
 def find_landmarks(
-    # (n, 1 or 3, H, W) uint8 face crops; only counted for 'file' and may then be None
-    images:Tensor,
-    source:str='builtin',   # one of `LANDMARK_SOURCES`
-    model=None,             # for 'builtin': a `GReFELModel`; None: the shipped weights
-    path=None, names=None,  # for 'file': the file and the faces' names in it
+    images:Tensor,          # (n, 1 or 3, H, W) uint8 face crops; may be None for a file
+    source:str='builtin',   # one of LANDMARK_SOURCES
+    model=None,             # for builtin: a GReFELModel; None: the shipped weights
+    path=None, names=None,  # for a file: its path and the faces' names in it
     device='cpu',           # where a network runs
 ) -> Tensor:                # (n, 68, 2) fractions of the side, NaN where nothing was found
     "The 68 points of each face, from the named source."
@@ -231,11 +239,11 @@ def find_landmarks(
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #748a5c5e
 def _finder(method, model, device, bs):
-    "A function from square faces to points and quality; the side it wants; and what identifies it."
+    "A function from square faces to points and quality; the side it wants; what identifies it."
     if method == 'builtin':
         model = load_model() if model is None else model
-        return lambda x: agreed_landmarks(x, model, device,
-                                          bs), model.config['img_size'], weights_digest(model)
+        def find(x): return agreed_landmarks(x, model, device, bs)
+        return find, model.config['img_size'], weights_digest(model)
     if method != 'face-alignment':
         raise GrefelError(f'unknown landmark source {method!r}; known: builtin, face-alignment')
     network = _alignment(device, bs)
@@ -245,16 +253,14 @@ def _finder(method, model, device, bs):
 def _found_part(rows, find, side):
     "One part of a landmark file: name, landmarks, quality, problem."
     import pyarrow as pa
-    from grefel.data.faces import decode_images
-    images, shape, wrong = decode_images(rows, side)  # (n, C, side, side), (n, 2)
-    points, quality = (t.numpy() for t in find(images))
-    # (n, 1, 2): how much of the square is picture
-    part = (shape/shape.max(1, keepdims=True))[:, None]
-    points = 0.5 + (points - 0.5)/part                                    # (n, 68, 2)
+    images, shape, wrong = decode_images(rows, side)              # (n, C, side, side), (n, 2)
+    points, quality = (t.numpy() for t in find(images))           # (n, 68, 2), (n,)
+    part = (shape/shape.max(1, keepdims=True))[:, None]           # (n, 1, 2), how much is image
+    points = 0.5 + (points - 0.5)/part
     lost = ~np.isfinite(points).all((1, 2))
     wrong = {int(i): 'no points found' for i in np.flatnonzero(lost)} | wrong
-    flat = [None if i in wrong else p for i,
-            p in enumerate(points.reshape(-1, 136).astype(np.float32))]
+    flat = points.reshape(-1, 136).astype(np.float32)
+    flat = [None if i in wrong else p for i, p in enumerate(flat)]
     quality = [None if i in wrong else float(q) for i, q in enumerate(quality)]
     return pa.table(dict(name=pa.array([str(n) for n in rows['name']], pa.string()),
                          landmarks=pa.array(flat, pa.list_(pa.float32())),
@@ -262,82 +268,93 @@ def _found_part(rows, find, side):
                          problem=pa.array([wrong.get(i) for i in range(len(rows))], pa.string())))
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #772286bd
+def _distinct_names(table):
+    "The rows that do not repeat a name; `GrefelError` for two images of one name."
+    repeated = table['name'].duplicated().to_numpy()  # the first row of a name speaks for all
+    whose = ['name', *(c for c in ('path', 'pixel_hash') if c in table)]
+    same = table.duplicated(whose).to_numpy() & (len(whose) > 1)
+    if (repeated & ~same).any():
+        name = table['name'][(repeated & ~same).argmax()]
+        raise GrefelError(f"{table.attrs['source']}: {name!r} is the name of two pictures, and "
+                          'landmarks are kept by name; give each its own, or ask for one split '
+                          'at a time')
+    return table[~repeated].reset_index(drop=True)
+
+# %% ../../nbs/4_data/07_landmarks.ipynb #9dfeb08e
 def make_landmarks(
-    source,                   # what `read_table` takes: the name or path of a data set
-    out,  # the file, .parquet; parts of an unfinished run lie beside it in FILE.parts
-    method:str='builtin',     # 'builtin' or 'face-alignment'
-    split:str|None=None,      # 'train', 'valid' or 'test'; None for all rows
-    model=None,               # for 'builtin': a `GReFELModel`; None: the shipped weights
+    source,                   # what read_table takes: the name or path of a data set
+    out,                      # FILE.parquet; parts of an unfinished run lie beside it in FILE.parts
+    method:str='builtin',     # builtin or face-alignment
+    split:str|None=None,      # train, valid or test; None for all rows
+    model=None,               # for builtin: a GReFELModel; None: the shipped weights
     device='cpu',             # where the network runs
     bs:int=64,                # faces a batch
     part_rows:int=1024,       # rows a part
-    data_home=None,           # the folder that holds named data sets; default $GREFEL_DATA
-    progress=None,            # called with (rows done, rows in all) after every part
+    data_home=None,           # the folder that holds the named data sets; default $GREFEL_DATA
+    progress=None,            # None: silent; True: a bar; a function of (rows done, rows in all)
     **options,                # passed on to the source's reader
 ) -> dict:                    # rows, found, failed, repeated, parts, reused, seconds, file
-    "Find the landmarks of a whole data set; the same call goes on after a stop, without redoing or losing a row."
+    "Find the landmarks of a whole data set; the same call goes on after a stop, losing no row."
     import pyarrow.parquet as pq
-    from grefel.data.table import read_table  # knows every data set
-    from grefel.data.table import find_layout, stored_images
     out, start = Path(out), time.perf_counter()
     if out.suffix != '.parquet':
         raise GrefelError(f'{out}: landmarks of a data set are kept as .parquet')
-    stored = find_layout(source, data_home)[1] == 'parquet'  # its pictures are fetched part by part
+    stored = find_layout(source, data_home)[1] == 'parquet'  # its images are fetched part by part
     if stored: options = options | dict(images=False)
-    table = read_table(source, split=split, data_home=data_home, **options)
-    refuse_overwrite(out, table['file'].unique() if 'file' in table else ())
-    repeated = table['name'].duplicated().to_numpy()  # the first row of a name speaks for all
-    whose = ['name', *(c for c in ('path', 'pixel_hash') if c in table)]
-    if (of_another := repeated & ~(table.duplicated(whose).to_numpy() & (len(whose) > 1))).any():
-        name = table['name'][of_another.argmax()]
-        raise GrefelError(f"{table.attrs['source']}: {name!r} is the name of two pictures, and "
-                          f"landmarks are kept by "
-                          'name; give each its own, or ask for one split at a time')
-    table, n = table[~repeated].reset_index(drop=True), int((~repeated).sum())
+    whole = read_table(source, split=split, data_home=data_home, **options)
+    refuse_overwrite(out, whole['file'].unique() if 'file' in whole else ())
+    table = _distinct_names(whole)
     find, side, network = _finder(method, model, device, bs)
     job = dict(source=str(table.attrs.get('source', source)), split=split, method=method,
-               network=network,
-               rows=n, names=fingerprint(table, ['name']), part_rows=part_rows)
-    parts, starts = Parts(out.with_name(out.name + '.parts'), job), range(0, n, part_rows)
-    names, sizes = [f'{i:09d}' for i in starts], [min(part_rows, n - i) for i in starts]
-    missing = np.repeat([name not in parts for name in names], sizes)     # (n,)
-    pictures = stored_images(table[missing], part_rows) if stored else None
-    def make(name):
-        rows = table.iloc[int(name):int(name) + part_rows]
-        if stored: rows = rows.assign(image=list(islice(pictures, len(rows))))
-        return _found_part(rows, find, side)
-    reused = run_parts(parts, names, sizes, make, progress)
+               network=network, rows=len(table), names=fingerprint(table, ['name']),
+               part_rows=part_rows)
+    parts = Parts(out.with_name(out.name + '.parts'), job)
+    def make(rows): return _found_part(rows, find, side)
+    names, reused = _make_parts(parts, table, part_rows, stored, make, progress)
     merge_parts([parts.path(p) for p in names], out, {b'grefel': str(job).encode()})
     parts.remove()
     failed = pq.read_table(out, columns=['quality'])['quality'].null_count
-    return dict(file=str(out), rows=n, found=n - failed, failed=failed,
-                repeated=int(repeated.sum()), parts=len(names),
-                reused=reused, seconds=round(time.perf_counter() - start, 1))
+    return dict(file=str(out), rows=len(table), found=len(table) - failed, failed=failed,
+                repeated=len(whole) - len(table), parts=len(names), reused=reused,
+                seconds=round(time.perf_counter() - start, 1))
+
+# %% ../../nbs/4_data/07_landmarks.ipynb #888dfa1d
+def _make_parts(parts, table, part_rows, stored, make, progress):
+    "Make the parts that are not there yet; the names of all, and how many were there."
+    starts = range(0, len(table), part_rows)
+    names, sizes = [f'{i:09d}' for i in starts], [min(part_rows, len(table) - i) for i in starts]
+    missing = np.repeat([name not in parts for name in names], sizes)                   # (n,)
+    images = stored_images(table[missing], part_rows) if stored else None
+    def part(name):
+        rows = table.iloc[int(name):int(name) + part_rows]
+        if stored: rows = rows.assign(image=list(islice(images, len(rows))))
+        return make(rows)
+    return names, run_parts(parts, names, sizes, part, progress)
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #290d2e07
 def landmark_error(
     found:Tensor,   # (n, 68, 2)
     known:Tensor,   # (n, 68, 2), in the same unit
 ) -> Tensor:        # (n, 68) distances in inter-ocular units; NaN where either is not known
-    "Distance of each point from where it should be, as a share of the distance between the outer eye corners."
+    "Distance of each point from where it should be, in distances of the outer eye corners."
     return torch.linalg.vector_norm(found - known, dim=-1)/interocular(known)[..., None]
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #34bbf68d
+_PARTS = dict(jaw=['jaw'], brows=['right_brow', 'left_brow'], nose=['nose'],
+              eyes=['right_eye', 'left_eye'], mouth=['mouth'])
+
 def error_table(
     found:Tensor,   # (n, 68, 2)
     known:Tensor,   # (n, 68, 2)
-):  # DataFrame: a row for each region and one for all points, columns mean, median and p90
-    "Normalised mean error by region: mean, median and 90th percentile, over faces where both are known."
+):                  # DataFrame: a row for each region and one for all; columns mean, median, p90
+    "Normalised mean error by region, over faces where both are known."
     import pandas as pd
     error = landmark_error(found, known)
     error = error[~error.isnan().any(1)]                                              # (m, 68)
-    both = dict(jaw=['jaw'], brows=['right_brow', 'left_brow'], nose=['nose'],
-                eyes=['right_eye', 'left_eye'],
-                mouth=['mouth'])
-    points = {r: torch.cat([torch.arange(68)[REGIONS[part]] for part in parts]) for r,
-              parts in both.items()}
-    # (m,) each
-    means = dict(all=error.mean(1)) | {r: error[:, i].mean(1) for r, i in points.items()}
+    means = dict(all=error.mean(1))                                                   # (m,) each
+    for name, regions in _PARTS.items():
+        points = torch.cat([torch.arange(68)[REGIONS[r]] for r in regions])
+        means[name] = error[:, points].mean(1)
     faces = torch.stack(list(means.values()))                                         # (6, m)
     low, high = (faces.quantile(q, dim=1).tolist() for q in (0.5, 0.9))
     return pd.DataFrame(dict(mean=faces.mean(1).tolist(), median=low, p90=high), index=list(means))
@@ -348,10 +365,10 @@ def quality_table(
     found:Tensor,    # (n, 68, 2)
     known:Tensor,    # (n, 68, 2)
     groups:int=5,    # of equal size, from the lowest quality to the highest
-):  # DataFrame: a row a group; `.attrs['spearman']`: rank correlation of quality and error
+):                   # DataFrame: a row a group; .attrs['spearman']: quality and error by rank
     "Landmark error by quality: is a face of higher quality nearer to the truth?"
     import pandas as pd
-    error = landmark_error(found, known).mean(1)
+    error = landmark_error(found, known).mean(1)                                      # (n,)
     ok = ~(error.isnan() | quality.isnan())
     rows = pd.DataFrame(dict(quality=quality[ok].numpy(), error=error[ok].numpy()))
     group = pd.qcut(rows['quality'].rank(method='first'), groups, labels=False)

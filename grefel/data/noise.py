@@ -30,23 +30,23 @@ def confusion(
     if faces.votes is None:
         raise GrefelError('confusion-shaped noise needs votes, which these faces have not')
     n = len(faces.classes)
-    member = torch.nn.functional.one_hot(faces.labels, n).float()                  # (n, N)
-    q = member.T @ faces.votes[:, :n].float() + 1e-3  # (N, N); nothing is impossible
+    member = torch.nn.functional.one_hot(faces.labels, n).float()                   # (n, N)
+    q = member.T @ faces.votes[:, :n].float() + 1e-3              # (N, N); nothing is impossible
     q.fill_diagonal_(0)
     return q/q.sum(1, keepdim=True)
 
 # %% ../../nbs/4_data/11_noise.ipynb #135f2c8f
 def flip_labels(
     labels,          # (n,) int64, the labels that are thought right
-    chances,         # (N, N) from `symmetric` or `confusion`
+    chances,         # (N, N) from symmetric or confusion
     share:float,     # of the labels that are made wrong, 0 to 1
     seed:int=0,      # of which labels, and of what they become
 ) -> torch.Tensor:   # (n,) int64; round(share·n) of them differ
     "Make labels wrong; a greater share with the same seed adds to a smaller one."
     if not 0 <= share <= 1: raise GrefelError(f'the share of wrong labels is 0 to 1, not {share!r}')
     g = torch.Generator().manual_seed(seed)
-    order, into = torch.randperm(len(labels), generator=g), torch.multinomial(chances[labels], 1,
-        generator=g)[:, 0]
+    order = torch.randperm(len(labels), generator=g)                                # (n,)
+    into = torch.multinomial(chances[labels], 1, generator=g)[:, 0]                 # (n,)
     chosen = order[:round(share*len(labels))]
     flipped = labels.clone()
     flipped[chosen] = into[chosen]
@@ -55,12 +55,13 @@ def flip_labels(
 # %% ../../nbs/4_data/11_noise.ipynb #4ab1f68d
 NOISES = dict(symmetric=lambda faces: symmetric(len(faces.classes)), confusion=confusion)
 
+# %% ../../nbs/4_data/11_noise.ipynb #23ba77fe
 def noisy_faces(
     faces:FaceData,    # with hard targets
-    kind:str,          # 'symmetric' or 'confusion'
+    kind:str,          # symmetric or confusion
     share:float,       # of the labels that are made wrong, 0 to 1
     seed:int=0,        # of which labels, and of what they become
-) -> FaceData:         # the same faces; the true labels are in `extra['true_label']`
+) -> FaceData:         # the same faces; the true labels are in extra['true_label']
     "A copy of a data set in which a known share of the labels is wrong."
     if kind not in NOISES: raise GrefelError(f'label noise is {" or ".join(NOISES)}, not {kind!r}')
     if not torch.equal(faces.targets.amax(1), torch.ones(len(faces))):
@@ -74,13 +75,13 @@ def noisy_faces(
 
 # %% ../../nbs/4_data/11_noise.ipynb #2507b9d3
 def flip_list(
-    faces:FaceData,     # from `noisy_faces`
+    faces:FaceData,     # from noisy_faces
 ) -> pd.DataFrame:      # columns name, true, given; one row a wrong label
-    "Which labels are wrong, by the pictures' names."
-    true, given = (np.asarray(faces.classes)[x.numpy()] for x in (faces.extra['true_label'],
-        faces.labels))
-    return pd.DataFrame(dict(name=faces.names, true=true,
-                             given=given))[true != given].reset_index(drop=True)
+    "Which labels are wrong, by the images' names."
+    def words(labels): return np.asarray(faces.classes)[labels.numpy()]
+    table = pd.DataFrame(dict(name=faces.names, true=words(faces.extra['true_label']),
+                              given=words(faces.labels)))
+    return table[table['true'] != table['given']].reset_index(drop=True)
 
 # %% ../../nbs/4_data/11_noise.ipynb #7671a812
 def label_doubt(
@@ -95,8 +96,7 @@ def label_doubt(
 def found_flips(
     doubts,     # (n,) the larger, the more a label is doubted
     wrong,      # (n,) which labels are wrong
-# auroc, precision (at the true noise rate), rate; NaN where nothing or everything is wrong
-) -> dict:
+) -> dict:      # auroc; precision at the true noise rate; rate; NaN where all or none are wrong
     "How well doubts find wrong labels."
     from sklearn.metrics import roc_auc_score
     doubts, wrong = np.asarray(doubts, float), np.asarray(wrong, bool)
@@ -111,13 +111,13 @@ def cleanlab_doubt(
     probs,      # (n, N) what a model says
     given,      # (n,) labels that may be wrong
 ):              # (n,) the larger, the more cleanlab doubts a label
-    "1 − cleanlab's label quality: the given class's margin over the best other, each class's average taken off."
+    "1 − cleanlab's label quality: the margin over the best other class, their averages taken off."
     try: from cleanlab.rank import get_label_quality_scores
     except ImportError:
         raise GrefelError("cleanlab is not installed: pip install 'grefel[inspect]'") from None
     probs, given = np.asarray(probs, float), np.asarray(given)
-    # cleanlab wants no empty class
-    known = np.flatnonzero(np.bincount(given, minlength=probs.shape[1]))
+    counts = np.bincount(given, minlength=probs.shape[1])
+    known = np.flatnonzero(counts)  # cleanlab wants no empty class
     q = probs[:, known]/probs[:, known].sum(1, keepdims=True)
     how = dict(method='normalized_margin', adjust_pred_probs=True)
     return 1 - get_label_quality_scores(np.searchsorted(known, given), q, **how)

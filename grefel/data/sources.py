@@ -391,18 +391,18 @@ def _video(file, frames):
 def _video_remarks(file, folder, values, at, number):
     "Where a video's labels and frames do not agree."
     def note(what, rows):
-        s = 's' if len(rows) > 1 else ''
-        where, what = f'{file}, row{s} {ranges(rows)}', f'{what}: {len(rows)} in all'
-        return [Remark(where, what, len(rows))] if len(rows) else []
+        if not len(rows): return []
+        where = f'{file}, row{"s"*(len(rows) > 1)} {ranges(rows)}'
+        return [Remark(where, f'{what}: {len(rows)} in all', len(rows))]
     odd = [Remark(str(file), 'an empty video: no labels')] if not len(values) else []
     if not len(number): odd.append(Remark(str(folder), 'an empty video: no frames'))
     odd += note('labelled -1, left out', np.flatnonzero(values == -1))
     odd += note('labels without a frame', np.flatnonzero((values != -1) & (at < 0)))
-    extra, twice = np.unique(number[number > len(values)]), _repeated(number[number > 0])
-    what = 'frames with more than one picture, of which one is taken'
-    for what, frames in (('frames without a label', extra), (what, twice)):
-        if len(frames): odd.append(Remark(str(folder), f'{what}: {ranges(frames)}', len(frames)))
-    return odd
+    found = {'frames without a label': np.unique(number[number > len(values)]),
+             'frames with more than one picture, of which one is taken':
+                 _repeated(number[number > 0])}
+    return odd + [Remark(str(folder), f'{what}: {ranges(frames)}', len(frames))
+                  for what, frames in found.items() if len(frames)]
 
 # %% ../../nbs/4_data/04_sources.ipynb #bd65e963
 @register_layout(lambda path: path.is_dir() and all(_affwild2_sets(path)))

@@ -20,17 +20,15 @@ from fastcore.basics import patch
 from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 from ..base.core import class_map, EXPRESSIONS, GrefelError, NO_EXPRESSION
 from .faces import (
-    as_published, decode_images, FaceData, ferplus_duplicates, natural_size)
+    decode_images, FaceData, ferplus_duplicates, has_ferplus_splits, natural_size)
 from .labels import apply_rule, check_votes, counted_votes, in_order_of, votes_to_targets
 from .table import (
     canonical_split, column_codes, label_column, split_of_file, SPLITS, vectors)
 
 # %% ../../nbs/4_data/10_stream.ipynb #5083a7c9
-_HEAVY = ('image', 'landmarks', 'pixel_hash')
-
 def shard_files(
     paths,       # a Parquet file, a folder of them, or a list of files
-) -> list:       # of `Path`, in the order of their names
+) -> list:       # of Path, in the order of their names
     "The Parquet files that are meant; `GrefelError` if there are none."
     if isinstance(paths, (list, tuple)): return [Path(p) for p in paths]
     path = Path(paths).expanduser()
@@ -40,6 +38,8 @@ def shard_files(
     return files
 
 # %% ../../nbs/4_data/10_stream.ipynb #b19a8c13
+_HEAVY = ('image', 'landmarks', 'pixel_hash')
+
 def _read(file, columns):
     "Some columns of a Parquet file, words that repeat as codes."
     try:
@@ -69,15 +69,21 @@ def open_table(
     return table.select([c for c in columns if c in table.column_names])
 
 # %% ../../nbs/4_data/10_stream.ipynb #7b986be6
+def _voted_labels(votes, rule, classes, targets):
+    "keep (n,), targets (n, N), labels (n,) that a rule makes of votes; none where there are none."
+    cast = votes.sum(1) > 0                                                             # (n,)
+    votes = np.where(cast[:, None], votes, 1)  # any votes do for a row that is not kept
+    kind = 'hard' if targets == 'truth' else targets
+    found = apply_rule(votes, rule, 7 + ('contempt' in classes), kind)
+    keep, y, labels = in_order_of(*found, classes)
+    return keep & cast, y, labels
+
+# %% ../../nbs/4_data/10_stream.ipynb #c0f63725
 def _labels(table, rule, classes, targets='hard'):
-    "keep (n,), targets (n, N) or None, labels (n,), votes (n, 10) or None, of a table with label or votes."
+    "keep (n,), targets (n, N) or None, labels (n,), votes (n, 10) or None of a table."
     votes = check_votes(_votes(table['votes']))[0] if 'votes' in table.column_names else None
     if 'label' not in table.column_names:
-        any_votes, kind = np.where(votes.sum(1, keepdims=True) > 0, votes,
-                                   1), 'hard' if targets == 'truth' else targets
-        keep, y, labels = in_order_of(*apply_rule(any_votes, rule, 7 + ('contempt' in classes),
-                                                  kind), classes)
-        return keep & (votes.sum(1) > 0), y, labels, votes
+        return *_voted_labels(votes, rule, classes, targets), votes
     if targets not in ('votes', 'raw'):
         labels = _places(table['label'], lambda word: _class_place(word, classes))
         return labels >= 0, None, labels, votes                            # one class each
@@ -87,7 +93,7 @@ def _labels(table, rule, classes, targets='hard'):
 
 # %% ../../nbs/4_data/10_stream.ipynb #c5e7354f
 def _places(column, place):
-    "(n,) int64: what `place` says of each of a column's words, -1 where there is none; each word is asked once."
+    "(n,) int64: what `place` says of each word of a column, -1 for none; each word is asked once."
     codes, words = column_codes(column)
     return np.array([*map(place, words), -1], np.int64)[codes]
 
@@ -99,10 +105,14 @@ def _class_place(word, classes):
     word = word if word in classes else str(label_column([word])[0])
     if word in classes: return classes.index(word)
     if word in (*EXPRESSIONS, *NO_EXPRESSION): return -1
-    raise GrefelError(
-        f'label {word!r} is no expression; `grefel data convert` sets such rows aside')
+    raise GrefelError(f'label {word!r} is no expression; '
+                      '`grefel data convert` sets such rows aside')
 
-def _split_place(word): return SPLITS.index(split) if (split := canonical_split(word)) else -1
+# %% ../../nbs/4_data/10_stream.ipynb #bb2f180b
+def _split_place(word):
+    "A split's place among the three, -1 for what is none."
+    split = canonical_split(word)
+    return SPLITS.index(split) if split else -1
 
 # %% ../../nbs/4_data/10_stream.ipynb #3cdbd739
 def _votes(column):
@@ -119,10 +129,10 @@ def _true(table, classes):
 
 # %% ../../nbs/4_data/10_stream.ipynb #2d2b2119
 def _duplicates(table, splits, split):
-    "(n,) bool: rows of `split` with an identical picture in a later split, by FER+'s manifest or by their pixels."
-    if 'name' in table.column_names and as_published(_named(table, splits)):
-        return pc.is_in(table['name'],
-                        value_set=pa.array(sorted(ferplus_duplicates(split)))).to_numpy()
+    "(n,) bool: rows with an identical image in a later split, by FER+'s manifest or by pixels."
+    if 'name' in table.column_names and has_ferplus_splits(_named(table, splits)):
+        known = pa.array(sorted(ferplus_duplicates(split)))
+        return pc.is_in(table['name'], value_set=known).to_numpy()
     if 'pixel_hash' not in table.column_names: return np.zeros(len(table), bool)
     hashes = table['pixel_hash']
     later = hashes.filter(pa.array(splits > SPLITS.index(split))).combine_chunks()
@@ -138,40 +148,34 @@ def _named(table, splits):
 class ShardDataset(IterableDataset):
     "Batches of faces streamed from Parquet shards, each a `FaceData`."
     def __init__(self,
-        paths,  # a folder of shards, a Parquet file, or a list of files, as `convert` writes them
-        split:str='train',         # 'train', 'valid' or 'test'; None for all rows
+        paths,                     # a folder of shards, a Parquet file, or a list of files
+        split:str='train',         # train, valid or test; None for all rows
         bs:int=64,                 # faces a batch
         shuffle:bool=False,        # every epoch in another order
         seed:int=0,                # of the order
-        # which of `world` readers this is; None: as torch.distributed says, else 0
-        rank:int|None=None,
+        rank:int|None=None,        # which reader this is; None: as torch.distributed says, else 0
         world:int|None=None,       # how many readers there are
         img_size:int|None=None,    # side of the images; None: that of the first, at most 64
         buffer:int=8192,           # rows held in memory to draw from when shuffling
         drop_last:bool=False,      # full batches only, and equally many for every rank
         rule:str='majority',       # label rule for shards with votes
-        targets:str='hard',        # 'hard', 'votes', 'raw' or 'truth'
+        targets:str='hard',        # hard, votes, raw or truth
         num_classes:int=8,         # 8, or 7 without contempt
-        classes=None,  # names of the classes, if they are not the first `num_classes` expressions
-        # leave out what has an identical twin in a later split; None: only for train
-        drop_duplicates=None,
+        classes=None,              # names of the classes, if not the first num_classes expressions
+        drop_duplicates=None,      # leave out images of later splits; None: only from train
         threads:int|None=None,     # that decode; None: one a processor, at most 4
     ):
-        self.files, self.split, self.bs, self.shuffle, self.seed = shard_files(
-            paths), split, bs, shuffle, seed
-        self.buffer, self.drop_last, self.rule, self.targets = buffer, drop_last, rule, targets
-        self.classes, self.threads = tuple(classes or EXPRESSIONS[:num_classes]), threads
+        self.files, self.split, self.bs, self.shuffle = shard_files(paths), split, bs, shuffle
+        self.seed, self.buffer, self.drop_last, self.threads = seed, buffer, drop_last, threads
+        self.rule, self.targets = rule, targets
+        self.classes = tuple(classes or EXPRESSIONS[:num_classes])
         self.rank, self.world = _place() if rank is None else (rank, world or 1)
         if not 0 <= self.rank < self.world:
             raise GrefelError(f'reader {self.rank} of {self.world}: count from 0')
         # seen by workers that live on
         self.bad, self._epoch = [], torch.zeros(1, dtype=torch.int64).share_memory_()
         self._choose(split == 'train' if drop_duplicates is None else drop_duplicates)
-        if drop_last and not len(self):
-            each = f' for each of {self.world} readers' if self.world > 1 else ''
-            raise GrefelError(f'{self.files[0]}: the {len(self.labels):,} faces of split {split!r} '
-                              f'do not fill a batch '
-                              f'of {bs}{each}; take a smaller bs')
+        self._check_batch()
         self.img_size = img_size or natural_size(self._first())  # as `load_faces` would choose
 
     def __iter__(self): return self._stream()
@@ -187,33 +191,57 @@ def _place():
     d = torch.distributed
     return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
 
+# %% ../../nbs/4_data/10_stream.ipynb #ca9f2f60
+@patch
+def _check_batch(self:ShardDataset):
+    "`GrefelError` if only full batches are wanted and there is none."
+    if not self.drop_last or len(self): return
+    each = f' for each of {self.world} readers' if self.world > 1 else ''
+    raise GrefelError(f'{self.files[0]}: the {len(self.labels):,} faces of split {self.split!r} '
+                      f'do not fill a batch of {self.bs}{each}; take a smaller bs')
+
 # %% ../../nbs/4_data/10_stream.ipynb #05fb9cd9
 @patch
-def _choose(self:ShardDataset, drop_duplicates):
-    "Decide which rows count, and list the row groups that hold them: (file, group, first row, which rows)."
-    first = _read(self.files[0], ('name',))  # all names are read only if they may be FER+'s
-    named = first.num_columns and pc.all(pc.match_substring_regex(first['name'],
-        r'^fer\d{7}\.png$')).as_py()
+def _small_columns(self:ShardDataset):
+    "The table that decides which rows count; names only if they may be FER+'s."
+    first = _read(self.files[0], ('name',))
+    pattern = r'^fer\d{7}\.png$'
+    named = first.num_columns and pc.all(pc.match_substring_regex(first['name'], pattern)).as_py()
     table = open_table(self.files, ['label', 'votes', 'split', 'pixel_hash', *['name'][:named]])
     if not {'label', 'votes'} & {*table.column_names}:
         raise GrefelError(f'{self.files[0]}: no column label or votes')
     if self.targets in ('votes', 'raw') and 'votes' not in table.column_names:
         raise GrefelError(f"{self.files[0]}: has no votes for targets={self.targets!r}; use 'hard'")
+    return table
+
+# %% ../../nbs/4_data/10_stream.ipynb #ecb952d9
+@patch
+def _choose(self:ShardDataset, drop_duplicates):
+    "Decide which rows count, and what the classes' shares are."
+    table = self._small_columns()
     try: keep, y, labels, _ = _labels(table, self.rule, self.classes, self.targets)
     except GrefelError as e: raise GrefelError(f'{self.files[0]}: {e}') from None
     self.footers = [pq.read_metadata(f) for f in self.files]
-    here, twin = np.ones(len(table), bool), np.zeros(len(table), bool)
+    here, duplicate = np.ones(len(table), bool), np.zeros(len(table), bool)
     if self.split:
         splits = self._splits(table)
         here = splits == SPLITS.index(self.split)
-        if drop_duplicates: twin = _duplicates(table, splits, self.split)
+        if drop_duplicates: duplicate = _duplicates(table, splits, self.split)
     self.notes = dict(source=str(self.files[0].parent), layout='parquet', targets=self.targets,
                       rule='label' if 'label' in table.column_names else self.rule,
-                      rows=int(here.sum()),
-                      twins=int((here & twin).sum()),
-                      dropped_duplicates=int((here & twin & keep).sum()))
-    keep = keep & here & ~twin
-    self.labels, self.units, start = torch.from_numpy(labels[keep]), [], 0  # labels: (n,)
+                      rows=int(here.sum()), twins=int((here & duplicate).sum()),
+                      dropped_duplicates=int((here & duplicate & keep).sum()))
+    keep = keep & here & ~duplicate
+    self._list_units(keep)
+    self.labels = torch.from_numpy(labels[keep])                                        # (n,)
+    counts = self.labels.bincount(minlength=len(self.classes))
+    self.share = counts/len(self.labels) if y is None else torch.from_numpy(y[keep].mean(0))
+
+# %% ../../nbs/4_data/10_stream.ipynb #947c45f9
+@patch
+def _list_units(self:ShardDataset, keep):
+    "The row groups that hold rows that count: (file, group, first row, which rows)."
+    self.units, start = [], 0
     for f, footer in enumerate(self.footers):
         for g in range(footer.num_row_groups):
             rows = footer.row_group(g).num_rows
@@ -221,16 +249,13 @@ def _choose(self:ShardDataset, drop_duplicates):
             if len(chosen): self.units.append((f, g, start, chosen))
             start += rows
     if not self.units:
-        raise GrefelError(
-            f'{self.files[0]}: no faces of split {self.split!r}, nor in files beside it')
-    counts = self.labels.bincount(minlength=len(self.classes))
-    # (N,) of the targets
-    self.share = counts/len(self.labels) if y is None else torch.from_numpy(y[keep].mean(0))
+        raise GrefelError(f'{self.files[0]}: no faces of split {self.split!r}, nor in files '
+                          'beside it')
 
 # %% ../../nbs/4_data/10_stream.ipynb #e1c939f2
 @patch
 def _splits(self:ShardDataset, table):
-    "(n,) each row's place in `SPLITS`, by the column split or else the names of the files; -1: of none."
+    "(n,) each row's place in `SPLITS`, by the column split or the files' names; -1: of none."
     if self.split not in SPLITS:
         raise GrefelError(f'unknown split {self.split!r}; known: {", ".join(SPLITS)}')
     if 'split' in table.column_names: return _places(table['split'], _split_place)
@@ -243,12 +268,14 @@ def _splits(self:ShardDataset, table):
 @patch
 def _open(self:ShardDataset, f): return pq.ParquetFile(self.files[f], metadata=self.footers[f])
 
+# %% ../../nbs/4_data/10_stream.ipynb #b0190b6a
 @patch
 def _first(self:ShardDataset):
     "Up to 25 rows, the first of those that count."
     f, group, _, chosen = self.units[0]
     return _rows(self._open(f).read_row_group(group).take(pa.array(chosen[:25])))
 
+# %% ../../nbs/4_data/10_stream.ipynb #9ec7587e
 @patch(as_prop=True)
 def grey(self:ShardDataset):
     "Have the first images one channel?"
@@ -263,7 +290,7 @@ def face_size(self:ShardDataset):
 # %% ../../nbs/4_data/10_stream.ipynb #3082d0f4
 @patch
 def _range(self:ShardDataset):
-    "First and last place, in this epoch's long row of faces, of this reader; workers share whole batches."
+    "This reader's first and last place in the epoch's row of faces; workers share whole batches."
     n, info = len(self.labels), get_worker_info()
     low, high = n*self.rank//self.world, n*(self.rank + 1)//self.world
     if self.drop_last: high = low + n//self.world//self.bs*self.bs
@@ -280,27 +307,31 @@ def __len__(self:ShardDataset):
     if self.drop_last: return n//self.world//self.bs
     return -(-(n*(self.rank + 1)//self.world - n*self.rank//self.world)//self.bs)
 
-# %% ../../nbs/4_data/10_stream.ipynb #abf80959
+# %% ../../nbs/4_data/10_stream.ipynb #98ef9975
 _STREAMED = ('name', 'image', 'label', 'votes', 'landmarks', 'box', 'truth')
 
-# %% ../../nbs/4_data/10_stream.ipynb #98ef9975
+@patch
+def _group_rows(self:ShardDataset, f, group, chosen):
+    "Some rows of a row group."
+    opened = self._open(f)
+    columns = [c for c in _STREAMED if c in opened.schema_arrow.names]
+    table = opened.read_row_group(group, columns=columns, use_threads=False)
+    return table.take(pa.array(chosen)).replace_schema_metadata()
+
+# %% ../../nbs/4_data/10_stream.ipynb #2c1f2132
 @patch
 def _tables(self:ShardDataset):
-    "This reader's rows of the epoch, group by group, each with its number among all rows in the column `index`."
+    "This reader's rows of the epoch, group by group, with their numbers in the column `index`."
     low, high = self._range()
     g = torch.Generator().manual_seed((self.seed*1_000_003 + self.epoch) % 2**63)
-    order = torch.randperm(len(self.units),
-                           generator=g).tolist() if self.shuffle else range(len(self.units))
-    place = 0
+    n, place = len(self.units), 0
+    order = torch.randperm(n, generator=g).tolist() if self.shuffle else range(n)
     for f, group, start, chosen in (self.units[u] for u in order):
         a, b = max(low - place, 0), min(high - place, len(chosen))
         place += len(chosen)
         if a >= b: continue
-        opened = self._open(f)
-        columns = [c for c in _STREAMED if c in opened.schema_arrow.names]
-        table = opened.read_row_group(group, columns=columns,
-                                      use_threads=False).take(pa.array(chosen[a:b]))
-        yield table.append_column('index', pa.array(start + chosen[a:b])).replace_schema_metadata()
+        table = self._group_rows(f, group, chosen[a:b])
+        yield table.append_column('index', pa.array(start + chosen[a:b]))
 
 # %% ../../nbs/4_data/10_stream.ipynb #90ba9450
 def _mixed(tables, buffer, g):
@@ -347,19 +378,17 @@ def _rows(table):
 def _faces(self:ShardDataset, table):
     "A table of rows as `FaceData`."
     rows = _rows(table)
-    images, shape, wrong = decode_images(rows, self.img_size)  # (b, C, S, S)
-    for i, why in wrong.items(): self.bad.append((int(rows['index'].iloc[i]), why))
-    good = np.array([i not in wrong for i in range(len(rows))])
+    images, shape, wrong = decode_images(rows, self.img_size)                     # (b, C, S, S)
+    self.bad += [(int(rows['index'].iloc[i]), why) for i, why in wrong.items()]
+    good = np.array([i not in wrong for i in range(len(rows))])                   # (b,)
     table, images = table.filter(pa.array(good)), images[torch.from_numpy(good)]
-    # (b, N), (b,), (b, 10)
     _, targets, labels, votes = _labels(table, self.rule, self.classes, self.targets)
-    if self.targets == 'truth': targets = _true(table, self.classes)
+    if self.targets == 'truth': targets = _true(table, self.classes)              # (b, N)
     if targets is None: targets = np.eye(len(self.classes), dtype=np.float32)[labels]
-    columns = table.column_names
+    named = 'name' in table.column_names
+    names = table['name'] if named else table['index'].cast(pa.string())
     return FaceData(images, torch.from_numpy(targets), torch.from_numpy(labels),
-                    _points(table, shape[good]),
-                    table['name'].to_pylist() if 'name' in columns
-                    else table['index'].cast(pa.string()).to_pylist(),
+                    _points(table, shape[good]), names.to_pylist(),
                     None if votes is None else torch.from_numpy(votes), self.classes,
                     self.split or 'all',
                     extra=dict(index=torch.tensor(table['index'].to_numpy())))
@@ -369,10 +398,10 @@ def _points(table, shape):
     "(b, 68, 2) landmarks as fractions of the padded square, NaN where there are none."
     points = np.full((len(table), 136), np.nan)
     if 'landmarks' in table.column_names: points, _ = vectors(table['landmarks'], 136)
-    part = (shape/shape.max(1, keepdims=True))[:, None]                                  # (b, 1, 2)
+    part = (shape/shape.max(1, keepdims=True))[:, None]                              # (b, 1, 2)
     points = points.reshape(-1, 68, 2)
-    return torch.from_numpy(np.where(part == 1, points,
-                                     0.5 + (points - 0.5)*part).astype(np.float32))
+    points = np.where(part == 1, points, 0.5 + (points - 0.5)*part)
+    return torch.from_numpy(points.astype(np.float32))
 
 # %% ../../nbs/4_data/10_stream.ipynb #9c7a8b04
 @patch
@@ -385,14 +414,15 @@ def _stream(self:ShardDataset):
 
 # %% ../../nbs/4_data/10_stream.ipynb #da74c893
 class StreamBatches:
-    "Like `grefel.data.augment.Batches`, over a `ShardDataset`: tuples (images, landmarks, targets, index), pass after pass."
+    "Like `Batches`, over a `ShardDataset`: tuples (images, landmarks, targets, index)."
     def __init__(self,
         data:ShardDataset,     # has batch size, order and seed
-        transform,             # from `make_transform`
+        transform,             # from make_transform
         device='cpu',          # where the transform runs and the batch arrives
         workers:int=0,         # processes that read and decode; 0: threads of this one
     ):
-        self.data, self.transform, self.device, self.bs, self.epoch = data, transform, device, data.bs, data.epoch
+        self.data, self.transform, self.device = data, transform, device
+        self.bs, self.epoch = data.bs, data.epoch
         self.loader = DataLoader(data, batch_size=None, num_workers=workers,
                                  persistent_workers=workers > 0)
 
@@ -400,11 +430,10 @@ class StreamBatches:
 
     def __iter__(self):
         self.data.epoch = self.epoch
-        g = torch.Generator().manual_seed(((self.data.seed*1_000_003 + self.epoch)*1009
-                                           + self.data.rank) % 2**63)
+        seed = (self.data.seed*1_000_003 + self.epoch)*1009 + self.data.rank
+        g = torch.Generator().manual_seed(seed % 2**63)
         self.epoch += 1
         for batch in self.loader:
-            images, landmarks, targets, index = (
-                t.to(self.device) for t in (batch.images, batch.landmarks, batch.targets,
-                                            batch.extra['index']))
+            columns = batch.images, batch.landmarks, batch.targets, batch.extra['index']
+            images, landmarks, targets, index = (t.to(self.device) for t in columns)
             yield *self.transform(images, landmarks, g), targets, index

@@ -6,16 +6,18 @@
 __all__ = ['report_html', 'evaluate']
 
 # %% ../../nbs/5_measure/09_report.ipynb #c578486d
-import json, os, time
+import json
+import os
+import time
 import torch
 from pathlib import Path
 from .. import __version__
 from ..base.core import write_file
 from ..base.page import (
     face_array, page_face, page_picture, page_section, page_table, render_page)
-from grefel.measure.answers import (
-    answer_settings, faces_in_words, get_field, in_model_order, predict_data, stored_temperature,
-    tempered)
+from .answers import (
+    answer_settings, faces_in_words, get_field, get_metadata, in_model_order, predict_data,
+    stored_temperature, tempered)
 from .calibration import NEVER, same_images
 from .groups import group_columns
 from .plots import (
@@ -26,115 +28,115 @@ from .verdicts import as_percent, fair_key, largest_confusions, QUESTIONS, verdi
 
 # %% ../../nbs/5_measure/09_report.ipynb #60350d11
 def _between(m, key, form):
-    "The interval of a figure in words, nothing where there is none."
+    "The interval of a metric in words, nothing where there is none."
     return f'{form(m[key + "_low"])} to {form(m[key + "_high"])}' if key + '_low' in m else ''
+
+# %% ../../nbs/5_measure/09_report.ipynb #595b5bfa
+def _three(value):
+    "A number with three digits after the point."
+    return f'{value:.3f}'
 
 # %% ../../nbs/5_measure/09_report.ipynb #c0a6b636
 def _cards(m):
-    "The figures that matter, for the head of the report."
-    three, crowd = '{:.3f}'.format, 'kl_votes' if 'kl_votes' in m else 'nll'
+    "The metrics that matter, for the head of the report."
     def card(name, key, form, more=''):
         key = fair_key(m, key)
         between = _between(m, key, form)
-        return dict(name=name, value=form(m[key]), more=(f'{between} (95%)' if between else '')
-                    + more)
-    return [card('Accuracy', 'accuracy', as_percent), card('Balanced accuracy', 'balanced_accuracy',
-                                                           as_percent),
-            card('Calibration error', 'ece', three, f"; by chance {m['ece_floor']:.3f}"),
+        return dict(name=name, value=form(m[key]),
+                    more=(f'{between} (95%)' if between else '') + more)
+    votes = 'kl_votes' in m
+    return [card('Accuracy', 'accuracy', as_percent),
+            card('Balanced accuracy', 'balanced_accuracy', as_percent),
+            card('Calibration error', 'ece', _three, f"; by chance {m['ece_floor']:.3f}"),
             card('Right when 90% are answered', 'accuracy_at_90', as_percent),
-            card("Distance from the crowd's votes" if crowd == 'kl_votes'
-                 else 'Negative log-likelihood', crowd, three,
-                 ', nats')]
+            card("Distance from the crowd's votes" if votes else 'Negative log-likelihood',
+                 'kl_votes' if votes else 'nll', _three, ', nats')]
 
 # %% ../../nbs/5_measure/09_report.ipynb #56d475e7
-def _cell(value, form):
+def _cell(value, form=as_percent):
     "A number for a table, a dash where there is none."
-    return '–' if value is None else form.format(value)
+    return '–' if value is None else form(value)
 
 # %% ../../nbs/5_measure/09_report.ipynb #bf1e599f
+def _class_rows(m):
+    "Rows by class: how well it is recognised; how far its probability is off."
+    for r in m['per_class']:
+        recall = '–' if r['recall'] is None else _between(r, 'recall', as_percent)
+        yield ([r['class'], r['n'], r['answered'], _cell(r['precision']), _cell(r['recall']),
+                recall, _cell(r['f1'], _three)],
+               [r['class'], *(text for k in ('ece', 'ece_votes') if k in r
+                              for text in (_three(r[k]), _between(r, k, _three)))])
+
+# %% ../../nbs/5_measure/09_report.ipynb #de90740d
 def _class_tables(m):
     "Tables by class, of confusions, and of counts."
-    share, classes = '{:.1%}', m['classes']
-    rows = [[r['class'], r['n'], r['answered'], _cell(r['precision'], share),
-             _cell(r['recall'], share),
-             '–' if r['recall'] is None else f"{r['recall_low']:.1%} to {r['recall_high']:.1%}",
-             _cell(r['f1'], '{:.3f}')] for r in m['per_class']]
-    mistakes = [[f"{c['label']} → {c['answer']}", c['n'], f"{c['share']:.1%}"]
+    rows, calibration = zip(*_class_rows(m))
+    mistakes = [[f"{c['label']} → {c['answer']}", c['n'], as_percent(c['share'])]
                 for c in largest_confusions(m)]
-    head = ['class', 'faces', 'answered', 'precision', 'recall', 'recall, 95% interval', 'F1']
-    three = '{:.3f}'.format
-    honest = [[r['class'], *(t for k in ('ece', 'ece_votes') if k in r for t in (three(r[k]),
-        _between(r, k, three)))]
-              for r in m['per_class']]
-    against = ['against labels', '95% interval', "against the crowd's votes",
-               '95% interval'][:len(honest[0]) - 1]
-    return [page_table('Class by class', head, rows),
-            page_table("How far each class's probability is off, on average", ['class', *against],
-                       honest),
+    counts = [[name, *row] for name, row in zip(m['classes'], m['confusion'])]
+    against = ['class', 'against labels', '95% interval', "against the crowd's votes",
+               '95% interval'][:len(calibration[0])]
+    return [page_table('Class by class', ['class', 'faces', 'answered', 'precision', 'recall',
+                                          'recall, 95% interval', 'F1'], rows),
+            page_table("How far each class's probability is off, on average", against, calibration),
             page_table('Most frequent mistakes', ['label → answer', 'faces', 'share of the label'],
                        mistakes),
-            page_table('Confusion: labels in rows, answers in columns', ['label', *classes],
-                       [[name, *counts] for name, counts in zip(classes, m['confusion'])])]
+            page_table('Confusion: labels in rows, answers in columns', ['label', *m['classes']],
+                       counts)]
 
 # %% ../../nbs/5_measure/09_report.ipynb #21e24561
-def _figure_table(m):
-    "Every figure: final with its interval, primary, cross-fitted, untempered."
+def _metric_table(m):
+    "Every metric: final with its interval, primary, cross-fitted, untempered."
     form, others = '{:.4f}'.format, ('primary', 'crossfit', 'untempered')
     rows = [[text, form(m[k]), _between(m, k, form) or '–',
-             *(_cell(m.get(f'{o}_{k}'), '{:.4f}') for o in others), k]
+             *(_cell(m.get(f'{o}_{k}'), form) for o in others), k]
             for k, text in KEYS.items() if k in m and k != 'n']
-    return page_table('All figures. Primary: before balancing. Crossfit: with a temperature fitted '
-                      'on other faces. '
-                      'Untempered: with none', ['figure', 'final', '95% interval', *others, 'key'],
-                      rows)
+    return page_table('All metrics. Primary: before balancing. Crossfit: with a temperature fitted '
+                      'on other faces. Untempered: with none',
+                      ['metric', 'final', '95% interval', *others, 'key'], rows)
 
 # %% ../../nbs/5_measure/09_report.ipynb #b6e0d0c1
 def _change_tables(m):
     "What balancing changed, by class and by confidence."
-    head, kinds = ['faces', 'changed', 'helped', 'hurt', 'neutral'], ('n', 'changed', 'helped',
-        'hurt', 'neutral')
-    def rows(table, name): return [[name(r), *(r[k] for k in kinds)] for r in m[table]]
-    def band(r): return f"{r['low']:.0%} to {r['high']:.0%}"
-    return [page_table('Changed by balancing, by label', ['label', *head],
-                       rows('change_by_class', lambda r: r['class'])),
-            page_table('Changed by balancing, by primary confidence', ['confidence', *head],
-                       rows('change_by_confidence', band))]
+    kinds = ('changed', 'helped', 'hurt', 'neutral')
+    def table(by, key, name):
+        return page_table(f'Changed by balancing, by {by}', [by.split()[-1], 'faces', *kinds],
+                          [[name(r), r['n'], *(r[k] for k in kinds)] for r in m[key]])
+    return [table('label', 'change_by_class', lambda r: r['class']),
+            table('primary confidence', 'change_by_confidence',
+                  lambda r: f"{r['low']:.0%} to {r['high']:.0%}")]
 
 # %% ../../nbs/5_measure/09_report.ipynb #5550bd40
 def _group_tables(m):
     "A table of verdicts, and one for every column of groups."
-    share = '{:.1%}'.format
     head = ['group', 'faces', 'accuracy', '95% interval', 'promised by its labels',
-            'mean confidence', 'ECE',
-            '95% interval', 'by chance up to']
-    rows = lambda r: [[g['group'], g['n'], share(g['accuracy']), _between(g, 'accuracy', share),
-                       share(g['expected']),
-                       share(g['mean_confidence']), f"{g['ece']:.3f}",
-                       _between(g, 'ece', '{:.3f}'.format),
-                       f"{g['ece_floor_95']:.3f}"] for g in r['groups']]
+            'mean confidence', 'ECE', '95% interval', 'by chance up to']
+    def row(g):
+        return [g['group'], g['n'], as_percent(g['accuracy']), _between(g, 'accuracy', as_percent),
+                as_percent(g['expected']), as_percent(g['mean_confidence']), _three(g['ece']),
+                _between(g, 'ece', _three), _three(g['ece_floor_95'])]
     chance = [[name, r['worst'], f"{100*r['shortfall']:+.1f}", f"{r['p_accuracy']:.2g}",
-               f"{r['p_confidence']:.2g}",
-               r['unknown'] or '–'] for name, r in m['groups'].items()]
+               f"{r['p_confidence']:.2g}", r['unknown'] or '–'] for name, r in m['groups'].items()]
     if not chance: return []
     return [page_table('Whether chance explains the differences between groups',
                        ['column', 'worst group', 'points short', 'p, accuracy',
-                        'p, honesty of confidence',
-                        'faces without a group'], chance),
-            *(page_table(f'Groups by {name}', head, rows(r)) for name, r in m['groups'].items())]
+                        'p, honesty of confidence', 'faces without a group'], chance),
+            *(page_table(f'Groups by {name}', head, map(row, r['groups']))
+              for name, r in m['groups'].items())]
 
 # %% ../../nbs/5_measure/09_report.ipynb #f84ffd9a
 def _risk_tables(m):
     "The stored thresholds, and whether they hold here."
-    def threshold(r): return f"{r['threshold']:.3f}" if r['threshold'] < NEVER else 'none'
-    rows = [[as_percent(r['risk']), threshold(r), as_percent(r['coverage']),
-             _cell(r['wrong'], '{:.1%}'), _between(r, 'wrong', as_percent) if r['wrong'] is not None
-             else '–']
-            for r in m['risk']]
+    def row(r):
+        threshold = _three(r['threshold']) if r['threshold'] < NEVER else 'none'
+        wrong = '–' if r['wrong'] is None else _between(r, 'wrong', as_percent)
+        return [as_percent(r['risk']), threshold, as_percent(r['coverage']), _cell(r['wrong']),
+                wrong]
     head = ['mistakes allowed', 'confidence at least', 'answered here', 'wrong here',
             '95% interval']
-    about = 'Thresholds stored with the model' + (', chosen on these very faces'
-                                                  if m.get('fitted_here') else '')
-    return [page_table(about, head, rows)] if rows else []
+    about = 'Thresholds stored with the model'
+    if m.get('fitted_here'): about += ', chosen on these very faces'
+    return [page_table(about, head, map(row, m['risk']))] if m['risk'] else []
 
 # %% ../../nbs/5_measure/09_report.ipynb #66952c3a
 def _key_table(m):
@@ -143,195 +145,202 @@ def _key_table(m):
                       [[k, explain_key(k)] for k in all_keys(m)], text=True, folded=True)
 
 # %% ../../nbs/5_measure/09_report.ipynb #3bdd8225
+_MADE = ('model', 'parameters', 'weights', 'temperature', 'source', 'split', 'rule', 'rows',
+         'dropped_duplicates', 'bad_rows', 'n', 'landmarks', 'flip_test', 'balanced', 'device',
+         'seconds', 'grefel', 'torch')
+
 def _made_table(m):
-    "How the figures were made."
-    made = ('model', 'parameters', 'weights', 'temperature', 'source', 'split', 'rule', 'rows',
-            'dropped_duplicates',
-            'bad_rows', 'n', 'landmarks', 'flip_test', 'balanced', 'device', 'seconds', 'grefel',
-            'torch')
+    "How the metrics were made."
     form = {int: '{:,}', float: '{:.3f}'}
-    return page_table('How these figures were made', ['what', 'value'], text=True,
+    return page_table('How these metrics were made', ['what', 'value'], text=True,
                       rows=[[k.replace('_', ' '), form.get(type(m[k]), '{}').format(m[k])]
-                            for k in made if m.get(k)])
+                            for k in _MADE if m.get(k)])
 
 # %% ../../nbs/5_measure/09_report.ipynb #0be8e10a
-def _plots(m, found, labels, votes, history):
-    "All pictures of the report."
-    final, primary = found['final_probs'], found.get('primary_probs')
+def _class_plots(m):
+    "Which expressions are recognised."
     recalls = ', '.join(f"{r['class']} {r['recall']:.0%}" for r in m['per_class']
                         if r['recall'] is not None)
-    yield page_picture(lambda: plot_confusion(m['confusion'], m['classes']),
-                       'Heat map of confusions; the same counts are in a table below.',
-                       'Counts and their share of each row. A perfect model fills only the '
-                       'diagonal.', wide=True)
-    yield page_picture(lambda: plot_classwise(m['per_class']), f'Bars of recall by class: '
-                                                               f'{recalls}.',
-                       'How many faces of each class are found (recall, with the number of faces), '
-                       'and how far an '
-                       'answer can be believed (precision).', wide=True)
-    yield page_picture(lambda: plot_reliability(final, labels),
-                       f"Reliability diagram, calibration error {m['ece']:.3f}.",
-                       'Below the dashed line the model claims more than it knows, above it less. '
-                       'Red: the gap.')
+    yield page_picture(
+        lambda: plot_confusion(m['confusion'], m['classes']),
+        'Heat map of confusions; the same counts are in a table below.',
+        'Counts and their share of each row. A perfect model fills only the diagonal.', wide=True)
+    yield page_picture(
+        lambda: plot_classwise(m['per_class']), f'Bars of recall by class: {recalls}.',
+        'How many faces of each class are found (recall, with the number of faces), and how far an '
+        'answer can be believed (precision).', wide=True)
+
+# %% ../../nbs/5_measure/09_report.ipynb #d0a72c7d
+def _confidence_plots(m, final, primary, labels, votes):
+    "How honest confidence is, what silence gains, how near the crowd is."
+    yield page_picture(
+        lambda: plot_reliability(final, labels),
+        f"Reliability diagram, calibration error {m['ece']:.3f}.",
+        'Below the dashed line the model claims more than it knows, above it less. Red: the gap.')
     if primary is not None and m['changed']:
-        yield page_picture(lambda: plot_reliability(primary, labels, name='primary'),
-                           f"Reliability diagram before balancing, calibration error "
-                           f"{m['primary_ece']:.3f}.",
-                           'The same before balancing.')
-    yield page_picture(lambda: plot_confidence(final.max(1), final.argmax(1) == labels),
-                       f"Histogram of confidence, mean {m['mean_confidence']:.2f}, right and wrong "
-                       f"answers apart.",
-                       'Wrong answers should be given with less confidence than right ones.')
+        yield page_picture(
+            lambda: plot_reliability(primary, labels, name='primary'),
+            f"Reliability diagram before balancing, calibration error {m['primary_ece']:.3f}.",
+            'The same before balancing.')
+    yield page_picture(
+        lambda: plot_confidence(final.max(1), final.argmax(1) == labels),
+        f"Histogram of confidence, mean {m['mean_confidence']:.2f}, right and wrong answers apart.",
+        'Wrong answers should be given with less confidence than right ones.')
     curves = dict(final=final) | (dict(primary=primary) if primary is not None else {})
-    yield page_picture(lambda: plot_risk(curves, labels), f"Risk over coverage, AURC "
-                                                          f"{m['aurc']:.3f}.",
-                       'Mistakes among the most confident answers, for every share of faces '
-                       'answered; dots at 80, 90 '
-                       'and 95%.')
+    yield page_picture(
+        lambda: plot_risk(curves, labels), f"Risk over coverage, AURC {m['aurc']:.3f}.",
+        'Mistakes among the most confident answers, for every share of faces answered; dots at 80, '
+        '90 and 95%.')
     if 'kl_votes' in m:
-        yield page_picture(lambda: plot_votes(final, votes),
-                           f"Votes against probabilities, error {m['ece_votes']:.3f}.",
-                           "The crowd's share of votes for a class, where the model gives it a "
-                           "certain probability.")
+        yield page_picture(
+            lambda: plot_votes(final, votes),
+            f"Votes against probabilities, error {m['ece_votes']:.3f}.",
+            "The crowd's share of votes for a class, where the model gives it a certain "
+            "probability.")
+
+# %% ../../nbs/5_measure/09_report.ipynb #8f8d8996
+def _other_plots(m, history):
+    "The training, each column of groups, and what balancing changed."
     if history is not None:
-        yield page_picture(lambda: plot_history(history), 'Loss and accuracy over the epochs of '
-                                                          'training.',
+        yield page_picture(lambda: plot_history(history),
+                           'Loss and accuracy over the epochs of training.',
                            'Training history; the best epoch is chosen on validation faces.')
     for name, report in m['groups'].items():
         shares = ', '.join(f"{g['group']} {g['accuracy']:.0%}" for g in report['groups'])
-        yield page_picture(lambda: plot_groups(report, name), f'Accuracy by {name}: {shares}.',
-                           f'Accuracy by {name}; a diamond marks what the labels of the group '
-                           f'promise.', wide=True)
+        yield page_picture(
+            lambda: plot_groups(report, name), f'Accuracy by {name}: {shares}.',
+            f'Accuracy by {name}; a diamond marks what the labels of the group promise.', wide=True)
     if m['changed']:
-        yield page_picture(lambda: plot_change({k: m[k] for k in ('change_by_class',
-            'change_by_confidence')}),
-                           f"Answers changed by balancing: {m['helped']} helped, {m['hurt']} hurt.",
-                           'Answers that balancing helped and hurt, by label and by how confident '
-                           'the primary answer '
-                           'was.',
-                           wide=True)
+        yield page_picture(
+            lambda: plot_change(m),
+            f"Answers changed by balancing: {m['helped']} helped, {m['hurt']} hurt.",
+            'Answers that balancing helped and hurt, by label and by how confident the primary '
+            'answer was.', wide=True)
 
 # %% ../../nbs/5_measure/09_report.ipynb #c18ad900
+_PICKED = dict(right='Answers that agree with the label, sampled at random.',
+               wrong='Answers that do not, sampled at random.',
+               sure='The most confident mistakes: the model\'s worst, or the labels\'.')
+
 def _galleries(m, data, found, labels, seed=0):
     "Faces for the page: typical right and wrong answers, and the most confident mistakes."
     final, classes, images = found['final_probs'], m['classes'], get_field(data, 'images')
     names = get_field(data, 'names', range(len(labels)))
     def face(i):
-        said, label = int(final[i].argmax()), classes[labels[i]]
-        head, right = f'{classes[said]} {final[i][said]:.0%}', said == labels[i]
+        answer, label = int(final[i].argmax()), classes[labels[i]]
+        right = answer == labels[i]
         return page_face(face_array(images, i), str(names[i]), f'Face {names[i]}, labelled {label}',
-                         head,
-                         'good' if right else 'bad', '' if right else f'label: {label}')
-    about = dict(right='Answers that agree with the label, drawn by lot.', wrong='Answers that do '
-                                                                                 'not, drawn by '
-                                                                                 'lot.',
-                 sure='The most confident mistakes: the model\'s worst, or the labels\'.')
+                         f'{classes[answer]} {final[i][answer]:.0%}', 'good' if right else 'bad',
+                         '' if right else f'label: {label}')
     picked = pick_faces(final, labels, seed=seed)
-    return [dict(about=text, faces=[face(i) for i in picked[k]]) for k, text in about.items()
+    return [dict(about=text, faces=[face(i) for i in picked[k]]) for k, text in _PICKED.items()
             if len(picked[k])]
 
 # %% ../../nbs/5_measure/09_report.ipynb #f4b56be1
 def report_html(
-    m,             # all figures, as `evaluate` collects them
+    m,             # all metrics, as evaluate collects them
     data,          # the faces
-    found,         # from `predict_data`
+    found,         # from predict_data
     labels,        # (n,) class indices in the model's order
     votes=None,    # (n, N) votes in the model's order
-    history=None,  # columns from `read_history`
+    history=None,  # columns from read_history
     title=None,    # of the page
 ) -> str:
     "The whole report as one page that needs nothing else."
-    about = f"{m['n']:,} faces · {m['source']}, {m['split']} split" + (f", labels by {m['rule']}"
-        if m['rule'] else '')
+    about = f"{m['n']:,} faces · {m['source']}, {m['split']} split"
+    if m['rule']: about += f", labels by {m['rule']}"
     about += f" · model {m['model']}" + (f" ({m['weights']})" if m['weights'] else '')
-    tables = [*_class_tables(m), *_group_tables(m), *_risk_tables(m), _figure_table(m),
-              *_change_tables(m),
-              _made_table(m), _key_table(m)]
-    sections = [page_section('Pictures', plots=_plots(m, found, labels, votes, history)),
+    final, primary = found['final_probs'], found.get('primary_probs')
+    plots = [*_class_plots(m), *_confidence_plots(m, final, primary, labels, votes),
+             *_other_plots(m, history)]
+    tables = [*_class_tables(m), *_group_tables(m), *_risk_tables(m), _metric_table(m),
+              *_change_tables(m), _made_table(m), _key_table(m)]
+    sections = [page_section('Plots', plots=plots),
                 page_section('Faces', galleries=_galleries(m, data, found, labels)),
                 page_section('Tables', tables=tables)]
-    links = [('All figures are in', 'metrics.json'), ('All answers are in', 'predictions.csv')]
-    answers = [a for say in QUESTIONS if (a := say(m))]
+    links = [('All metrics are in', 'metrics.json'), ('All answers are in', 'predictions.csv')]
+    answers = [answer for about_it in QUESTIONS if (answer := about_it(m))]
     return render_page(title or f"{m['model']} on {m['source']}", about, _cards(m), (), sections,
-                       links, verdict(m),
-                       answers)
+                       links, verdict(m), answers)
 
 # %% ../../nbs/5_measure/09_report.ipynb #545e3f1d
 def _seen(model, data):
-    "Whether the weights were 'trained' on these faces or their epoch 'chosen' on them, 'no', 'other' data, or None."
-    about = getattr(model, 'metadata', None) or {}
+    "'trained' on these faces, their epoch 'chosen' on them, 'no', 'other' data, None: not known."
+    about = get_metadata(model)
     recipes = [r for r in [*(about.get('before') or ()), about.get('recipe'),
                            *(about.get('taught_by') or ())] if r]
     source, split = get_field(data, 'notes', {}).get('source'), get_field(data, 'split', 'all')
     if not recipes or source is None or not all(r.get('data') for r in recipes): return None
-    # or a copy
-    if Path(str(source)).name not in {Path(str(r['data'])).name for r in recipes}: return 'other'
+    names = {Path(str(r['data'])).name for r in recipes}
+    if Path(str(source)).name not in names: return 'other'     # by name; a copy is another one
     return dict(train='trained', all='trained', valid='chosen', test='no').get(split)
 
 # %% ../../nbs/5_measure/09_report.ipynb #7ef73a75
 def _fitted_here(model, data):
-    "Whether temperature and thresholds come from these faces; where the file is silent, validation faces are suspect."
-    notes = getattr(model, 'metadata', None) or {}
+    "Whether temperature and thresholds come from these faces; if unknown, validation faces count."
+    notes = get_metadata(model)
     if stored_temperature(model) == 1 and not notes.get('risk'): return False
     if 'risk_from' not in notes: return get_field(data, 'split') == 'valid'
     return str(notes['risk_from']).startswith(faces_in_words(data) + ',')
 
 # %% ../../nbs/5_measure/09_report.ipynb #ef12dd5a
 def _about(model, data, weights, landmarks, device):
-    "Where the figures come from."
+    "Where the metrics come from."
     notes, c = get_field(data, 'notes', {}), model.config
     return dict(model=c.get('name', type(model).__name__),
                 parameters=sum(p.numel() for p in model.parameters()),
                 weights=None if weights is None else str(weights),
                 source=Path(str(notes.get('source', 'faces in memory'))).name,
                 split=str(get_field(data, 'split', 'all')), rule=notes.get('rule'),
-                rows=notes.get('rows'),
-                dropped_duplicates=notes.get('dropped_duplicates'),
-                bad_rows=len(notes.get('bad', ())),
-                landmarks=landmarks, device=str(device), grefel=__version__,
-                torch=torch.__version__,
+                rows=notes.get('rows'), dropped_duplicates=notes.get('dropped_duplicates'),
+                bad_rows=len(notes.get('bad', ())), landmarks=landmarks, device=str(device),
+                grefel=__version__, torch=torch.__version__,
                 fitted_here=_fitted_here(model, data), seen=_seen(model, data))
 
 # %% ../../nbs/5_measure/09_report.ipynb #79557a8b
 def evaluate(
-    model,                    # a `GReFELModel`, or whatever answers like one
-    data,                     # `FaceData`, or an object or dict with images and labels
-    out=None,  # folder for report.html, metrics.json and predictions.csv; None: write nothing
-    history=None,             # history.csv of the training run, for a picture
-    bs:int=256,               # faces a batch, see `predict_data`
-    device='cpu',             # where the model runs
-    landmarks:str='builtin',  # 'builtin': the model finds its own; 'given': those of the data
-    weights=None,             # where the model came from, to be named in the report
-    bootstrap:int=1000,       # resamples for intervals
-    title:str=None,           # of the report
-    bar:bool=False,           # show progress
-    groups=None,  # columns to report by; None: all that divide the faces into groups; () for none
-    flip_test:bool|None=None, # look at mirror images as well; None: as the model was calibrated
-    # τ, how much rare classes are favoured, 0 to 1; None: as the model was calibrated
-    balanced:float|None=None,
-) -> dict:                    # the contents of metrics.json
+    model,                     # a GReFELModel, or whatever answers like one
+    data,                      # FaceData, or an object or dict with images and labels
+    out=None,                  # folder for the three files; None: write nothing
+    history=None,              # history.csv of the training run, for a plot
+    bs:int=256,                # faces a batch, see predict_data
+    device='cpu',              # where the model runs
+    landmarks:str='builtin',   # 'builtin': the model finds its own; 'given': those of the data
+    weights=None,              # where the model came from, to be named in the report
+    bootstrap:int=1000,        # resamples for intervals
+    title:str=None,            # of the report
+    progress=None,             # None: silent; True: a bar; a function of (done, total)
+    groups=None,               # columns to report by; None: all that are groupings; (): none
+    flip_test:bool|None=None,  # look at mirror images as well; None: as the model was calibrated
+    balanced:float|None=None,  # τ that favours rare classes, 0 to 1; None: as it was calibrated
+) -> dict:                     # the contents of metrics.json
     "Measure a model on labelled faces and write the report."
-    classes, started = tuple(getattr(model, 'classes', None)
-                             or model.config['classes']), time.perf_counter()
+    started = time.perf_counter()
+    classes = tuple(getattr(model, 'classes', None) or model.config['classes'])
     labels, votes = in_model_order(data, classes)
     columns = group_columns(get_field(data, 'extra', {}), groups)
     history = read_history(history) if isinstance(history, (str, os.PathLike)) else history
-    how, t = answer_settings(model, flip_test, balanced), stored_temperature(model)
-    raw = predict_data(model, data, bs, device, landmarks, bar, temperature=1, **how)
+    settings, t = answer_settings(model, flip_test, balanced), stored_temperature(model)
+    raw = predict_data(model, data, bs, device, landmarks, progress, temperature=1, **settings)
     found = tempered(raw, t)
-    calibrated_so = how == answer_settings(model)
-    risk = (getattr(model, 'metadata', None) or {}).get('risk', ()) if calibrated_so else ()
+    as_calibrated = settings == answer_settings(model)
+    risk = get_metadata(model).get('risk', ()) if as_calibrated else ()
     m = measure(found, labels, classes, votes, bootstrap, columns=columns, risk=risk)
     if get_field(data, 'split') == 'valid':
-        m |= crossfit(raw['final_probs'], labels, votes, same_images(get_field(data, 'images')),
-                      bootstrap)
-    m |= _about(model, data, weights, landmarks, device) | dict(temperature=t) | how
-    m['fitted_here'] &= calibrated_so
+        same = same_images(get_field(data, 'images'))
+        m |= crossfit(raw['final_probs'], labels, votes, same, bootstrap)
+    m |= _about(model, data, weights, landmarks, device) | dict(temperature=t) | settings
+    m['fitted_here'] &= as_calibrated
     m['seconds'] = round(time.perf_counter() - started, 2)
     if out is not None:
         page = report_html(m, data, found, labels, votes, history, title)
         names = get_field(data, 'names', range(len(labels)))
-        write_file(Path(out)/'predictions.csv', predictions_csv(names, found, labels, classes))
-        write_file(Path(out)/'metrics.json', json.dumps(m, indent=1, allow_nan=False) + '\n')
-        write_file(Path(out)/'report.html', page)
+        _write_report(Path(out), m, page, names, found, labels)
     return m
+
+# %% ../../nbs/5_measure/09_report.ipynb #6c037f50
+def _write_report(out, m, page, names, found, labels):
+    "predictions.csv, metrics.json and report.html, in this order."
+    write_file(out/'predictions.csv', predictions_csv(names, found, labels, m['classes']))
+    write_file(out/'metrics.json', json.dumps(m, indent=1, allow_nan=False) + '\n')
+    write_file(out/'report.html', page)

@@ -24,7 +24,7 @@ def anchor_distances(
 
 # %% ../../nbs/3_method/06_anchors.ipynb #a1c31f10
 class GeometryAwareAnchors(nn.Module):
-    "K anchors for each class, and the distribution that distances to them give (GReFEL, 2410.15927)."
+    "K anchors a class, and the distribution that distances to them give (GReFEL, 2410.15927)."
     def __init__(self,
         num_classes:int=8,             # N
         num_anchors_per_class:int=10,  # K

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NANO', 'EQUAL_WIDTHS', 'VGG13_STAGES', 'BASELINES', 'Baseline', 'count_parameters', 'count_macs', 'ms_per_face',
            'Plain', 'VGG13', 'ResNet18', 'poster', 'drop_one', 'LocalAttention', 'HeadDropBlock', 'MAD', 'neighbours',
-           'NeighbourLabels', 'contrast', 'LANet', 'EAC']
+           'NeighbourLabels', 'contrast', 'sure_pairs', 'LANet', 'EAC']
 
 # %% ../../nbs/3_method/12_baselines.ipynb #90cbd689
 import time
@@ -22,15 +22,15 @@ from .pyramid import ConvPyramid
 
 # %% ../../nbs/3_method/12_baselines.ipynb #b962bff2
 class Baseline(nn.Module):
-    "What all rivals share: the form of their answer and what a weights file needs to know."
+    "What all baselines share: the form of their answer and what a weights file needs to know."
     def __init__(self,
         num_classes:int=8,     # N
         img_size:int=48,       # side of the square input, pixels
-        name:str='rival',      # one of BASELINES
+        name:str='baseline',   # one of BASELINES
         own=None,              # dict of the class's own arguments, for its config
         classes=None,          # class names in order; None: the first N of EXPRESSIONS
-        # normalisation that inputs are expected to have had
-        mean=IMAGENET['mean'], std=IMAGENET['std'],
+        mean=IMAGENET['mean'], # of the normalisation that inputs have had
+        std=IMAGENET['std'],   # likewise
     ):
         super().__init__()
         self.classes = tuple(classes or EXPRESSIONS[:num_classes])
@@ -38,8 +38,7 @@ class Baseline(nn.Module):
             raise ValueError(f'{num_classes} classes, {len(self.classes)} class names')
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in (own or {}).items()}
         self.config = dict(name=name, num_classes=num_classes, img_size=img_size,
-                           classes=list(self.classes),
-                           mean=list(mean), std=list(std), **own)
+                           classes=list(self.classes), mean=list(mean), std=list(std), **own)
         self.metadata = {}
 
     def answer(self,
@@ -54,6 +53,7 @@ class Baseline(nn.Module):
 # %% ../../nbs/3_method/12_baselines.ipynb #bcd1a3be
 def count_parameters(model): return sum(p.numel() for p in model.parameters())
 
+# %% ../../nbs/3_method/12_baselines.ipynb #b6f181c7
 @torch.inference_mode()
 def count_macs(
     model,      # with config['img_size']
@@ -75,8 +75,8 @@ def ms_per_face(
 ) -> float:           # milliseconds
     "Time of one face through a model, on its device and with PyTorch's present number of threads."
     side, device, best = model.config['img_size'], next(model.parameters()).device, float('inf')
-    images = torch.randn(bs, 3, side, side,
-                         device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(bs, 3, side, side, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
     wait = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
     was_training = model.training
     model.eval()
@@ -89,11 +89,11 @@ def ms_per_face(
     model.train(was_training)
     return 1000*best/bs
 
-# %% ../../nbs/3_method/12_baselines.ipynb #eaa46fa2
-# the trunk of the smallest size
-NANO = {k: SIZES['grefel_nano'][k] for k in ('img_size', 'widths', 'depths')}
+# %% ../../nbs/3_method/12_baselines.ipynb #ffc2ccd4
+NANO = {k: SIZES['grefel_nano'][k] for k in ('img_size', 'widths', 'depths')}   # nano's trunk
 EQUAL_WIDTHS = (52, 88, 120, 120)   # with these the trunk alone costs what all of grefel_nano costs
 
+# %% ../../nbs/3_method/12_baselines.ipynb #eaa46fa2
 class Plain(Baseline):
     "GReFEL's convolutional trunk, global average pooling and a linear layer."
     def __init__(self,
@@ -108,15 +108,16 @@ class Plain(Baseline):
         self.pyramid = ConvPyramid(img_size, tuple(widths), tuple(depths))
         self.head = nn.Sequential(nn.Dropout(drop_rate), nn.Linear(widths[-1], num_classes))
 
-    def forward(self, images, landmarks=None):            # (B, 3, S, S); landmarks are not used
+    def forward(self, images, landmarks=None):              # (B, 3, S, S); landmarks are not used
         embedding = self.pyramid(images)[-1].mean((2, 3))   # (B, D)
         return self.answer(self.head(embedding), embedding=embedding)
 
-# %% ../../nbs/3_method/12_baselines.ipynb #d03d5e70
+# %% ../../nbs/3_method/12_baselines.ipynb #0f325ad3
 VGG13_STAGES = ((64, 2), (128, 2), (256, 3), (256, 3))   # (channels, convolutions)
 
+# %% ../../nbs/3_method/12_baselines.ipynb #d03d5e70
 class VGG13(Baseline):
-    "The VGG13 of the FER+ paper (Barsoum et al. 2016, arXiv 1608.01041): grey faces of 64 pixels, 8.75 M parameters."
+    "The VGG13 of the FER+ paper (Barsoum et al. 2016, arXiv 1608.01041), for grey faces."
     def __init__(self,
         num_classes:int=8,             # N
         img_size:int=64,               # side of the square input, pixels; a multiple of 16
@@ -138,8 +139,8 @@ class VGG13(Baseline):
                 nn.init.zeros_(m.bias)
 
     def forward(self, images, landmarks=None):  # (B, 3, 64, 64); landmarks are not used
-        # one grey channel
-        return self.answer(self.head(self.features(images.mean(1, keepdim=True))))
+        grey = images.mean(1, keepdim=True)     # (B, 1, 64, 64)
+        return self.answer(self.head(self.features(grey)))
 
 # %% ../../nbs/3_method/12_baselines.ipynb #40a5c2b0
 class ResNet18(Baseline):
@@ -159,7 +160,7 @@ class ResNet18(Baseline):
 def poster(
     **kw,              # arguments that differ, see GReFELModel
 ) -> GReFELModel:
-    "POSTER++'s fusion (arXiv 2301.12149) on the trunk of `grefel_nano`: no W_q, no anchors, no correction."
+    "POSTER++'s fusion (arXiv 2301.12149) on the trunk of `grefel_nano`: no W_q, no corrections."
     plain = dict(token_norm=False, shortcut=False, layer_scale=.1)
     differs = dict(sources=(), query_proj=False, name='poster') | plain
     return GReFELModel(**(SIZES['grefel_nano'] | differs | kw))
@@ -169,15 +170,15 @@ def drop_one(
     x,           # (B, M, …) M maps or heads
     p:float,     # how likely an item loses one of them
 ):               # the same shape
-    "For a share `p` of the batch, zero one of M parts, drawn uniformly (TransFER's dropping)."
+    "For a share `p` of the batch, zero one of M parts, sampled uniformly (TransFER's dropping)."
     b, m = x.shape[:2]
-    chosen = torch.randint(m, (b, 1), device=x.device) == torch.arange(m, device=x.device)  # (B, M)
-    gone = chosen & (torch.rand(b, 1, device=x.device) < p)  # (B, M)
+    chosen = torch.randint(m, (b, 1), device=x.device) == torch.arange(m, device=x.device)
+    gone = chosen & (torch.rand(b, 1, device=x.device) < p)   # (B, M)
     return x.masked_fill(gone.view(b, m, *[1]*(x.ndim - 2)), 0.)
 
 # %% ../../nbs/3_method/12_baselines.ipynb #32528a71
 class LocalAttention(nn.Module):
-    "Several attention maps over one feature map, one of them dropped while training (TransFER, 2108.11116)."
+    "Several attention maps, one of them dropped while training (TransFER, arXiv 2108.11116)."
     def __init__(self,
         dim:int,            # C, channels of the map
         maps:int=4,         # M
@@ -190,8 +191,8 @@ class LocalAttention(nn.Module):
         self.score = nn.Conv2d(maps*inner, maps, 1, groups=maps)     # each scores its own channels
         self.drop = drop
 
-    # (B, C, h, w) → (B, M, h, w)
-    def maps(self, x): return self.score(F.relu(self.squeeze(x))).sigmoid()
+    def maps(self, x):                                               # (B, C, h, w)
+        return self.score(F.relu(self.squeeze(x))).sigmoid()         # (B, M, h, w)
 
     def forward(self, x):                                            # (B, C, h, w)
         m = self.maps(x)
@@ -207,12 +208,13 @@ class HeadDropBlock(TransformerBlock):
         super().__init__(*args, **kw)
         self.head_drop = head_drop
 
-    def forward(self, x):  # (B, T, D)
-        qkv = rearrange(self.qkv(self.norm_attn(x)), 'b t (n h d) -> n b h t d', n=3,
-                        h=self.num_heads)
-        out = F.scaled_dot_product_attention(*qkv)  # (B, h, T, d)
+    def forward(self, x):                                                    # (B, T, D)
+        qkv = self.qkv(self.norm_attn(x))                                    # (B, T, 3·D)
+        q, k, v = rearrange(qkv, 'b t (n h d) -> n b h t d', n=3, h=self.num_heads)
+        out = F.scaled_dot_product_attention(q, k, v)                        # (B, h, T, d)
         if self.training: out = drop_one(out, self.head_drop)
-        x = x + self.drop_path(self.scale_attn(self.proj(rearrange(out, 'b h t d -> b t (h d)'))))
+        out = rearrange(out, 'b h t d -> b t (h d)')                         # (B, T, D)
+        x = x + self.drop_path(self.scale_attn(self.proj(out)))
         return x + self.drop_path(self.scale_mlp(self.mlp(self.norm_mlp(x))))
 
 # %% ../../nbs/3_method/12_baselines.ipynb #4272b13c
@@ -231,8 +233,8 @@ class MAD(Baseline):
         drop_rate:float=0.1,                             # dropout
         name:str='mad', **common):
         own = dict(widths=widths, depths=depths, embed_dim=embed_dim, num_heads=num_heads,
-                   depth=depth, maps=maps,
-                   map_drop=map_drop, head_drop=head_drop, drop_rate=drop_rate)
+                   depth=depth, maps=maps, map_drop=map_drop, head_drop=head_drop,
+                   drop_rate=drop_rate)
         super().__init__(num_classes, img_size, name, own, **common)
         self.pyramid = ConvPyramid(img_size, tuple(widths), tuple(depths))
         channels, grids = self.pyramid.channels, self.pyramid.grids
@@ -273,11 +275,11 @@ class NeighbourLabels(nn.Module):
         self.score = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden//2), nn.ReLU(),
                                    nn.Linear(hidden//2, 1), nn.Sigmoid())
 
-    def forward(self, features, probs):  # (B, D), (B, N)
-        near = neighbours(features, self.k)                                              # (B, K)
-        # (B, K, 1)
-        w = self.score(self.own(features)[:, None] + self.other(features)[near]).float() + 1e-6
-        return (w*probs[near]).sum(1)/w.sum(1)  # (B, N) distributions
+    def forward(self, features, probs):                                      # (B, D), (B, N)
+        near = neighbours(features, self.k)                                  # (B, K)
+        pairs = self.own(features)[:, None] + self.other(features)[near]     # (B, K, hidden)
+        w = self.score(pairs).float() + 1e-6                                 # (B, K, 1)
+        return (w*probs[near]).sum(1)/w.sum(1)                               # (B, N) distributions
 
 # %% ../../nbs/3_method/12_baselines.ipynb #6a48f0c1
 def contrast(
@@ -285,15 +287,26 @@ def contrast(
     same,                # (B, B) which pairs belong together; the diagonal is true
     T:float=0.1,         # temperature
 ):                       # scalar
-    "Draw `u` to the `v` of the same faces and classes, away from others (LA-Net's expression–landmark loss)."
-    s = (u @ v.T).float()/T                                                    # (B, B)
-    others = s.masked_fill(same, -1e4).logsumexp(-1, keepdim=True)             # (B, 1)
-    pairs = F.softplus(others - s)*same  # −log of the share, where positive
+    "Pull `u` to the `v` of the same faces and classes, away from others (LA-Net's contrast)."
+    s = (u @ v.T).float()/T                                          # (B, B)
+    others = s.masked_fill(same, -1e4).logsumexp(-1, keepdim=True)   # (B, 1)
+    pairs = F.softplus(others - s)*same   # (B, B) −log of the share, where they belong together
     return (pairs.sum(-1)/same.sum(-1)).mean()
+
+# %% ../../nbs/3_method/12_baselines.ipynb #2871c13c
+def sure_pairs(
+    t,             # (B, N) distributions
+    sure:float,    # from this probability on a face counts as of a class
+):                 # (B, B) which pairs are of one class; everybody is with himself
+    "Pairs of faces that are surely of the same class."
+    top, label = t.max(-1)                                                     # (B,) both
+    certain = top >= sure
+    same = (label[:, None] == label) & certain[:, None] & certain
+    return same | torch.eye(len(t), dtype=torch.bool, device=t.device)
 
 # %% ../../nbs/3_method/12_baselines.ipynb #9385bc73
 class LANet(Plain):
-    "LA-Net's label distributions and contrast (Wu and Cui 2023, arXiv 2307.09023) on the trunk of `plain`."
+    "LA-Net's label distributions and contrast (arXiv 2307.09023) on the trunk of `plain`."
     extra_parts = ('kl', 'contrast')
     def __init__(self,
         k:int=8,                  # K, neighbours in each space
@@ -313,8 +326,8 @@ class LANet(Plain):
 
     def forward(self, images, landmarks=None):  # (B, 3, S, S); landmarks are not an input
         maps, head = self.pyramid(images), self.landmark_head
-        embedding = maps[-1].mean((2, 3))  # (B, D) expression space
-        shape = head.conv(maps[head.scale]).flatten(1)                      # (B, L) landmark space
+        embedding = maps[-1].mean((2, 3))                                   # (B, D) expressions
+        shape = head.conv(maps[head.scale]).flatten(1)                      # (B, L) landmarks
         points = head.template + head.shift(shape).float().unflatten(1, (68, 2))   # (B, 68, 2)
         return self.answer(self.head(embedding), embedding=embedding, landmark_features=shape,
                            landmarks=points)
@@ -323,13 +336,10 @@ class LANet(Plain):
         "LA-Net's own terms, weighted: divergence from the neighbours' labels, and contrast."
         p, spaces = out['primary_probs'], (out['embedding'], out['landmark_features'])
         if len(p) < 2: return {}  # one face has no neighbours
-        near = sum(labels(f, p) for labels, f in zip(self.labels, spaces))/2  # (B, N)
-        t = self.keep*targets + (1 - self.keep)*near  # (B, N)
+        near = sum(labels(f, p) for labels, f in zip(self.labels, spaces))/2   # (B, N)
+        t = self.keep*targets + (1 - self.keep)*near                        # (B, N)
         kl = F.kl_div(p.clamp_min(1e-7).log(), t, reduction='batchmean')
-        top, label = t.max(-1)
-        # (B, B)
-        same = (label[:, None] == label) & (top[:, None] >= self.sure) & (top >= self.sure)
-        same = same | torch.eye(len(p), dtype=torch.bool, device=p.device)
+        same = sure_pairs(t, self.sure)                                     # (B, B)
         u, v = (F.normalize(project(f).float(), dim=-1) for project, f in zip(self.project, spaces))
         return dict(kl=self.lambda_kl*kl,
                     contrast=self.lambda_el*(contrast(u, v, same) + contrast(v, u, same)))
@@ -348,18 +358,20 @@ class EAC(Plain):
     def maps(self, images):                                               # (B, 3, S, S)
         "The last feature map, and where it speaks for each class."
         features = self.pyramid(images)[-1]                               # (B, D, h, w)
-        # (B, N, h, w)
-        return features, torch.einsum('nd,bdij->bnij', self.head[-1].weight, features)
+        maps = torch.einsum('nd,bdij->bnij', self.head[-1].weight, features)
+        return features, maps                                             # …, (B, N, h, w)
 
     def forward(self, images, landmarks=None):                            # landmarks are not used
         features, maps = self.maps(images)
         embedding = features.mean((2, 3))                                 # (B, D)
         out = self.answer(self.head(embedding), embedding=embedding)
-        return out | dict(maps=(maps, self.maps(images.flip(-1))[1])) if self.training else out
+        if not self.training: return out
+        return out | dict(maps=(maps, self.maps(images.flip(-1))[1]))
 
     def extra_loss(self, out, targets):
-        "EAC's own term, weighted; the targets play no part. In evaluation one view is looked at, and nothing compared."
-        if 'maps' not in out: return dict(consistency=out['final_probs'].new_zeros(()))
+        "EAC's own term, weighted; the targets play no part."
+        if 'maps' not in out:    # evaluation looks at one view and compares nothing
+            return dict(consistency=out['final_probs'].new_zeros(()))
         maps, mirrored = (m.float() for m in out['maps'])
         return dict(consistency=self.lambda_c*(maps - mirrored.flip(-1)).square().mean())
 

@@ -8,7 +8,10 @@ __all__ = ['IR50_UNUSED', 'MOBILEFACENET_UNUSED', 'PUBLISHED_FILES', 'to_112', '
            'load_ir50', 'load_mobilefacenet', 'published_file']
 
 # %% ../../nbs/3_method/20_facenets.ipynb #021a7eec
-import io, pickletools, re, zipfile
+import io
+import pickletools
+import re
+import zipfile
 import torch
 import torch.nn.functional as F
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
@@ -34,21 +37,21 @@ class IRUnit(nn.Module):
     ):
         super().__init__()
         def conv(i, o, stride): return nn.Conv2d(i, o, 3, stride, 1, bias=False)
-        self.residual = nn.Sequential(nn.BatchNorm2d(in_chans), conv(in_chans, out_chans, 1),
-                                      nn.PReLU(out_chans),
-                                      conv(out_chans, out_chans, stride), nn.BatchNorm2d(out_chans))
+        self.residual = nn.Sequential(
+            nn.BatchNorm2d(in_chans), conv(in_chans, out_chans, 1), nn.PReLU(out_chans),
+            conv(out_chans, out_chans, stride), nn.BatchNorm2d(out_chans))
         def wider():
             return nn.Sequential(nn.Conv2d(in_chans, out_chans, 1, stride, bias=False),
                                  nn.BatchNorm2d(out_chans))
         same = nn.MaxPool2d(1, stride) if stride > 1 else nn.Identity()
         self.shortcut = same if in_chans == out_chans else wider()
 
-    # (B, out_chans, h/stride, w/stride)
-    def forward(self, x): return self.residual(x) + self.shortcut(x)
+    def forward(self, x):                              # (B, in_chans, h, w)
+        return self.residual(x) + self.shortcut(x)     # (B, out_chans, h/stride, w/stride)
 
 # %% ../../nbs/3_method/20_facenets.ipynb #fc35c211
 class IR50(nn.Module):
-    "The first three stages (3, 4, 14 units) of the face recognition network IR-50; one map from each."
+    "The first three stages (3, 4, 14 units) of IR-50, a face recognition network: three maps."
     channels, grids = [64, 128, 256], [56, 28, 14]
 
     def __init__(self):
@@ -57,8 +60,8 @@ class IR50(nn.Module):
             return nn.Sequential(IRUnit(i, o, 2), *[IRUnit(o, o) for _ in range(units - 1)])
         self.stem = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64),
                                   nn.PReLU(64))
-        self.stage1, self.stage2, self.stage3 = stage(64, 64, 3), stage(64, 128, 4), stage(128, 256,
-            14)
+        self.stage1, self.stage2 = stage(64, 64, 3), stage(64, 128, 4)
+        self.stage3 = stage(128, 256, 14)
 
     def forward(self, images):                          # (B, 3, S, S)
         x1 = self.stage1(self.stem(to_112(images)))     # (B, 64, 56, 56)
@@ -67,7 +70,7 @@ class IR50(nn.Module):
 
 # %% ../../nbs/3_method/20_facenets.ipynb #79c52101
 class ConvUnit(nn.Sequential):
-    "A convolution without bias, its batch normalisation and, unless it is the last of a block, a PReLU."
+    "A convolution without bias, its batch normalisation and, unless it ends a block, a PReLU."
     def __init__(self,
         in_chans:int,      # channels in
         out_chans:int,     # channels out
@@ -90,8 +93,8 @@ class Bottleneck(nn.Module):
         stride:int=1,    # 2 halves the map and leaves out the shortcut
     ):
         super().__init__()
-        self.expand, self.depthwise = ConvUnit(in_chans, hidden), ConvUnit(hidden, hidden, 3,
-            stride, hidden)
+        self.expand = ConvUnit(in_chans, hidden)
+        self.depthwise = ConvUnit(hidden, hidden, 3, stride, hidden)
         self.project, self.residual = ConvUnit(hidden, out_chans, act=False), stride == 1
 
     def forward(self, x):                                  # (B, in_chans, h, w)
@@ -128,6 +131,7 @@ class _Inert:
     def __init__(self, *args, **kw): pass
     def __setstate__(self, state): pass
 
+# %% ../../nbs/3_method/20_facenets.ipynb #3f6ddeac
 def _today(module, name):
     "A full name as Python 3 has it: pickles of protocol 2 write those of Python 2."
     return '.'.join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
@@ -138,8 +142,7 @@ def _names_in(path):
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as z:
             pickles = [io.BytesIO(z.read(n)) for n in z.namelist() if n.endswith('data.pkl')]
-    # before PyTorch 1.6: four pickles, then the numbers
-    else: pickles = [io.BytesIO(Path(path).read_bytes())]*4
+    else: pickles = [io.BytesIO(Path(path).read_bytes())]*4   # PyTorch < 1.6: four, then numbers
     return {_today(*arg.split(' ', 1)) for p in pickles for op, arg, _ in pickletools.genops(p)
             if op.name == 'GLOBAL'}
 
@@ -179,17 +182,16 @@ def fit_weights(
     model:nn.Module,      # takes the weights
     state:dict,           # name → tensor, from read_state
     their_name,           # function: a name of the model's → its name in the checkpoint
-    unused:str='',  # regular expression for names that the checkpoint may hold and nobody needs
+    unused:str='',        # regular expression: names of theirs that nobody needs
     called='state dict',  # the checkpoint, in messages
-    turned:str='$.',      # regular expression for our names of tables that they store transposed
+    turned:str='$.',      # regular expression: names of ours that they store transposed
 ):                        # the model
     "Load a published checkpoint; `GrefelError` with its first name or shape that differs."
     own, taken, used = model.state_dict(), {}, set()
     for name, value in own.items():
         theirs, turn = their_name(name), re.search(turned, name)
-        # PyTorch before 0.4.1 has none
         if theirs not in state and name.endswith('num_batches_tracked'):
-            taken[name] = value
+            taken[name] = value   # PyTorch before 0.4.1 has none
             continue
         if theirs not in state:
             raise GrefelError(f'{called}: lacks {theirs!r}; it holds no {type(model).__name__}')
@@ -213,12 +215,12 @@ def ir50_name(
         name = name.replace(ours, theirs)
     return name
 
-# %% ../../nbs/3_method/20_facenets.ipynb #f515c799
+# %% ../../nbs/3_method/20_facenets.ipynb #9b920bfc
 _MOBILE_NAMES = {'stem.0': 'conv1', 'stem.1': 'conv2_dw', 'down.0': 'conv_23', 'down.1': 'conv_34',
-                 'down.2': 'conv_45',
-                 'same.0': 'conv_3.model', 'same.1': 'conv_4.model', 'same.2': 'conv_5.model',
-                 'top': 'conv_6_sep'}
+                 'down.2': 'conv_45', 'same.0': 'conv_3.model', 'same.1': 'conv_4.model',
+                 'same.2': 'conv_5.model', 'top': 'conv_6_sep'}
 
+# %% ../../nbs/3_method/20_facenets.ipynb #f515c799
 def mobilefacenet_name(
     name:str,   # of a weight of MobileFaceNet
 ) -> str:       # in published files
@@ -235,13 +237,14 @@ def _stages_apart(name):
     unit = int(match[1])
     stage, first = next((s, f) for s, f in ((4, 21), (3, 7), (2, 3), (1, 0)) if unit >= f)
     return f'body{stage}.{unit - first}.{match[2]}'
-IR50_UNUSED = r'(output_layer|body4)\.'
 
 # %% ../../nbs/3_method/20_facenets.ipynb #8888b04d
+IR50_UNUSED = r'(output_layer|body4)\.'
+
 def load_ir50(
     source:str|Path|dict,   # ir50.pth, or what is in it
 ) -> IR50:                  # in evaluation mode
-    "IR-50 with published weights; `GrefelError` names the first name or shape that differs."
+    "IR-50 with published weights; `GrefelError` names the first that differs."
     state, called = read_state(source)
     state = {_stages_apart(k): v for k, v in state.items()}
     return fit_weights(IR50(), state, ir50_name, IR50_UNUSED, called).eval()
@@ -252,7 +255,7 @@ MOBILEFACENET_UNUSED = r'output_layer\.'
 def load_mobilefacenet(
     source:str|Path|dict,   # mobilefacenet_model_best.pth.tar, or what is in it
 ) -> MobileFaceNet:         # frozen
-    "MobileFaceNet with published weights; `GrefelError` names the first name or shape that differs."
+    "MobileFaceNet with published weights; `GrefelError` names the first that differs."
     state, called = read_state(source)
     return fit_weights(MobileFaceNet(), state, mobilefacenet_name, MOBILEFACENET_UNUSED, called)
 

@@ -23,7 +23,7 @@ from .window import DropPath, LayerScale, mlp, WindowCrossAttention
 
 # %% ../../nbs/3_method/21_poster.ipynb #166fa184
 class IR50Pyramid(nn.Module):
-    "IR-50's three maps, each halved by a convolution: 28², 14² and 7² cells (POSTER++, arXiv 2301.12149)."
+    "IR-50's three maps, each halved by a convolution: 28², 14² and 7² cells (POSTER++)."
     channels, grids = IR50.channels, [28, 14, 7]
 
     def __init__(self,
@@ -33,8 +33,9 @@ class IR50Pyramid(nn.Module):
         self.net = load_ir50(published_file(pretrained, 'ir50')).train() if pretrained else IR50()
         self.halve = nn.ModuleList(nn.Conv2d(c, c, 3, 2, 1) for c in self.channels)
 
-    def forward(self, images):  # (B, 3, S, S), brought to 112
-        return [halve(m) for halve, m in zip(self.halve, self.net(images))]  # [(B, C_s, h_s, h_s)]
+    def forward(self, images):   # (B, 3, S, S), brought to 112
+        maps = self.net(images)
+        return [halve(m) for halve, m in zip(self.halve, maps)]   # [(B, C_s, h_s, h_s)]
 
 # %% ../../nbs/3_method/21_poster.ipynb #1475e03e
 class MobileFaceNetPyramid(nn.Module):
@@ -56,7 +57,7 @@ class MobileFaceNetPyramid(nn.Module):
 
 # %% ../../nbs/3_method/21_poster.ipynb #02cbfdf7
 class PosterBlock(nn.Module):
-    "One scale of POSTER++: landmark features ask image features, one window over the whole map (arXiv 2301.12149)."
+    "One scale of POSTER++: landmark features ask image features, in one window over the map."
     def __init__(self,
         dim:int,               # C, channels of both maps
         grid:int,              # side of the maps, in cells
@@ -76,12 +77,20 @@ class PosterBlock(nn.Module):
         out, weights = self.attn(cells(geometry), x, need_weights)
         x = x + self.drop_path(self.scale_attn(out))
         x = x + self.drop_path(self.scale_mlp(self.mlp(self.norm_mlp(x))))
-        # …, (B, heads, g², g²) or None
-        return rearrange(x, 'b (i j) c -> b c i j', i=image.shape[-2]), weights
+        x = rearrange(x, 'b (i j) c -> b c i j', i=image.shape[-2])         # (B, C, g, g)
+        return x, weights                                                   # (B, heads, g², g²)
+
+# %% ../../nbs/3_method/21_poster.ipynb #c31d8109
+def _start_small(modules):
+    "The original's start of linear layers: weights of 0.01, no bias."
+    for m in modules:
+        if isinstance(m, nn.Linear):
+            nn.init.trunc_normal_(m.weight, std=0.01)
+            nn.init.zeros_(m.bias)
 
 # %% ../../nbs/3_method/21_poster.ipynb #a4a95ebd
 class PosterV2(nn.Module):
-    "POSTER++ as published: IR-50, frozen MobileFaceNet, window cross-attention, transformer (arXiv 2301.12149)."
+    "POSTER++ as published: IR-50 and MobileFaceNet, window cross-attention, a transformer."
     def __init__(self,
         num_classes:int=8,     # N; 0: no head, the embedding comes out
         embed_dim:int=768,     # D
@@ -101,31 +110,28 @@ class PosterV2(nn.Module):
                                      nn.Conv2d(coarse, D, 1)])
         self.cls, self.place = (nn.Parameter(0.02*torch.randn(1, n, D)) for n in (1, 1 + 3*49))
         layer = partial(TransformerBlock, D, num_heads, drop=drop_rate, eps=1e-6, layer_scale=False)
-        self.blocks, self.norm = nn.Sequential(*[layer() for _ in range(depth)]), nn.LayerNorm(D,
-            1e-6)
+        self.blocks = nn.Sequential(*[layer() for _ in range(depth)])
+        self.norm = nn.LayerNorm(D, 1e-6)
         self.gate = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, D), nn.Sigmoid())
         self.head = nn.Linear(D, num_classes) if num_classes else nn.Identity()
-        for m in [*self.blocks.modules(), *self.gate, self.head]:
-            if isinstance(m, nn.Linear):
-                nn.init.trunc_normal_(m.weight, std=0.01)
-                nn.init.zeros_(m.bias)
+        _start_small([*self.blocks.modules(), *self.gate, self.head])
 
-    def forward_features(self, images, need_attention=False):  # (B, 3, S, S), brought to 112
+    def forward_features(self, images, need_attention=False):   # (B, 3, S, S), brought to 112
         maps, asks = self.image(images), self.geometry(images)  # [(B, C_s, h_s, h_s)] both
         crossed = [block(m, g, need_attention) for block, m, g in zip(self.cross, maps, asks)]
-        # [(B, 49, D)]
-        tokens = [to_tokens(m).flatten(2).mT for to_tokens, (m, _) in zip(self.tokens, crossed)]
-        # (B, 148, D)
-        x = torch.cat([self.cls.expand(images.shape[0], -1, -1), *tokens], 1) + self.place
+        tokens = [to_tokens(m).flatten(2).mT                    # [(B, 49, D)]
+                  for to_tokens, (m, _) in zip(self.tokens, crossed)]
+        cls = self.cls.expand(images.shape[0], -1, -1)          # (B, 1, D)
+        x = torch.cat([cls, *tokens], 1) + self.place           # (B, 148, D)
         x = self.norm(self.blocks(x))
-        # (B, D), (B, 147, D)
-        out = dict(embedding=x[:, 0]*self.gate(x[:, 0]), tokens=x[:, 1:], maps=maps)
+        embedding = x[:, 0]*self.gate(x[:, 0])                  # (B, D)
+        out = dict(embedding=embedding, tokens=x[:, 1:], maps=maps)
         return out | (dict(attention=[w for _, w in crossed]) if need_attention else {})
 
-    # (B, N) logits
-    def forward(self, images): return self.head(self.forward_features(images)['embedding'])
+    def forward(self, images):                                  # (B, 3, S, S)
+        return self.head(self.forward_features(images)['embedding'])   # (B, N) logits
 
-# %% ../../nbs/3_method/21_poster.ipynb #b7fff1d1
+# %% ../../nbs/3_method/21_poster.ipynb #19577c4c
 _SCALE = {'attn.kv': 'attn{}.qkv', 'attn.proj': 'attn{}.proj',
           'attn.bias': 'attn{}.relative_position_bias_table',
           'norm_image': 'window{}.norm', 'norm_mlp': 'ffn{}.norm', 'mlp.0': 'ffn{}.mlp.fc1',
@@ -140,6 +146,7 @@ _REST = {'cls': 'VIT.cls_token', 'place': 'VIT.pos_embed', 'norm': 'VIT.norm',
          'geometry.last': 'last_face_conv',
          'image.halve.0': 'conv1', 'image.halve.1': 'conv2', 'image.halve.2': 'conv3'}
 
+# %% ../../nbs/3_method/21_poster.ipynb #b7fff1d1
 def poster_name(
     name:str,   # of a weight of PosterV2
 ) -> str:       # in published checkpoints
@@ -155,15 +162,15 @@ def poster_name(
     return f'VIT.blocks.{number}.{swap(rest, _LAYER)}' if part == 'blocks' else swap(name, _REST)
 
 # %% ../../nbs/3_method/21_poster.ipynb #08216f54
-POSTER_UNUSED = (
-    r'ir_back\.(output_layer|body4)\.|face_landback\.output_layer\.|attn[123]\.relative_position_index$'
+POSTER_UNUSED = (r'ir_back\.(output_layer|body4)\.|face_landback\.output_layer\.'
+                 r'|attn[123]\.relative_position_index$'
                  r'|VIT\.(CON1|IRLinear[12]|patch_embed|eca_block)\.|VIT\.blocks\.\d+\.conv\.'
                  r'|(.+\.)?total_(ops|params)$')
 
 def load_poster_v2(
     source:str|Path|dict,   # a published checkpoint's file or state dict, 7 or 8 classes
 ) -> PosterV2:              # in evaluation mode
-    "POSTER++ with published weights; `GrefelError` names the first name or shape that differs."
+    "POSTER++ with published weights; `GrefelError` names the first that differs."
     state, called = read_state(source)
     head = state.get('VIT.head.linear.bias', torch.zeros(8))
     model = PosterV2(num_classes=head.numel())
@@ -179,13 +186,13 @@ def load_poster_v2(
 class PosterExtractor(nn.Module):
     "POSTER++ without its head, in the form of `MultiScaleFeatureExtractor` (arXiv 2301.12149)."
     def __init__(self,
-        img_size:int=224,  # side of the square input, pixels; POSTER++ brings it to 112 itself
+        img_size:int=224,             # side of the square input, pixels; brought to 112 inside
         embed_dim:int=768,            # D; 768 in every checkpoint
         num_heads:int=8,              # heads of the transformer
         depth:int=2,                  # its layers
         drop_rate:float=0.,           # dropout
         pyramid:str='poster_v2',      # this extractor's name
-        pretrained=False,  # folder of both backbones' published files, or a POSTER++ checkpoint
+        pretrained=False,             # folder of both backbones' files, or a whole checkpoint
     ):
         super().__init__()
         whole = not isinstance(pretrained, bool) and Path(pretrained).expanduser().is_file()
@@ -195,14 +202,13 @@ class PosterExtractor(nn.Module):
         self.net.train()
         self.landmark_head = LandmarkHead(self.net.image.channels, self.net.image.grids)
 
-    # (B, 3, S, S), (B, 68, 2) or None
     def forward_features(self, images, landmarks=None, need_attention=False):
-        out = self.net.forward_features(images, need_attention)
-        found = self.landmark_head([m.detach() for m in out.pop('maps')])       # (B, 68, 2)
+        out = self.net.forward_features(images, need_attention)             # of (B, 3, S, S)
+        found = self.landmark_head([m.detach() for m in out.pop('maps')])   # (B, 68, 2)
         out |= dict(landmarks=found, landmarks_used=choose_landmarks(landmarks, found.detach()))
         if not need_attention: return out
-        return out | dict(attention=[attention_map(w, g) for w,
-                                     g in zip(out['attention'], self.net.image.grids)])
+        grids = self.net.image.grids
+        return out | dict(attention=[attention_map(w, g) for w, g in zip(out['attention'], grids)])
 
     def forward(self, images, landmarks=None):
         return self.forward_features(images, landmarks)['embedding']
@@ -210,8 +216,7 @@ class PosterExtractor(nn.Module):
 # %% ../../nbs/3_method/21_poster.ipynb #9d262d05
 def from_poster_v2(
     source:str|Path|dict,   # a POSTER++ checkpoint's file or state dict
-    # its class order: a key of CLASS_ORDERS such as 'rafdb' or 'affectnet8', or the names
-    classes,
+    classes,                # its class order: names, or a key of CLASS_ORDERS such as 'rafdb'
 ) -> GReFELModel:           # of size 'poster_v2', in evaluation mode
     "A published POSTER++ checkpoint as a model of this library."
     net = load_poster_v2(source)

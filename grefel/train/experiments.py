@@ -8,7 +8,13 @@ __all__ = ['FIGURES', 'FLIPS', 'COLUMNS', 'read_spec', 'commit', 'processor', 'm
            'spread_table', 'recall_table']
 
 # %% ../../nbs/6_train/09_experiments.ipynb #2e6a9dd6
-import csv, io, json, math, platform, subprocess, sys
+import csv
+import io
+import json
+import math
+import platform
+import subprocess
+import sys
 import numpy as np
 import pandas as pd
 import torch
@@ -36,103 +42,103 @@ def _slug(name): return ''.join(c if c.isalnum() else '_' for c in name)
 
 # %% ../../nbs/6_train/09_experiments.ipynb #b088c491
 def read_spec(
-    path,  # a JSON file with `question`, `base`, `seeds`, `rows` and perhaps `long`, see above
-    long:bool=False,  # with the changes that `long` makes to the base
-) -> dict:            # the same, with a `Recipe` for each row (seed 0)
+    path,             # a JSON file with question, base, seeds, rows and perhaps long, see above
+    long:bool=False,  # with the changes that long makes to the base
+) -> dict:            # the same, with a Recipe for each row (seed 0)
     "Read and check the description of a comparison; `GrefelError` names what is wrong with it."
     try: spec = json.loads(Path(path).read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise GrefelError(f'{path}: not a readable description ({error})') from None
-    lacks = [k for k in ('question', 'base', 'seeds', 'rows') if k not in spec] if isinstance(spec,
-        dict) else ['rows']
+    needs = 'question', 'base', 'seeds', 'rows'
+    lacks = [k for k in needs if k not in spec] if isinstance(spec, dict) else ['rows']
     if lacks: raise GrefelError(f'{path}: lacks {", ".join(lacks)}')
     if long and 'long' not in spec: raise GrefelError(f'{path}: names no long budget')
     try:
         base = _merged(spec['base'], spec['long']) if long else spec['base']
-        recipes = {name: read_recipe(**_merged(base, change)) for name,
-                   change in spec['rows'].items()}
+        recipes = {name: read_recipe(**_merged(base, row)) for name, row in spec['rows'].items()}
     except (GrefelError, TypeError, AttributeError) as error:
         raise GrefelError(f'{path}: {error}') from None
     folders = {}
     for name in recipes:
-        twin = folders.setdefault(_slug(name), name)
-        if twin != name:
+        other = folders.setdefault(_slug(name), name)
+        if other != name:
             raise GrefelError(
-                f'{path}: rows {twin!r} and {name!r} would share a folder; rename one')
+                f'{path}: rows {other!r} and {name!r} would share a folder; rename one')
     return spec | dict(recipes=recipes, name=Path(path).stem + '_long'*long)
 
 # %% ../../nbs/6_train/09_experiments.ipynb #b38ec98e
 FIGURES = ('accuracy', 'balanced_accuracy', 'macro_f1', 'ece', 'nll', 'aurc', 'kl_votes',
-           'primary_accuracy',
-           'primary_ece', 'changed', 'helped', 'hurt', 'anchors_used')
-# of runs with label noise
-FLIPS = ('flips_auroc', 'flips_precision', 'cleanlab_auroc', 'cleanlab_precision')
+           'primary_accuracy', 'primary_ece', 'changed', 'helped', 'hurt', 'anchors_used')
+FLIPS = ('flips_auroc', 'flips_precision', 'cleanlab_auroc', 'cleanlab_precision')  # label noise
 
-# 12 hexadecimal digits, with a + where files differ from it; '' outside of a repository
-def commit() -> str:
+# %% ../../nbs/6_train/09_experiments.ipynb #a1090001
+def commit() -> str:  # 12 hexadecimal digits, + where files differ; '' outside of a repository
     "The code's commit."
     def git(*args):
         return subprocess.run(['git', *args], cwd=PACKAGE, capture_output=True, text=True)
     head = git('rev-parse', '--short=12', 'HEAD').stdout.strip()
-    return head + '+'*bool(head and git('status', '--porcelain', '-uno', '--',
-                                        '*.py').stdout.strip())
+    changed = head and git('status', '--porcelain', '-uno', '--', '*.py').stdout.strip()
+    return head + '+'*bool(changed)
 
 # %% ../../nbs/6_train/09_experiments.ipynb #59970845
 def processor(
     device='cpu',    # as PyTorch names it
 ) -> str:
-    "The machine in words: the graphics card, or the processor and how many threads work on it."
+    "The machine in words: the GPU, or the processor and how many threads work on it."
     if str(device).startswith('cuda'): return torch.cuda.get_device_name(device)
     try:
         names = [line.split(':', 1)[1].strip() for line in open('/proc/cpuinfo')
                  if line.startswith('model name')]
     except OSError: names = []
-    return f'{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads'
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f'{name}, {torch.get_num_threads()} threads'
 
 # %% ../../nbs/6_train/09_experiments.ipynb #0329e9dd
 def model_cost(
-    model,          # a model with `config['img_size']`
+    model,          # a model with an img_size in its config
 ) -> dict:          # params, macs (of one face)
     "Parameters, and multiply–accumulates of one face."
     return dict(params=count_parameters(model), macs=count_macs(model))
 
 # %% ../../nbs/6_train/09_experiments.ipynb #5941bf95
 def run_row(
-    recipe:Recipe,         # what to do, seed included
-    folder,                # the run's folder; a run that was stopped goes on
-    device='cpu',          # where it works
-    data_home=None,        # where data sets lie; None: $GREFEL_DATA
-    bar:bool=False,        # show progress
-) -> dict:                 # figures, costs, code and machine
-    "Train by a recipe, measure the kept weights on validation; what came out is kept as result.json."
+    recipe:Recipe,    # what to do, seed included
+    folder,           # the run's folder; a run that was stopped goes on
+    device='cpu',     # where it works
+    data_home=None,   # where data sets lie; None: $GREFEL_DATA
+    progress=None,    # see train
+) -> dict:            # metrics, costs, code and machine
+    "Train by a recipe, measure the kept weights on validation; result.json keeps what came out."
     done = (folder := Path(folder))/'result.json'
     if done.exists():
         if _still((kept := json.loads(done.read_text())), recipe): return kept
         # other recipe, other weights
         for stale in (folder/'last.safetensors', done): stale.unlink(missing_ok=True)
     if recipe.noise: cleanlab_doubt(np.eye(2), np.arange(2))  # is it there? asked before the work
-    if not finished(folder, recipe): train(recipe, folder, device, data_home, bar=bar)
-    history = pd.read_csv(folder/'history.csv')
-    model, faces = load_model(folder, device), training_faces(replace(recipe, stream=False),
-        'valid', data_home)
-    answers = predict_data(model, faces, device=device, flip_test=recipe.flip_test)
-    found = measure(answers, faces.labels.numpy(), faces.classes, _votes(faces, model), bootstrap=0)
-    found['anchors_used'] = _anchors_used(model, answers)
-    seconds = float(history['seconds'].sum())
-    about = json.loads((folder/'config.json').read_text())
-    seen = about['data']['train']
-    result = dict(recipe=asdict(recipe), weights=about.get('weights'), n=len(faces),
-                  **{k: found.get(k) for k in FIGURES}, **_flips(recipe, model, device, data_home),
-                  recalls=[c['recall'] and round(c['recall'], 4) for c in found['per_class']],
-                  shots=seen['per_class'],
-                  best_epoch=int(history['accuracy'].idxmax()),
-                  last_accuracy=float(history['accuracy'].iloc[-1]),
-                  **model_cost(model), seconds=round(seconds, 1),
-                  images_per_s=round(seen['n']*len(history)/seconds, 1),
+    if not finished(folder, recipe): train(recipe, folder, device, data_home, progress)
+    result = dict(recipe=asdict(recipe), **_measured(recipe, folder, device, data_home),
                   commit=commit(), machine=processor(device), torch=torch.__version__,
                   date=datetime.now(timezone.utc).strftime('%Y-%m-%d'))
     write_file(done, json.dumps(result, indent=1) + '\n')
     return result
+
+# %% ../../nbs/6_train/09_experiments.ipynb #a1090002
+def _measured(recipe, folder, device, data_home):
+    "What came out of a run, and what it cost."
+    history = pd.read_csv(folder/'history.csv')
+    about = json.loads((folder/'config.json').read_text())
+    model = load_model(folder, device)
+    faces = training_faces(replace(recipe, stream=False), 'valid', data_home)
+    answers = predict_data(model, faces, device=device, flip_test=recipe.flip_test)
+    found = measure(answers, faces.labels.numpy(), faces.classes, _votes(faces, model), bootstrap=0)
+    found['anchors_used'] = _anchors_used(model, answers)
+    seconds, seen = float(history['seconds'].sum()), about['data']['train']
+    return dict(weights=about.get('weights'), n=len(faces), **{k: found.get(k) for k in FIGURES},
+                **_flips(recipe, model, device, data_home),
+                recalls=[c['recall'] and round(c['recall'], 4) for c in found['per_class']],
+                shots=seen['per_class'], best_epoch=int(history['accuracy'].idxmax()),
+                last_accuracy=float(history['accuracy'].iloc[-1]), **model_cost(model),
+                seconds=round(seconds, 1), images_per_s=round(seen['n']*len(history)/seconds, 1))
 
 # %% ../../nbs/6_train/09_experiments.ipynb #86342d88
 def _still(result, recipe):
@@ -140,29 +146,28 @@ def _still(result, recipe):
     return read_recipe(**result['recipe']) == recipe and not changed_weights(result.get('weights'))
 
 def _anchors_used(model, answers):
-    "Of a class's anchors, how many are the nearest of some face; the mean over classes, None for a model without."
+    "How many of a class's anchors are some face's nearest; the mean over classes, None without."
     if (part := anchors_of(model)) is None: return None
     distances = part(torch.from_numpy(answers['embedding']).to(part.anchors))[1]  # (n, N, K)
     return len(distances.flatten(1).argmin(1).unique())/distances.shape[1]
 
 # %% ../../nbs/6_train/09_experiments.ipynb #25c14a26
 def _flips(recipe, model, device, data_home, most=6144):
-    "How well the doubts of a model find the labels that its recipe made wrong, among some training faces."
+    "How well a model's doubts find its recipe's label noise, among some training faces."
     if not recipe.noise: return {}
     faces = training_faces(recipe, 'train', data_home).sample(most)
-    probs, wrong = predict_data(model, faces,
-                                device=device)['final_probs'], faces.labels != faces.extra[
-        'true_label']
-    ours, theirs = (found_flips(d(probs, faces.labels), wrong) for d in (label_doubt,
-        cleanlab_doubt))
-    return dict(zip(FLIPS, (ours['auroc'], ours['precision'], theirs['auroc'],
-                            theirs['precision'])))
+    probs = predict_data(model, faces, device=device)['final_probs']
+    wrong = faces.labels != faces.extra['true_label']
+    ours, cleanlabs = (found_flips(doubt(probs, faces.labels), wrong)
+                       for doubt in (label_doubt, cleanlab_doubt))
+    return dict(zip(FLIPS, (ours['auroc'], ours['precision'],
+                            cleanlabs['auroc'], cleanlabs['precision'])))
 
 # %% ../../nbs/6_train/09_experiments.ipynb #f8fe8f81
 def _votes(faces, model):
     "The crowd's votes in the model's order of classes, or None."
-    return None if faces.votes is None else faces.votes[:,
-                                                        :len(model.classes)].numpy().astype(float)
+    if faces.votes is None: return None
+    return faces.votes[:, :len(model.classes)].numpy().astype(float)
 
 # %% ../../nbs/6_train/09_experiments.ipynb #775ccd23
 _CHILD = '''
@@ -208,53 +213,58 @@ def _kept(path, spec):
     for line in lines: line |= {k: json.loads(line[k]) for k in _LISTS if line.get(k)}
     def same(row, seed, recipe):
         return row in spec['recipes'] and read_recipe(**recipe) == _seeded(spec, row, seed)
-    return {(line['row'], line['seed']): line for line in lines if same(line['row'], line['seed'],
-        line['recipe'])}
+    return {(line['row'], line['seed']): line for line in lines
+            if same(line['row'], line['seed'], line['recipe'])}
 
 def _seeded(spec, row, seed): return read_recipe(**asdict(spec['recipes'][row]) | dict(seed=seed))
 
 # %% ../../nbs/6_train/09_experiments.ipynb #79ff5ca0
 def run_table(
-    path,                  # the description, see `read_spec`
-    out=None,              # the CSV; None: beside the description, with its name
-    runs=None,             # folder of the runs; None: runs/<name of the description>
-    seeds=None,            # run these instead of the description's
-    only=None,             # names of rows; None: all
-    device='cpu',          # where models work
-    data_home=None,        # where data sets lie; None: $GREFEL_DATA
-    jobs:int=1,            # runs at a time
-    long:bool=False,       # the description's long budget; its CSV ends in _long.csv
-    say=print,             # gets one line of text after each run
-) -> pd.DataFrame:         # the lines of the CSV
+    path,              # the description, see read_spec
+    out=None,          # the CSV; None: beside the description, with its name
+    runs=None,         # folder of the runs; None: runs/<name of the description>
+    seeds=None,        # run these instead of the description's
+    only=None,         # names of rows; None: all
+    device='cpu',      # where models work
+    data_home=None,    # where data sets lie; None: $GREFEL_DATA
+    jobs:int=1,        # runs at a time
+    long:bool=False,   # the description's long budget; its CSV ends in _long.csv
+    log=print,         # gets one line of text after each run
+) -> pd.DataFrame:     # the lines of the CSV
     "Run what a description names and is not in the CSV yet."
     spec = read_spec(path, long)
-    unknown = sorted(set(only or ()) - spec['recipes'].keys())
-    if unknown:
-        raise GrefelError(f'{path}: has no row {unknown[0]!r}; it has {", ".join(spec["recipes"])}')
-    out, runs = Path(out or Path(path).with_name(f"{spec['name']}.csv")), Path(runs
-        or Path('runs')/spec['name'])
-    seeds = spec['seeds'] if seeds is None else list(seeds)
+    out = Path(out or Path(path).with_name(f"{spec['name']}.csv"))
+    runs = Path(runs or Path('runs')/spec['name'])
     kept, order = _kept(out, spec), list(spec['recipes'])
-    todo = [(row, seed) for seed in seeds for row in (only or order)
-            if (row, seed) not in kept or changed_weights(kept[row, seed].get('weights'))]
-    failed = []
+    todo, failed = _todo(path, spec, kept, seeds, only), []
     def one(job):
         row, seed = job
-        return job, _run_apart(_seeded(spec, row, seed), runs/_slug(row)/f'seed{seed}', device,
-                               data_home)
+        folder = runs/_slug(row)/f'seed{seed}'
+        return job, _run_apart(_seeded(spec, row, seed), folder, device, data_home)
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         for (row, seed), result in pool.map(one, todo):
             if 'error' in result:
                 failed.append(f'{row}, seed {seed}: {result["error"]}')
-                say(failed[-1])
+                log(failed[-1])
                 continue
             kept[row, seed] = dict(row=row, seed=seed) | result
             _write_results([kept[k] for k in sorted(kept, key=lambda k: (order.index(k[0]), k[1]))],
                            out)
-            say(f'{row}, seed {seed}: {result["accuracy"]:.2%} in {result["seconds"]:.0f} s')
+            log(f'{row}, seed {seed}: {result["accuracy"]:.2%} in {result["seconds"]:.0f} s')
     if failed:
         raise GrefelError(f'{len(failed)} of {len(todo)} runs failed; the first: {failed[0]}')
     return read_results(out)
+
+# %% ../../nbs/6_train/09_experiments.ipynb #a1090003
+def _todo(path, spec, kept, seeds, only):
+    "The rows and seeds to run, seed by seed."
+    unknown = sorted(set(only or ()) - spec['recipes'].keys())
+    if unknown:
+        raise GrefelError(f'{path}: has no row {unknown[0]!r}; it has {", ".join(spec["recipes"])}')
+    seeds = spec['seeds'] if seeds is None else list(seeds)
+    jobs = [(row, seed) for seed in seeds for row in (only or spec['recipes'])]
+    return [job for job in jobs
+            if job not in kept or changed_weights(kept[job].get('weights'))]
 
 # %% ../../nbs/6_train/09_experiments.ipynb #f5e6263e
 def read_results(
@@ -269,9 +279,9 @@ def read_results(
 
 # %% ../../nbs/6_train/09_experiments.ipynb #6408a15c
 def summary(
-    results:pd.DataFrame,                 # from `read_results`
+    results:pd.DataFrame,  # from read_results
     figures=('accuracy', 'balanced_accuracy', 'macro_f1', 'ece', 'primary_accuracy', 'primary_ece'),
-) -> pd.DataFrame:  # one line a row: seeds, mean and standard deviation of each figure, costs
+) -> pd.DataFrame:  # one line a row: seeds, mean and standard deviation of each metric, costs
     "Means and standard deviations over seeds."
     def row(group):
         out = dict(seeds=len(group))
@@ -286,7 +296,7 @@ def summary(
 
 # %% ../../nbs/6_train/09_experiments.ipynb #68240f65
 def paired_difference(
-    results:pd.DataFrame,       # from `read_results`
+    results:pd.DataFrame,       # from read_results
     row:str,                    # what is compared …
     against:str,                # … with what
     figure:str='accuracy',      # any column of numbers
@@ -304,9 +314,9 @@ def paired_difference(
 
 # %% ../../nbs/6_train/09_experiments.ipynb #9dad5ccd
 def plot_rows(
-    results:pd.DataFrame,       # from `read_results`
+    results:pd.DataFrame,       # from read_results
     figure:str='accuracy',      # what to draw
-    label:str='',               # of the axis; '': the figure's name
+    label:str='',               # of the axis; '': the metric's name
 ) -> Figure:
     "Every run as a dot and every row's mean as a line: what a mean of few seeds hides is seen."
     rows = list(dict.fromkeys(results.row))[::-1]
@@ -325,17 +335,16 @@ def plot_rows(
 
 # %% ../../nbs/6_train/09_experiments.ipynb #5e1ab002
 def run_facts(
-    runs:pd.DataFrame,     # from `read_results`
+    runs:pd.DataFrame,     # from read_results
 ) -> pd.Series:            # in words
     "What was run: how much, on what, by which code, and what it cost."
-    def some(values): return ', '.join(sorted({str(v) for v in values}))
-    per = runs.groupby('row').seed.nunique()
-    return pd.Series({'runs': len(runs), 'seeds a row': some(per),
-                      'epochs': some(r['epochs'] for r in runs.recipe),
-                      'training faces': ' or '.join(f'{n:,}'
-                                                    for n in sorted({sum(k) for k in runs.shots})),
-                      'validation faces': some(f'{n:,}' for n in runs.n),
-                      'code': some(runs.commit), 'machine': some(runs.machine),
+    def values(found): return ', '.join(sorted({str(v) for v in found}))
+    faces = sorted({sum(per_class) for per_class in runs.shots})
+    return pd.Series({'runs': len(runs), 'seeds a row': values(runs.groupby('row').seed.nunique()),
+                      'epochs': values(r['epochs'] for r in runs.recipe),
+                      'training faces': ' or '.join(f'{n:,}' for n in faces),
+                      'validation faces': values(f'{n:,}' for n in runs.n),
+                      'code': values(runs.commit), 'machine': values(runs.machine),
                       'training time': f'{runs.seconds.sum()/3600:.1f} h'}, name='')
 
 # %% ../../nbs/6_train/09_experiments.ipynb #9b9dd16f
@@ -343,30 +352,30 @@ _FORMS = dict(accuracy='{:.1%}', balanced_accuracy='{:.1%}', primary_accuracy='{
               minutes='{:.1f}')
 
 def _spread(mean, sd, form):
+    "A mean and its standard deviation, if there is one, in words."
     return form.format(mean) + (f' ± {form.format(sd).strip("%")}' if np.isfinite(sd) else '')
 
 # %% ../../nbs/6_train/09_experiments.ipynb #064ac531
 def results_table(
-    runs:pd.DataFrame,                                           # from `read_results`
+    runs:pd.DataFrame,       # from read_results
     figures=('accuracy', 'balanced_accuracy', 'macro_f1', 'ece'),  # columns of it
-    costs:bool=True,                                             # parameters and operations as well
-    by:str|None='accuracy',  # best first by this figure; None: in the file's order
-) -> pd.DataFrame:                                               # one line a row, in words
+    costs:bool=True,         # parameters and operations as well
+    by:str|None='accuracy',  # best first by this metric; None: in the file's order
+) -> pd.DataFrame:           # one line a row, in words
     "Means over seeds, with standard deviations where there are several."
     s = summary(runs, figures)
     s = s if by is None else s.sort_values(by, ascending=False)
     out = pd.DataFrame(dict(seeds=s.seeds))
     for name in figures:
-        form = _FORMS.get(name, '{:.3f}')
-        out[name.replace('_', ' ')] = [_spread(m, sd, form) for m,
-                                       sd in zip(s[name], s[f'{name}_sd'])]
+        form, spread = _FORMS.get(name, '{:.3f}'), zip(s[name], s[f'{name}_sd'])
+        out[name.replace('_', ' ')] = [_spread(mean, sd, form) for mean, sd in spread]
     if not costs: return out
     return out.assign(parameters=[f'{v/1e6:.2f} M' for v in s.params],
                       operations=[f'{v/1e6:.0f} MMAC' for v in s.macs])
 
 # %% ../../nbs/6_train/09_experiments.ipynb #5e1ab012
 def differences(
-    runs:pd.DataFrame,          # from `read_results`
+    runs:pd.DataFrame,          # from read_results
     against:str,                # the row that the others are compared with
     figure:str='accuracy',      # any column of numbers
     unit:float=100.,            # 100: in points
@@ -378,20 +387,20 @@ def differences(
 
 # %% ../../nbs/6_train/09_experiments.ipynb #816839d2
 def spread_table(
-    runs:pd.DataFrame,          # from `read_results`
+    runs:pd.DataFrame,          # from read_results
     base:str,                   # the row that the others are compared with; has several seeds
     figure:str='accuracy',      # any column of numbers
 ) -> pd.Series:                 # by row; within three, one seed settles nothing
-    "How far each row's mean lies from one row's, in standard deviations of that row over its seeds."
+    "How far each row's mean lies from one row's, in that row's standard deviations over seeds."
     per, own = runs.groupby('row', sort=False)[figure].mean(), runs.loc[runs.row == base, figure]
     return (per - own.mean())/own.std(ddof=1)
 
 # %% ../../nbs/6_train/09_experiments.ipynb #719dc520
 def recall_table(
-    runs:pd.DataFrame,          # from `read_results`
+    runs:pd.DataFrame,          # from read_results
     classes,                    # N names
 ) -> pd.DataFrame:              # one line a row, one column a class
     "Recall of each class, mean over seeds; of a class without faces NaN."
-    rows = {row: np.mean(np.array(list(g.recalls), float), 0) for row,
-            g in runs.groupby('row', sort=False)}
+    rows = {row: np.mean(np.array(list(group.recalls), float), 0)
+            for row, group in runs.groupby('row', sort=False)}
     return pd.DataFrame(rows, index=list(classes)).T

@@ -142,10 +142,10 @@ class Distil(Callback):
         if not self.training: return
         n, images = len(self.teachers), self.xb[0]
         teacher = self.teachers[int(torch.randint(n, ())) if n > 1 else 0]
-        with autocasting(self.learn):
-            said = teacher(_resized(images, teacher.config['img_size']))['final_probs']  # (B, N)
+        images = _resized(images, teacher.config['img_size'])
+        with autocasting(self.learn): said = teacher(images)['final_probs'].float()  # (B, N)
         targets, known = self.yb
-        self.learn.yb = torch.lerp(targets, said.float(), self.share), known
+        self.learn.yb = torch.lerp(targets, said, self.share), known
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #a106000b
 def _resized(images, side):

@@ -34,7 +34,7 @@ def warm_up(
     progress=None,    # see grefel.base.progress
 ) -> list:            # the loss of each batch
     "Let a learner's model learn from images alone, without labels."
-    model, pairs = learn.model, _pairs(learn, bs)
+    model, pairs = learn.model.to(learn.dls.device), _pairs(learn, bs)
     head = _head(learn, width)
     opt = torch.optim.AdamW([*model.train().parameters(), *head.parameters()], lr, weight_decay=.01)
     steps, losses = epochs*len(pairs), []

@@ -6,37 +6,33 @@
 __all__ = ['annotate']
 
 # %% ../../nbs/7_use/08_annotate.ipynb #4c3c870b
-import hashlib, io, json, tempfile
+import hashlib
+import io
+import json
+import sys
+import tempfile
 import numpy as np
 from itertools import groupby
 from pathlib import Path
 from PIL import Image
 from ..base.core import GrefelError, write_file
+from ..base.progress import ticking
 from .drawing import draw_video, mark_faces
 from .journal import item_rows, RowLog, table_columns
-from .media import find_sources, image_of, in_chunks, open_film, read_items
+from .media import find_sources, image_or_error, in_chunks, open_video, read_items
 
 # %% ../../nbs/7_use/08_annotate.ipynb #8dc6df2a
 def _settings(predictor, every):
     "What must be the same when a log is continued."
-    # all of ONNX
     config = {k: predictor.config[k] for k in ('name', 'classes', 'img_size', 'mean', 'std')}
     made = json.dumps([config, predictor.metadata, predictor.engine.digest], sort_keys=True,
                       default=str)
     return dict(model=hashlib.blake2b(made.encode(), digest_size=8).hexdigest(), every=every,
-                crop=predictor.crop,
-                align=predictor.align, detector=predictor.detector, smallest=predictor.smallest,
-                tilts=predictor.tilts,
-                risk=predictor.risk, **predictor.how)
+                crop=predictor.crop, align=predictor.align, detector=predictor.detector,
+                smallest=predictor.smallest, tilts=predictor.tilts, risk=predictor.risk,
+                **predictor.how)
 
-# %% ../../nbs/7_use/08_annotate.ipynb #f3ad2b04
-def _promised(sources, every, max_frames):
-    "How many items there will be; None where nobody knows."
-    if any(s.kind == 'camera' for s in sources): return max_frames
-    counts = [open_film(s).get(7) for s in sources if s.kind == 'video']  # cv2.CAP_PROP_FRAME_COUNT
-    frames = [min(n//every, max_frames or np.inf) for n in counts]
-    return int(sum(max(f, 0) for f in frames)) + sum(s.kind != 'video' for s in sources)
-
+# %% ../../nbs/7_use/08_annotate.ipynb #853d4be0
 def _draw_picture(image, rows, path):
     file = io.BytesIO()
     mark_faces(image, rows).save(file, format='JPEG', quality=92)
@@ -44,52 +40,94 @@ def _draw_picture(image, rows, path):
 
 # %% ../../nbs/7_use/08_annotate.ipynb #ce3e6b0f
 def _draw_earlier(sources, log, folder, max_pixels):
-    "Draw the pictures that an earlier run answered but did not draw."
+    "Draw the images that an earlier run answered but did not draw."
     answered = [s for s in sources if s.kind == 'picture' and (s.file, None) in log.done]
-    lacking = {s.file: (s, path) for s in answered
-               if not (path := Path(folder)/f'{s.name}.jpg').exists()}
+    paths = {s.file: (s, Path(folder)/f'{s.name}.jpg') for s in answered}
+    lacking = {file: pair for file, pair in paths.items() if not pair[1].exists()}
     for file, rows in groupby(log.rows() if lacking else (), lambda row: row['file']):
         if file not in lacking: continue
         source, path = lacking[file]
-        image = image_of(source, max_pixels)  # an error where it is gone by now
+        image = image_or_error(source, max_pixels)   # it may be gone by now
         if isinstance(image, Image.Image): _draw_picture(image, list(rows), path)
+
+# %% ../../nbs/7_use/08_annotate.ipynb #c9b26328
+def _draw_videos(sources, log, folder, fresh, classes):
+    "Draw the videos that have new rows, or no drawing yet; the files."
+    def lacks(s): return s.file in fresh or not Path(folder, f'{s.name}_timeline.png').exists()
+    wanted = [s for s in sources if s.kind == 'video' and lacks(s)]
+    return [file for s in wanted
+            for file in draw_video(s, log.rows(), Path(folder)/s.name, classes)]
 
 # %% ../../nbs/7_use/08_annotate.ipynb #8f34e4a2
 def _spare(sources, folder):
     "`GrefelError` if a drawing would take the place of a source."
     endings = dict(video=('.mp4', '.avi', '_timeline.png'), error=())
-    drawn = {Path(folder, s.name + e).resolve() for s in sources for e in endings.get(s.kind,
-        ('.jpg',))}
+    drawn = {Path(folder, s.name + e).resolve()
+             for s in sources for e in endings.get(s.kind, ('.jpg',))}
     for s in sources:
         if Path(s.file).resolve() in drawn:
             raise GrefelError(f'{s.file}: a drawing in {folder} would replace it; name another '
                               f'folder for drawings')
 
-# %% ../../nbs/7_use/08_annotate.ipynb #c9b26328
-def _draw_videos(sources, log, folder, fresh, classes):
-    "Draw the videos that have new rows, or no drawing yet; the files."
+# %% ../../nbs/7_use/08_annotate.ipynb #f3ad2b04
+def _promised(sources, every, max_frames):
+    "How many items there will be; None where nobody knows."
+    if any(s.kind == 'camera' for s in sources): return max_frames
     videos = [s for s in sources if s.kind == 'video']
-    wanted = [s for s in videos if s.file in fresh or not Path(folder,
-        f'{s.name}_timeline.png').exists()]
-    return [file for s in wanted for file in draw_video(s, log.rows(), Path(folder)/s.name,
-                                                        classes)]
+    counts = [open_video(s).get(7) for s in videos]   # cv2.CAP_PROP_FRAME_COUNT
+    frames = [min(n//every, max_frames or np.inf) for n in counts]
+    return int(sum(max(f, 0) for f in frames)) + len(sources) - len(videos)
+
+# %% ../../nbs/7_use/08_annotate.ipynb #c11d5cd5
+def _answers(sources, predictor, log, every, max_frames, max_pixels, chunk, progress):
+    "Items and their rows; what came before is on the disk when the next chunk begins."
+    if any(s.kind == 'camera' for s in sources): chunk = 1   # a person is waiting
+    total = _promised(sources, every, max_frames)
+    items = read_items(sources, every, max_frames, max_pixels, log.done)
+    with ticking(progress, total, done=min(len(log.done), total or 0)) as tick:
+        for batch in in_chunks(items, chunk):
+            answers = predictor.predict_many([item.image for item in batch], chunk)
+            for item, answer in zip(batch, answers):
+                yield item, item_rows(item, answer, predictor.classes)
+                tick()
+            log.sync()
+
+# %% ../../nbs/7_use/08_annotate.ipynb #5981fbd0
+def _collect(answers, sources, log, pictures, on_rows):
+    "Draw, log and count the answers as they come; the counts, and the files with new frames."
+    counts, fresh = dict(items=0, faces=0, errors=0, skipped=len(log.done)), set()
+    stills = {s.file: f'{s.name}.jpg' for s in sources if s.kind != 'video'}
+    try:
+        for item, rows in answers:
+            if pictures and item.file in stills and isinstance(item.image, Image.Image):
+                _draw_picture(item.image, rows, Path(pictures)/stills[item.file])
+            log.add(item, rows)
+            if item.frame is not None: fresh.add(item.file)
+            counts['items'] += 1
+            counts['faces'] += rows[0]['faces']
+            counts['errors'] += rows[0]['error'] is not None
+            if on_rows: on_rows(rows)
+    except KeyboardInterrupt:
+        if not any(s.kind == 'camera' for s in sources):
+            log.sync()
+            raise
+    return counts, fresh
 
 # %% ../../nbs/7_use/08_annotate.ipynb #072f0ffa
 def annotate(
     paths,                # files, folders, patterns, or a camera's number; one or several
-    predictor=None,       # a `Predictor`; None: the default one
-    # the table, .csv, .jsonl or .parquet; what an earlier run did is kept and not done again
-    out=None,
-    pictures=None,        # folder for pictures and videos with the faces drawn in
+    predictor=None,       # a Predictor; None: the default one
+    out=None,             # table, .csv, .jsonl or .parquet; what an earlier run did is not redone
+    pictures=None,        # folder for images and videos with the faces drawn in
     recursive:bool=True,  # look into folders within folders
     every:int=1,          # of a video or camera, answer every n-th frame
     max_frames:int|None=100_000,   # answered frames of one video or camera at most
-    max_pixels:int=100_000_000,    # of a picture or frame at most
-    chunk:int=16,         # pictures answered at once
-    bar=None,             # progress bar on stderr: True, False, None: if a person is watching
-    say=None,             # called with the rows of each item as they come
-) -> dict:  # counts: items, faces, errors, skipped (done earlier); `out`; `files` drawn from videos
-    "The faces of many pictures, videos or a camera, as a table and as drawings."
+    max_pixels:int=100_000_000,    # of an image or frame at most
+    chunk:int=16,         # images answered at once
+    progress=None,        # True, False or a function of (done, total); None: a bar on a terminal
+    on_rows=None,         # called with the rows of each item as they come
+) -> dict:  # counts: items, faces, errors, skipped (done earlier); out; files drawn from videos
+    "The faces of many images, videos or a camera, as a table and as drawings."
     if predictor is None:
         from grefel.use.predict import Predictor
         predictor = Predictor()
@@ -97,41 +135,13 @@ def annotate(
     sources = find_sources(paths, recursive, pictures)
     if pictures: _spare(sources, pictures)
     columns, made = table_columns(predictor.classes), _settings(predictor, every)
-    with tempfile.TemporaryDirectory() as spare, RowLog(out or Path(spare)/'rows.jsonl', columns,
-                                                        made) as log:
-        counts, fresh = dict(items=0, faces=0, errors=0, skipped=len(log.done)), set()
-        # a camera's is its last frame
-        stills = {s.file: f'{s.name}.jpg' for s in sources if s.kind != 'video'}
-        try:
-            for item, rows in _answers(sources, predictor, log, every, max_frames, max_pixels,
-                                       chunk, bar):
-                if pictures and item.file in stills and isinstance(item.image, Image.Image):
-                    _draw_picture(item.image, rows, Path(pictures)/stills[item.file])
-                log.add(item, rows)
-                if item.frame is not None: fresh.add(item.file)
-                new = dict(items=1, faces=rows[0]['faces'], errors=rows[0]['error'] is not None)
-                counts |= {key: counts[key] + more for key, more in new.items()}
-                if say: say(rows)
-        except KeyboardInterrupt:
-            if not any(s.kind == 'camera' for s in sources):
-                log.sync()
-                raise
+    with (tempfile.TemporaryDirectory() as spare,
+          RowLog(out or Path(spare)/'rows.jsonl', columns, made) as log):
+        limits = dict(every=every, max_frames=max_frames, max_pixels=max_pixels, chunk=chunk)
+        if progress is None: progress = sys.stderr.isatty()
+        answers = _answers(sources, predictor, log, progress=progress, **limits)
+        counts, fresh = _collect(answers, sources, log, pictures, on_rows)
         if pictures: _draw_earlier(sources, log, pictures, max_pixels)
         files = _draw_videos(sources, log, pictures, fresh, predictor.classes) if pictures else []
         log.finish()
     return counts | dict(out=out and str(out), files=[str(f) for f in files])
-
-# %% ../../nbs/7_use/08_annotate.ipynb #c8d07cd5
-def _answers(sources, predictor, log, every, max_frames, max_pixels, chunk, bar):
-    "Items and their rows; what came before is on the disk when the next chunk begins."
-    from tqdm import tqdm
-    if any(s.kind == 'camera' for s in sources): chunk = 1                     # a person is waiting
-    total = _promised(sources, every, max_frames)
-    hidden = None if bar is None else not bar
-    with tqdm(total=total, initial=min(len(log.done), total or 0), disable=hidden,
-              unit='') as progress:
-        for items in in_chunks(read_items(sources, every, max_frames, max_pixels, log.done), chunk):
-            for item, answer in zip(items, predictor.predict_many([i.image for i in items], chunk)):
-                yield item, item_rows(item, answer, predictor.classes)
-                progress.update()
-            log.sync()

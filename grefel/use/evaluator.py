@@ -22,31 +22,33 @@ def _plot(name):
 
 # %% ../../nbs/7_use/04_evaluator.ipynb #7f95db61
 class GReFELEvaluator:
-    "One trained model: its answers, its figures and its plots."
+    "One trained model: its answers, its metrics and its plots."
     plot_confusion, plot_classwise, plot_history, plot_confidence = map(
         _plot, ('plot_confusion', 'plot_classwise', 'plot_history', 'plot_confidence'))
 
     def __init__(self,
-        weights=None,   # as for `Predictor`
+        weights=None,   # as for Predictor
         device='cpu',   # where the model works
-        **kw,           # further arguments of `Predictor`
+        **kw,           # further arguments of Predictor
     ): self.predictor = Predictor(weights, device, **kw)
 
-    def predict_single_image(self,
-        path,      # or anything else that `load_image` reads
-    # of the largest face, the fields of `Face` in plain types, and `faces`, how many were found
-    ) -> dict:
-        "What the largest face on a picture shows."
-        faces = self.predictor(path)
-        return faces[0].as_dict() | dict(faces=sum(f.face_found for f in faces))
+# %% ../../nbs/7_use/04_evaluator.ipynb #45a8fb9a
+@patch
+def predict_single_image(self:GReFELEvaluator,
+    path,      # or anything else that load_image reads
+) -> dict:     # the fields of the largest Face in plain types, and faces: how many there are
+    "What the largest face on an image shows."
+    faces = self.predictor(path)
+    return faces[0].as_dict() | dict(faces=sum(f.face_found for f in faces))
 
 # %% ../../nbs/7_use/04_evaluator.ipynb #41cfb484
-def _faces_of(model, data, split, **options):
+def _faces_of(model, data, split):
     "`data` if it is `FaceData` already, else the faces of that source, in the model's classes."
     from grefel.data.faces import FaceData, load_faces
-    return data if isinstance(data, FaceData) else load_faces(data, split,
-        num_classes=len(model.classes), **options)
+    if isinstance(data, FaceData): return data
+    return load_faces(data, split, num_classes=len(model.classes))
 
+# %% ../../nbs/7_use/04_evaluator.ipynb #9926e970
 def _model_of(evaluator):
     "The model, where PyTorch runs it."
     if evaluator.predictor.model is None:
@@ -56,39 +58,41 @@ def _model_of(evaluator):
 # %% ../../nbs/7_use/04_evaluator.ipynb #5566e48f
 @patch
 def evaluate(self:GReFELEvaluator,
-    data='ferplus',      # a source for `grefel.data.faces.load_faces`, or `FaceData`
+    data='ferplus',      # a source for grefel.data.faces.load_faces, or FaceData
     split='valid',       # which part of the source
     out=None,            # a folder for report.html, metrics.json and predictions.csv
-    **kw,                # further arguments of `grefel.measure.report.evaluate`
-) -> dict:               # figures by name
+    **kw,                # further arguments of grefel.measure.report.evaluate
+) -> dict:               # metrics by name
     "Score the model on labelled faces."
     from grefel.measure.report import evaluate
+    model = _model_of(self)
     kw = dict(device=self.predictor.device, **self.predictor.how) | kw
-    return evaluate(_model_of(self), _faces_of(_model_of(self), data, split), out=out, **kw)
+    return evaluate(model, _faces_of(model, data, split), out=out, **kw)
 
 # %% ../../nbs/7_use/04_evaluator.ipynb #602a43e8
 @patch
 def analyze_reliability_balancing(self:GReFELEvaluator,
-    # a source or `FaceData`; or a dict of arrays with `primary_probs`, `final_probs` and `labels`
-    data='ferplus',
-    labels=None,         # (n,) class indices, if the dict lacks them
-    split='valid',       # which part of a source
-# 'change_rate', counts 'changed', 'helped', 'hurt', 'neutral' and more, see `change_report`
-) -> dict:
+    data='ferplus',   # a source, FaceData, or a dict of arrays: primary_probs, final_probs, labels
+    labels=None,      # (n,) class indices, if the dict lacks them
+    split='valid',    # which part of a source
+) -> dict:            # change_rate; counts changed, helped, hurt, neutral; more, see change_report
     "How many answers the correction changed, and how many of those for the better."
     from grefel.measure.metrics import change_report
     classes = None
     if not isinstance(data, dict):
-        from grefel.measure.answers import (
-            in_model_order, predict_data, stored_temperature, tempered)
-        model, how = _model_of(self), dict(device=self.predictor.device, **self.predictor.how)
-        faces, classes = _faces_of(model, data, split), list(model.classes)
-        # both distributions are calibrated alike, as in the report
-        found = tempered(predict_data(model, faces, temperature=1, **how),
-                         stored_temperature(model))
-        data = found | dict(labels=in_model_order(faces, classes)[0])
+        classes = list(_model_of(self).classes)
+        data = _both_answers(self, _faces_of(_model_of(self), data, split))
     labels = data['labels'] if labels is None else labels
     return change_report(data['primary_probs'], data['final_probs'], labels, classes)
+
+# %% ../../nbs/7_use/04_evaluator.ipynb #c5617c4a
+def _both_answers(evaluator, faces):
+    "The model's primary and final probabilities for these faces, and their labels."
+    from grefel.measure.answers import in_model_order, predict_data, stored_temperature, tempered
+    model, predictor = _model_of(evaluator), evaluator.predictor
+    answers = predict_data(model, faces, temperature=1, device=predictor.device, **predictor.how)
+    labels = in_model_order(faces, list(model.classes))[0]
+    return tempered(answers, stored_temperature(model)) | dict(labels=labels)
 
 # %% ../../nbs/7_use/04_evaluator.ipynb #88a049db
 def _separation(confidence, right):
@@ -97,6 +101,16 @@ def _separation(confidence, right):
     if not len(wrong) or not len(good): return float('nan')
     below, upto = (np.searchsorted(wrong, good, side) for side in ('left', 'right'))
     return float((below + upto).mean()/(2*len(wrong)))
+
+# %% ../../nbs/7_use/04_evaluator.ipynb #fa7c0313
+def _confidence_summary(confidence, right):
+    "How sure (n,) answers are, and whether the right ones are surer."
+    def mean(mask): return float(confidence[mask].mean()) if mask.any() else float('nan')
+    return dict(n=len(right), accuracy=float(right.mean()),
+                mean_confidence=float(confidence.mean()),
+                mean_confidence_right=mean(right), mean_confidence_wrong=mean(~right),
+                gap=float(confidence.mean() - right.mean()),
+                separation=_separation(confidence, right))
 
 # %% ../../nbs/7_use/04_evaluator.ipynb #cf271351
 @patch
@@ -107,17 +121,12 @@ def analyze_confidence_distribution(self:GReFELEvaluator,
     plot:bool=True,      # draw it as well
 ) -> dict:  # n, accuracy, mean_confidence (…_right, …_wrong), gap, separation; and the figure
     "How sure the right answers are, and how sure the wrong ones."
-    confidences, right = np.asarray(confidences,
-                                    float), np.asarray(predictions) == np.asarray(labels)
+    confidences = np.asarray(confidences, float)
+    right = np.asarray(predictions) == np.asarray(labels)
     if confidences.ndim != 1 or confidences.shape != right.shape or not len(right):
         raise GrefelError(f'confidences {confidences.shape} do not fit predictions and labels '
                           f'{right.shape}')
-    def mean(mask): return float(confidences[mask].mean()) if mask.any() else float('nan')
-    found = dict(n=len(right), accuracy=float(right.mean()),
-                 mean_confidence=float(confidences.mean()),
-                 mean_confidence_right=mean(right), mean_confidence_wrong=mean(~right),
-                 gap=float(confidences.mean() - right.mean()),
-                 separation=_separation(confidences, right))
+    found = _confidence_summary(confidences, right)
     if not plot: return found | dict(figure=None)
     from grefel.measure.plots import plot_confidence
     return found | dict(figure=plot_confidence(confidences, right))

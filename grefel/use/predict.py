@@ -6,7 +6,9 @@
 __all__ = ['CROPS', 'ALIGNS', 'LEAST', 'SMALL', 'Face', 'threshold_for', 'Predictor']
 
 # %% ../../nbs/7_use/03_predict.ipynb #4485b4f1
-import hashlib, json, os
+import hashlib
+import json
+import os
 import numpy as np
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -33,22 +35,20 @@ class Face:
     confidence:float                 # that probability, calibrated, 0 to 1
     probabilities:dict               # class → final probability
     primary:dict                     # class → probability before the correction, not calibrated
-    anchor:dict|None  # class → probability by the nearness of anchors; None if the model has none
-    attentive:dict|None  # class → probability by the attentive correction; None likewise
+    anchor:dict|None                 # class → probability by nearness of anchors, if it has any
+    attentive:dict|None              # class → probability by the attentive correction, likewise
     primary_confidence:float|None    # C(p), 0 to 1
     correction_confidence:float|None # C(t), 0 to 1
-    box:tuple|None  # (x0, y0, x1, y1) in pixels of the upright picture; None: none was found
-    landmarks:np.ndarray|None        # (68, 2) in pixels of the upright picture
+    box:tuple|None                   # (x0, y0, x1, y1), pixels of the upright image; None: no face
+    landmarks:np.ndarray|None        # (68, 2) in pixels of the upright image
     face_found:bool                  # whether the detector found this face
-    frame:np.ndarray  # (2, 3) from the crop that was read, in fractions of its side, to the picture
+    frame:np.ndarray                 # (2, 3) from the crop, in fractions of its side, to the image
     note:str = ''                    # in words, what to know when no face was found
-    reliable:bool|None = None  # whether the confidence is high enough for `risk`; None: not known
+    reliable:bool|None = None        # whether the confidence suffices for risk; None: not known
     risk:float|None = None           # share of wrong answers that is meant by it
     crop:Image.Image|None = None     # what was read, upright (explain=True)
-    # per scale, finest first: (g, g) how much each cell was listened to (explain=True)
-    attention:list|None = None
-    # the nearest anchors: (class, index, distance), nearest first (explain=True)
-    nearest:list|None = None
+    attention:list|None = None       # finest first: (g, g) weights of cells (explain=True)
+    nearest:list|None = None         # nearest anchors: (class, index, distance) (explain=True)
 
 # %% ../../nbs/7_use/03_predict.ipynb #1ad994f7
 @patch
@@ -56,8 +56,10 @@ def __repr__(self:Face):
     "One line rather than sixty-eight points."
     where = 'no box' if self.box is None else 'box ' + ', '.join(f'{v:.0f}' for v in self.box)
     doubt = ', unsure' if self.reliable is False else ''
-    return f'Face({self.emotion} {self.confidence:.0%}{doubt}, {where}{"; " + self.note if self.note else ""})'
+    note = f'; {self.note}' if self.note else ''
+    return f'Face({self.emotion} {self.confidence:.0%}{doubt}, {where}{note})'
 
+# %% ../../nbs/7_use/03_predict.ipynb #dad3f07e
 @patch(as_prop=True)
 def tilt(self:Face):
     "By how much the head leans, degrees, clockwise as seen."
@@ -67,42 +69,51 @@ def tilt(self:Face):
 @patch
 def as_dict(self:Face):
     "The same in types that JSON knows, without the crop."
-    values = {f.name: getattr(self, f.name) for f in fields(self)
-              if f.name != 'crop'} | dict(tilt=self.tilt)
     def plain(v, digits): return None if v is None else np.round(v, digits).tolist()
-    values |= dict(landmarks=plain(self.landmarks, 2), frame=plain(self.frame, 4),
-                   box=plain(self.box, 2))
-    return values | dict(attention=self.attention and [plain(m, 5) for m in self.attention])
+    values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'crop'}
+    maps = self.attention and [plain(m, 5) for m in self.attention]
+    return values | dict(tilt=self.tilt, landmarks=plain(self.landmarks, 2),
+                         frame=plain(self.frame, 4), box=plain(self.box, 2), attention=maps)
+
+# %% ../../nbs/7_use/03_predict.ipynb #2729b3f8
+def _sane(classes, temperature, face_size, mean, std, rows, how):
+    "Whether a model can be run with these notes."
+    finite = np.isfinite([temperature, *mean.flat, *std.flat]).all()
+    names = {c for c in classes if isinstance(c, str)}
+    return (finite and temperature > 0 and (std > 0).all() and 0 <= how['balanced'] <= 1
+            and type(face_size) is int and LEAST <= face_size <= 4096
+            and all(len(row) == 3 for row in rows) and len(names) == len(classes))
 
 # %% ../../nbs/7_use/03_predict.ipynb #d517ac27
 def _notes(config, metadata):
-    "What a weights file says about preparing faces and about confidences, by name; `GrefelError` if it makes no sense."
+    "What weights say about faces and confidences; `GrefelError` if it makes no sense."
     try:
-        temperature, side = float(metadata.get('temperature')
-                                  or 1), metadata.get('face_size') or config['img_size']
         how = dict(flip_test=bool(metadata.get('flip_test')),
                    balanced=float(metadata.get('balanced') or 0))
         mean, std = (np.array(config[k], np.float32).reshape(3, 1, 1) for k in ('mean', 'std'))
-        risk = [tuple(float(v) for v in row) for row in metadata.get('risk') or ()]
-        sane = np.isfinite([temperature, *mean.flat,
-                            *std.flat]).all() and temperature > 0 and (std > 0).all()
-        sane = sane and 0 <= how['balanced'] <= 1
-        fits = type(side) is int and LEAST <= side <= 4096 and all(len(row) == 3 for row in risk)
-        classes = [c for c in config['classes'] if isinstance(c, str)]
-        if not (sane and fits and len(set(classes)) == len(config['classes'])): raise ValueError
+        notes = dict(temperature=float(metadata.get('temperature') or 1), mean=mean, std=std,
+                     face_size=metadata.get('face_size') or config['img_size'], how=how,
+                     rows=[tuple(float(v) for v in row) for row in metadata.get('risk') or ()])
+        if not _sane(config['classes'], **notes): raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError):
         what = 'classes, temperature, risk, balanced, face_size, mean or std'
         raise GrefelError(f'the weights file says strange things: {what}') from None
-    return dict(temperature=temperature, face_size=side, mean=mean, std=std, rows=risk, how=how)
+    return notes
 
 # %% ../../nbs/7_use/03_predict.ipynb #836c9889
 def threshold_for(
-    rows,  # of [risk, threshold, coverage], from the weights' metadata; None or empty: not measured
-    risk:float,    # share of wrong answers that can be borne, 0 to 1
-):                 # (risk of the row that holds, its threshold), or (None, None)
+    rows,        # of [risk, threshold, coverage], from the weights' metadata; None: not measured
+    risk:float,  # share of wrong answers that can be borne, 0 to 1
+):               # (risk of the row that holds, its threshold), or (None, None)
     "From which confidence on answers keep to a risk."
     strict = [row for row in rows or () if row[0] <= risk + 1e-9]
     return tuple(max(strict, key=lambda row: row[0])[:2]) if strict else (None, None)
+
+# %% ../../nbs/7_use/03_predict.ipynb #f7766c6c
+def _joined(answers):
+    "The answers to batches → the answer to all of them."
+    answers = list(answers)
+    return {k: np.concatenate([a[k] for a in answers]) for k in answers[0]}
 
 # %% ../../nbs/7_use/03_predict.ipynb #e38eae21
 class _Torch:
@@ -112,9 +123,9 @@ class _Torch:
         from grefel.method.files import load_model, to_device
         if threads is not None: torch.set_num_threads(threads)
         named = weights is None or isinstance(weights, (str, os.PathLike))
-        self.model = to_device(load_model(weights, device) if named else weights, device).eval()
-        self.config, self.metadata, self.device = dict(self.model.config), dict(
-            self.model.metadata), device
+        model = load_model(weights, device) if named else weights
+        self.model, self.device = to_device(model, device).eval(), device
+        self.config, self.metadata = dict(self.model.config), dict(self.model.metadata)
         self.shows = 'need_attention' in signature(self.model.forward).parameters
 
     @property
@@ -124,23 +135,24 @@ class _Torch:
 
     def __call__(self, x, explain=False):
         import torch
-        from grefel.method.inference import AT_ONCE, pad_batch, thread_map
+        from grefel.method.inference import AT_ONCE, thread_map
         step = AT_ONCE if torch.device(self.device).type == 'cpu' else len(x)
-        more = dict(need_attention=True) if explain and self.shows else {}
-        @torch.inference_mode()
-        def answer(rows):
-            out = self.model(pad_batch(rows, step).to(self.device), **more)
-            out |= {f'attention_{i}': v for i, v in enumerate(out.pop('attention', None) or ())}
-            return {k: v[:len(rows)].float().cpu().numpy() for k,
-                    v in out.items() if torch.is_tensor(v)}
         with thread_map(self.device) as work:
-            return _joined(work(answer, torch.from_numpy(x).split(step)))
+            return _joined(work(lambda rows: self._answer_rows(rows, step, explain),
+                                torch.from_numpy(x).split(step)))
 
-# %% ../../nbs/7_use/03_predict.ipynb #f7766c6c
-def _joined(answers):
-    "The answers to batches → the answer to all of them."
-    answers = list(answers)
-    return {k: np.concatenate([a[k] for a in answers]) for k in answers[0]}
+# %% ../../nbs/7_use/03_predict.ipynb #24f3c77d
+@patch
+def _answer_rows(self:_Torch, rows, step, explain):
+    "The model's dict for some rows, as arrays."
+    import torch
+    from grefel.method.inference import pad_batch
+    more = dict(need_attention=True) if explain and self.shows else {}
+    with torch.inference_mode():
+        out = self.model(pad_batch(rows, step).to(self.device), **more)
+    out |= {f'attention_{i}': v for i, v in enumerate(out.pop('attention', None) or ())}
+    tensors = {k: v for k, v in out.items() if torch.is_tensor(v)}
+    return {k: v[:len(rows)].float().cpu().numpy() for k, v in tensors.items()}
 
 # %% ../../nbs/7_use/03_predict.ipynb #e8e94671
 def _onnx_file(weights):
@@ -155,67 +167,71 @@ def _onnx_file(weights):
     if not path.exists(): raise GrefelError(f'{path}: no such file; grefel export makes it')
     return path
 
+# %% ../../nbs/7_use/03_predict.ipynb #c8002d7c
+def _onnx_session(path, device, threads):
+    "ONNX Runtime's session for a file."
+    import onnxruntime as ort
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads or 0, 4
+    wanted = str(device).split(':')[0].upper() + 'ExecutionProvider'
+    there = ort.get_available_providers()
+    if wanted not in there:
+        raise GrefelError(f'device {device}: this ONNX Runtime has only {", ".join(there)}')
+    try: return ort.InferenceSession(str(path), options, providers=[wanted])
+    except Exception as e: raise GrefelError(f'{path}: not a readable ONNX file ({e})') from None
+
 # %% ../../nbs/7_use/03_predict.ipynb #f921e72c
 class _Onnx:
     "A model run by ONNX Runtime."
     def __init__(self, weights, device, threads):
-        import onnxruntime as ort
-        path, options = _onnx_file(weights), ort.SessionOptions()
-        self.path = path
-        options.intra_op_num_threads, options.log_severity_level = threads or 0, 4
-        wanted, there = str(device).split(':')[0].upper(
-            ) + 'ExecutionProvider', ort.get_available_providers()
-        if wanted not in there:
-            raise GrefelError(f'device {device}: this ONNX Runtime has only {", ".join(there)}')
-        try: self.session = ort.InferenceSession(str(path), options, providers=[wanted])
-        except Exception as e:
-            raise GrefelError(f'{path}: not a readable ONNX file ({e})') from None
+        self.path = _onnx_file(weights)
+        self.session = _onnx_session(self.path, device, threads)
         try:
             notes = json.loads(self.session.get_modelmeta().custom_metadata_map['grefel'])
             self.config, self.metadata = dict(notes['config']), dict(notes['metadata'])
         except (KeyError, TypeError, ValueError):
-            raise GrefelError(f'{path}: holds no grefel model') from None
-        names = [o.name for o in self.session.get_outputs()]
-        self.shown, self.plain = names, [n for n in names
-                                         if not n.removeprefix('attention_').isdigit()]
+            raise GrefelError(f'{self.path}: holds no grefel model') from None
+        self.shown = [o.name for o in self.session.get_outputs()]
+        self.plain = [n for n in self.shown if not n.removeprefix('attention_').isdigit()]
 
     @property
     def digest(self): return hashlib.blake2b(self.path.read_bytes(), digest_size=8).hexdigest()
 
     def __call__(self, x, explain=False):
         names = self.shown if explain else self.plain
-        return _joined(dict(zip(names, self.session.run(names, {'images': row[None]})))
-                       for row in x)
+        rows = (self.session.run(names, {'images': row[None]}) for row in x)
+        return _joined(dict(zip(names, row)) for row in rows)
 
 # %% ../../nbs/7_use/03_predict.ipynb #0f6324bc
 CROPS = ('auto', 'detect', 'whole')
 ALIGNS = ('model', 'face-alignment', 'none')
-LEAST = 12  # with fewer pixels a side, a picture shows no face that anybody could read
-SMALL = 64  # up to this many pixels a side, a picture is taken to be a face already
+LEAST = 12   # with fewer pixels a side, an image shows no face that anybody could read
+SMALL = 64   # up to this many pixels a side, an image is taken to be a face already
 _GIVEN, _NONE = 'taken to be a face already', 'no face found: the middle of the picture was read'
 
+# %% ../../nbs/7_use/03_predict.ipynb #fb6a253d
 class _View(NamedTuple):
     "The surroundings of a face."
-    picture: Image.Image
+    image: Image.Image
     corner: np.ndarray    # (2,) where its left top lies in the photograph
     scale: float          # its pixels per pixel of the photograph
 
     def cut(self, frame, size):
-        return cut(self.picture, self.scale*np.c_[frame[:, :2], frame[:, 2] - self.corner], size)
+        return cut(self.image, self.scale*np.c_[frame[:, :2], frame[:, 2] - self.corner], size)
 
 # %% ../../nbs/7_use/03_predict.ipynb #d4e00066
 def _view(image, frame, size):
     "What lies around a frame, more than half its side further to each side."
     side, _ = frame_size(frame)
-    k = max(1, int(side/(2*size)))                                      # pixels that become one
-    small, low = image.reduce(k) if k > 1 else image, np.floor((frame_points([0.5, 0.5], frame)
-        - 1.1*side)/k)
+    k = max(1, int(side/(2*size)))   # pixels that become one
+    small = image.reduce(k) if k > 1 else image
+    low = np.floor((frame_points([0.5, 0.5], frame) - 1.1*side)/k)
     return _View(crop_box(small, (*low, *(low + np.ceil(2.2*side/k)))), low*k, 1/k)
 
 # %% ../../nbs/7_use/03_predict.ipynb #9f3cb80a
 class _Crop(NamedTuple):
-    "A piece of a picture that is going to be read."
-    picture: Image.Image   # in the form that the model was trained on
+    "A piece of an image that is going to be read."
+    image: Image.Image     # in the form that the model was trained on
     frame: np.ndarray      # (2, 3) from its fractions to pixels of the upright photograph
     found: Found|None      # what the detector said, if there is a face
     note: str
@@ -230,25 +246,19 @@ def _one_of(name, value, known):
 class Predictor:
     "Photographs → the faces on them and what they show."
     def __init__(self,
-        weights=None,  # a file, a run's folder, a shipped size, None for the default, or a model
+        weights=None,             # a file, a run's folder, a shipped size or a model; None: default
         device='cpu',             # where the model works: 'cpu', 'cuda', …
-        # 'torch', or 'onnx' (without importing PyTorch), which an .onnx file implies
-        backend:str='torch',
-        # 'auto', 'detect' (always look for faces) or 'whole' (each picture is a face)
-        crop:str='auto',
-        # turn faces upright by landmarks of: 'model', 'face-alignment' (a network), or 'none'
-        align:str='model',
+        backend:str='torch',      # or 'onnx', without PyTorch, which an .onnx file implies
+        crop:str='auto',          # 'auto', 'detect' (always) or 'whole' (each image is a face)
+        align:str='model',        # upright by landmarks of 'model', 'face-alignment', or 'none'
         detector:str='cascade',   # 'cascade' or 'face-alignment' (a network)
-        # side of the smallest face to look for, as a share of the picture's longer side
-        smallest:float=0.06,
+        smallest:float=0.06,      # side of the smallest face, as a share of the image's longer side
         tilts=TILTS,              # leans to look for, degrees; (0,) is faster (cascade only)
         bs:int=64,                # faces read at once
-        # share of wrong answers that can be borne where an answer is called reliable
-        risk:float=0.1,
+        risk:float=0.1,           # share of wrong answers that can be borne among reliable ones
         threads:int|None=None,    # that the model may use; None: as many as it likes
         flip_test:bool|None=None, # look at mirror images as well; None: as the model was calibrated
-        # τ, how much rare classes are favoured, 0 to 1; None: as the model was calibrated
-        balanced:float|None=None,
+        balanced:float|None=None, # τ, favour for rare classes, 0 to 1; None: as it was calibrated
     ):
         self.crop, self.align = _one_of('crop', crop, CROPS), _one_of('align', align, ALIGNS)
         self.detector = _one_of('detector', detector, DETECTORS)
@@ -256,45 +266,56 @@ class Predictor:
         if threads is not None: in_range(threads, 'threads', 1, whole=True)
         if not 0 < smallest <= 1:
             raise GrefelError(f'smallest is a share of the picture, 0 to 1, not {smallest!r}')
-        between_0_and_1(risk, 'risk'), between_0_and_1(balanced or 0, 'balanced')
+        for name, value in dict(risk=risk, balanced=balanced or 0).items():
+            between_0_and_1(value, name)
         if str(weights).endswith('.onnx'): backend = 'onnx'
         self.engine = (_Onnx if backend == 'onnx' else _Torch)(weights, device, threads)
         self.config, self.metadata, self.device = self.engine.config, self.engine.metadata, device
         self.smallest, self.tilts, self.bs = smallest, tuple(tilts), bs
-        notes = _notes(self.config, self.metadata)
-        self.classes, self.size = tuple(self.config['classes']), self.config['img_size']
-        self.grey, self.face_size = bool(self.metadata.get('grey')), notes['face_size']
-        self.temperature, self.mean, self.std = (notes[k] for k in ('temperature', 'mean', 'std'))
-        wished = dict(flip_test=flip_test, balanced=balanced)
-        self.how = {k: v if wished[k] is None else type(v)(wished[k]) for k,
-                    v in notes['how'].items()}
-        self.shares = training_shares(self.metadata) if self.how['balanced'] else None
-        self.risk, self.threshold = threshold_for(notes['rows'] if self.how == notes['how'] else (),
-                                                  risk)
+        self._obey(dict(flip_test=flip_test, balanced=balanced), risk)
 
     @property
     def model(self): return getattr(self.engine, 'model', None)   # None where ONNX Runtime works
 
+# %% ../../nbs/7_use/03_predict.ipynb #a42aae91
+@patch
+def _obey(self:Predictor, wished, risk):
+    "Take over what the weights say, and how it is wished to answer where that differs."
+    notes = _notes(self.config, self.metadata)
+    self.classes, self.size = tuple(self.config['classes']), self.config['img_size']
+    self.grey, self.face_size = bool(self.metadata.get('grey')), notes['face_size']
+    self.temperature, self.mean, self.std = (notes[k] for k in ('temperature', 'mean', 'std'))
+    self.how = {k: v if wished[k] is None else type(v)(wished[k]) for k, v in notes['how'].items()}
+    self.shares = training_shares(self.metadata) if self.how['balanced'] else None
+    rows = notes['rows'] if self.how == notes['how'] else ()
+    self.risk, self.threshold = threshold_for(rows, risk)
+
 # %% ../../nbs/7_use/03_predict.ipynb #d2ac55d7
 @patch
 def read(self:Predictor,
-    source,    # anything that `load_image` reads
-) -> list:     # of crops, each with `picture`, `frame`, `found` and `note`
-    "What of a picture is going to be looked at; `GrefelError` names it if it cannot be read."
+    source,    # anything that load_image reads
+) -> list:     # of crops, each with image, frame, found and note
+    "What of an image is going to be looked at; `GrefelError` names it if it cannot be read."
     image = load_image(source)
     if min(image.size) < LEAST:
         raise GrefelError(f'{image_name(source)}: {image.width}×{image.height} pixels are too few '
                           f'for a face')
-    given = self.crop == 'whole' or self.crop == 'auto' and (max(image.size) <= SMALL or image.size
-        == (self.size,)*2)
+    given = self._is_crop(image)
     found = [] if given else find_faces(image, self.smallest, self.tilts, CANDIDATE, self.detector,
                                         self.device)
     if self.grey: image = image.convert('L')
-    crops = [self._candidate(image, f) for f in found]
-    # a face is padded, as in training
-    middle = frame(np.array(image.size)/2, (max if given else min)(image.size))
-    return crops + [_Crop(cut(image, middle, self.face_size), middle, None,
-                          _GIVEN if given else _NONE)]
+    side = max(image.size) if given else min(image.size)   # a face is padded, as in training
+    middle = frame(np.array(image.size)/2, side)
+    note = _GIVEN if given else _NONE
+    return ([self._candidate(image, f) for f in found]
+            + [_Crop(cut(image, middle, self.face_size), middle, None, note)])
+
+# %% ../../nbs/7_use/03_predict.ipynb #cbcba389
+@patch
+def _is_crop(self:Predictor, image):
+    "Whether an image is taken to be a face already."
+    small = max(image.size) <= SMALL or image.size == (self.size,)*2
+    return self.crop == 'whole' or self.crop == 'auto' and small
 
 # %% ../../nbs/7_use/03_predict.ipynb #e0b3af06
 @patch
@@ -307,48 +328,48 @@ def _candidate(self:Predictor, image, found):
 # %% ../../nbs/7_use/03_predict.ipynb #d765581e
 @lru_cache(maxsize=8)
 def _resampling(n, m):
-    "(m, n) weights that make n pixels m of them, bilinear and smoothed, as PyTorch's antialiased interpolation does."
+    "(m, n) weights that make n pixels m of them, as PyTorch's antialiased bilinear resizing does."
     scale = n/m
-    width = max(scale, 1.)  # half the triangle's base
-    centre = (np.arange(m)[:, None] + 0.5)*scale                                 # (m, 1)
-    w = np.clip(1 - np.abs(np.arange(n) + 0.5 - centre)/width, 0, None)          # (m, n)
+    width = max(scale, 1.)                                                # half the triangle's base
+    centre = (np.arange(m)[:, None] + 0.5)*scale                          # (m, 1)
+    w = np.clip(1 - np.abs(np.arange(n) + 0.5 - centre)/width, 0, None)   # (m, n)
     return (w/w.sum(1, keepdims=True)).astype(np.float32)
 
 # %% ../../nbs/7_use/03_predict.ipynb #4fc2e6f0
 @patch
 def prepare(self:Predictor,
-    # list of PIL pictures of `face_size` pixels a side, grey or RGB as the model was trained
-    pictures,
+    images,         # list of PIL images of face_size pixels a side, grey or RGB as in training
 ) -> np.ndarray:    # (B, 3, S, S) float32, normalised
     "Crops as the model wants them."
-    x = np.stack([np.asarray(p) for p in pictures])                              # (B, s, s[, 3])
-    # (B, 1 or 3, s, s)
-    x = (x[:, None] if self.grey else np.moveaxis(x, -1, 1)).astype(np.float32)/255
+    x = np.stack([np.asarray(image) for image in images])   # (B, s, s[, 3])
+    x = x[:, None] if self.grey else np.moveaxis(x, -1, 1)  # (B, 1 or 3, s, s)
+    x = x.astype(np.float32)/255
     if x.shape[-1] != self.size:
         w = _resampling(x.shape[-1], self.size)
-        x = w @ x @ w.T                                                          # (B, 1 or 3, S, S)
+        x = w @ x @ w.T                                     # (B, 1 or 3, S, S)
     return (x - self.mean)/self.std
 
 # %% ../../nbs/7_use/03_predict.ipynb #65f9f34d
 @patch
 def _first_look(self:Predictor, crops):
-    "For each crop the landmarks (68, 2), in pixels of the photograph, that the model sees; None if it sees none."
+    "For each crop the landmarks (68, 2) that the model sees, in pixels of the photograph, or None."
     for start in range(0, len(crops), self.bs):
         batch = crops[start:start + self.bs]
-        points = self.engine(self.prepare([c.picture for c in batch])).get('landmarks')
+        points = self.engine(self.prepare([c.image for c in batch])).get('landmarks')   # (B, 68, 2)
         for i, crop in enumerate(batch):
             yield None if points is None else frame_points(points[i], crop.frame)
 
 # %% ../../nbs/7_use/03_predict.ipynb #fee8638d
 @patch
 def _settle(self:Predictor, read):
-    "The crops of several pictures → those to be answered: no-faces dropped, faces turned upright."
+    "The crops of several images → those to be answered: no-faces dropped, faces turned upright."
     looks = self._first_look([c for crops in read for c in crops if c.found])
     for crops in read:
         seen = [(c, next(looks)) for c in crops if c.found]
         faces = [self._upright(c, points) for c, points in seen if self._is_face(c, points)]
         yield faces or [c for c in crops if not c.found]
 
+# %% ../../nbs/7_use/03_predict.ipynb #e8c3738d
 @patch
 def _is_face(self:Predictor, crop, points):
     "Whether the model's landmarks confirm what a detector found."
@@ -364,7 +385,14 @@ def _upright(self:Predictor, crop, points):
     if self.align == 'none' or points is None: return crop
     better = align_frame(points)
     if not believable(better, crop.frame): return crop
-    return crop._replace(picture=crop.view.cut(better, self.face_size), frame=better)
+    return crop._replace(image=crop.view.cut(better, self.face_size), frame=better)
+
+# %% ../../nbs/7_use/03_predict.ipynb #210d2434
+@patch
+def _is_reliable(self:Predictor, crop, confidence):
+    "Whether an answer keeps to the risk; None where nobody measured that."
+    if not crop.found and crop.note != _GIVEN: return False   # no face, no trust
+    return None if self.threshold is None else confidence >= self.threshold
 
 # %% ../../nbs/7_use/03_predict.ipynb #8c67d7a1
 @patch
@@ -372,27 +400,26 @@ def _face(self:Predictor, crop, out, i, explain):
     "Row `i` of the model's output, in words and in the photograph's pixels."
     def named(key): return dict(zip(self.classes, out[key][i].tolist())) if key in out else None
     def number(key): return float(out[key][i]) if key in out else None
-    final, found, known = named('final_probs'), crop.found, crop.found or crop.note == _GIVEN
+    final = named('final_probs')
     emotion = max(final, key=final.get)
-    sure = False if not known else None if self.threshold is None else final[
-        emotion] >= self.threshold
     points = frame_points(out['landmarks'][i], crop.frame) if 'landmarks' in out else None
-    return Face(emotion, final[emotion], final, named('primary_probs'), named('anchor_probs'),
-                named('attention_probs'),
-                number('primary_confidence'), number('correction_confidence'),
-                found.box if found else None,
-                points, bool(found), crop.frame, crop.note, sure, self.risk,
+    return Face(emotion, final[emotion], final, named('primary_probs'),
+                anchor=named('anchor_probs'), attentive=named('attention_probs'),
+                primary_confidence=number('primary_confidence'),
+                correction_confidence=number('correction_confidence'),
+                box=crop.found.box if crop.found else None, landmarks=points,
+                face_found=bool(crop.found), frame=crop.frame, note=crop.note,
+                reliable=self._is_reliable(crop, final[emotion]), risk=self.risk,
                 **(self._explained(crop, out, i) if explain else {}))
 
 # %% ../../nbs/7_use/03_predict.ipynb #4d402a1e
 @patch
 def _explained(self:Predictor, crop, out, i, n=5):
     "The crop, where the model looked on it, and the anchors nearest to it."
-    # (g, g) each
-    maps = [out[k][i] for k in sorted(k for k in out if k.removeprefix('attention_').isdigit())]
-    shown = dict(crop=crop.picture, attention=maps or None)
+    scales = sorted(k for k in out if k.removeprefix('attention_').isdigit())
+    shown = dict(crop=crop.image, attention=[out[k][i] for k in scales] or None)   # (g, g) each
     if 'distances' not in out: return shown
-    d = out['distances'][i]                                                      # (N, K)
+    d = out['distances'][i]                                                        # (N, K)
     nearest = zip(*np.unravel_index(np.argsort(d, axis=None)[:n], d.shape))
     return shown | dict(nearest=[(self.classes[c], int(k), float(d[c, k])) for c, k in nearest])
 
@@ -408,13 +435,13 @@ def _ask(self:Predictor, x, explain=False):
     "The model's answer, in the way that is asked for (`how`)."
     out = dict(self.engine(x, explain))
     if self.how['flip_test']:
-        twin = self.engine(np.ascontiguousarray(x[..., ::-1]))
-        out |= {k: (v + twin[k])/2 for k, v in out.items() if k.endswith('_probs')}
+        mirrored = self.engine(np.ascontiguousarray(x[..., ::-1]))
+        out |= {k: (v + mirrored[k])/2 for k, v in out.items() if k.endswith('_probs')}
         sure = [k for k in ('primary', 'correction') if f'{k}_probs' in out]
         out |= {f'{k}_confidence': _sureness(out[f'{k}_probs']) for k in sure}
     if not self.how['balanced']: return out
-    return out | {k: logit_adjustment(v, self.shares, self.how['balanced']) for k,
-                  v in out.items() if k.endswith('_probs')}
+    return out | {k: logit_adjustment(v, self.shares, self.how['balanced'])
+                  for k, v in out.items() if k.endswith('_probs')}
 
 # %% ../../nbs/7_use/03_predict.ipynb #24632c0c
 @patch
@@ -422,19 +449,19 @@ def _answer(self:Predictor, crops, explain):
     "A face for each crop, `bs` of them at a time."
     for start in range(0, len(crops), self.bs):
         batch = crops[start:start + self.bs]
-        out = self._ask(self.prepare([c.picture for c in batch]), explain)
-        # (B, N)
-        out = dict(out, final_probs=apply_temperature(out['final_probs'], self.temperature))
+        out = self._ask(self.prepare([c.image for c in batch]), explain)
+        final = apply_temperature(out['final_probs'], self.temperature)   # (B, N)
+        out = out | dict(final_probs=final)
         for i, crop in enumerate(batch): yield self._face(crop, out, i, explain)
 
 # %% ../../nbs/7_use/03_predict.ipynb #07449a37
 @patch
 def predict_many(self:Predictor,
-    sources,            # an iterable of what `load_image` reads; may be endless
-    chunk:int=16,       # pictures read before the model is asked
+    sources,            # an iterable of what load_image reads; may be endless
+    chunk:int=16,       # images read before the model is asked
     explain:bool=False, # add each face's crop, attention and nearest anchors
-):  # yields for each source, in order: a list of `Face`, or the `GrefelError` that says why not
-    "The faces of many pictures, a few at a time; a bad picture does not stop the others."
+):                      # yields for each source, in order: a list of Face, or a GrefelError
+    "The faces of many images, a few at a time; a bad image does not stop the others."
     sources = iter(sources)
     while chunk_now := list(islice(sources, chunk)):
         read = [self._try_read(source) for source in chunk_now]
@@ -448,24 +475,25 @@ def predict_many(self:Predictor,
 # %% ../../nbs/7_use/03_predict.ipynb #dea2e86e
 @patch
 def _try_read(self:Predictor, source):
-    "The crops of a picture, or the error, which may have been handed in."
+    "The crops of an image, or the error, which may have been handed in."
     if isinstance(source, GrefelError): return source
     try: return self.read(source)
     except GrefelError as error: return error
 
+# %% ../../nbs/7_use/03_predict.ipynb #037c5ee0
 def _is_one(source):
-    "Whether this is one picture and not several."
-    if hasattr(source, 'shape'): return len(source.shape) <= 3          # an array or a tensor
-    return isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview,
-                               Image.Image)) or hasattr(source, 'read')
+    "Whether this is one image and not several."
+    if hasattr(source, 'shape'): return len(source.shape) <= 3   # an array or a tensor
+    kinds = str, os.PathLike, bytes, bytearray, memoryview, Image.Image
+    return isinstance(source, kinds) or hasattr(source, 'read')
 
 # %% ../../nbs/7_use/03_predict.ipynb #30aa0d77
 @patch
 def __call__(self:Predictor,
-    source,             # one picture, or a list, generator or 4-dimensional array of pictures
+    source,             # one image, or a list, generator or 4-dimensional array of images
     explain:bool=False, # add each face's crop, attention and nearest anchors
-) -> list:              # of `Face`, the largest first; for several pictures a list of such lists
-    "The faces of one picture or of several; `GrefelError` on the first that cannot be read."
+) -> list:              # of Face, the largest first; for several images a list of such lists
+    "The faces of one image or of several; `GrefelError` on the first that cannot be read."
     one, answers = _is_one(source), []
     for answer in self.predict_many([source] if one else source, explain=explain):
         if isinstance(answer, GrefelError): raise answer

@@ -9,26 +9,32 @@ __all__ = ['make_scene']
 import numpy as np
 from PIL import Image
 from ..base.alignment import frame
-from .finder import WITHOUT_PEOPLE
+from .finder import IMAGES_WITHOUT_PEOPLE
+
+# %% ../../nbs/7_use/02_scenes.ipynb #6150cff5
+def _soft_mask(side, rim=0.06):
+    "A square mask of mode L that is opaque but for its rim, which fades out."
+    inward = (np.arange(side) + 0.5)/side
+    ramp = np.clip(np.minimum(inward, 1 - inward)/rim, 0, 1)          # (side,)
+    return Image.fromarray((255*np.outer(ramp, ramp)).astype(np.uint8))
 
 # %% ../../nbs/7_use/02_scenes.ipynb #8f23d8be
 def make_scene(
-    face,                # (h, w) uint8, a square picture that the face fills
-    seed:int,            # draws the place, the size and the lean
+    face,                # (h, w) uint8, a square image that the face fills
+    seed:int,            # decides the place, the size and the lean
     size=(480, 360),     # of the scene, pixels
     shares=(1/8, 1/2),   # the face's side as a share of the scene's height: least, most
     tilt:float=25.,      # largest lean to either side, degrees
-):                       # the scene as a grey picture, and the face's frame (2, 3) in it
-    "A face somewhere in a picture of scikit-image's without any other."
+):                       # the scene as a grey image, and the face's frame (2, 3) in it
+    "A face somewhere in an image of scikit-image's without any other."
     from skimage import data
     rng = np.random.default_rng(seed)
-    scene = Image.fromarray(getattr(data, rng.choice(WITHOUT_PEOPLE))()).convert('L').resize(size)
+    scene = Image.fromarray(getattr(data, rng.choice(IMAGES_WITHOUT_PEOPLE))())
+    scene = scene.convert('L').resize(size)
     side, lean = round(np.exp(rng.uniform(*np.log(shares)))*size[1]), rng.uniform(-tilt, tilt)
-    inward = np.minimum(edge := (np.arange(side) + 0.5)/side, 1 - edge)
-    soft = np.outer(ramp := np.clip(inward/0.06, 0, 1), ramp)  # (side, side), 0 at the rim
     face = Image.fromarray(face).resize((side, side), Image.Resampling.BICUBIC)
-    soft = Image.fromarray((255*soft).astype(np.uint8))
-    face, soft = (p.rotate(-lean, Image.Resampling.BICUBIC, expand=True) for p in (face, soft))
+    face, soft = (layer.rotate(-lean, Image.Resampling.BICUBIC, expand=True)
+                  for layer in (face, _soft_mask(side)))
     x, y = (int(rng.integers(max(1, a - b))) for a, b in zip(size, face.size))
     scene.paste(face, (x, y), soft)
     return scene, frame((x + face.width/2, y + face.height/2), side, lean)
