@@ -22,7 +22,7 @@ def crop_matrix(
     y0:Tensor,   # (B,) its top edge, likewise
     side:float,  # side of the kept square, likewise
 ) -> Tensor:     # (B, 3, 3), from source to result
-    "The maps that make a square of each picture the whole picture."
+    "The maps that make a square of each image the whole image."
     m = torch.zeros(len(x0), 3, 3)
     m[:, 0, 0] = m[:, 1, 1] = 1/side
     m[:, 0, 2], m[:, 1, 2], m[:, 2, 2] = -x0/side, -y0/side, 1.
@@ -60,7 +60,7 @@ def warp_images(
     size:int,              # side S of the result in pixels
     padding:str='border',  # what lies outside: 'border', 'reflection' or 'zeros'
 ) -> Tensor:               # (B, C, S, S)
-    "Every picture through its own affine map, sampled once, bilinearly."
+    "Every image through its own affine map, sampled once, bilinearly."
     inverse = invert_affine(matrix[:, :2])                                 # (B, 2, 3), to source
     A, b = inverse[..., :2], inverse[..., 2:]
     theta = torch.cat([A, A.sum(2, keepdim=True) + 2*b - 1], 2).to(images)     # in units of −1…1
@@ -83,7 +83,7 @@ def shrink_images(
     images:Tensor,  # (B, C, H, W) float
     size:int,       # side in pixels that the sampling needs
 ) -> Tensor:        # (B, C, size, size), or the input if it is at most 1.5 times as large
-    "Smooth pictures down to `size` where they are so much larger that sampling would alias."
+    "Smooth images down to `size` where they are so much larger that sampling would alias."
     if max(images.shape[-2:]) <= 1.5*size: return images
     return F.interpolate(images, size=(size, size), mode='bilinear', antialias=True,
                          align_corners=False)
@@ -109,7 +109,7 @@ def shift_hue(
     images:Tensor,  # (B, 3, H, W) in [0, 1]
     amount:Tensor,  # (B,) part of the colour circle, −0.5…0.5
 ) -> Tensor:        # (B, 3, H, W)
-    "Turn every hue of a picture by its `amount`; value and saturation stay."
+    "Turn every hue of an image by its `amount`; value and saturation stay."
     v, c = images.amax(1), images.amax(1) - images.amin(1)                            # (B, H, W)
     r, g, b = images.unbind(1)
     d = torch.where(c == 0, 1., c)
@@ -179,14 +179,14 @@ _NEUTRAL = dict(
     rotate=0.,               # degrees, either way
     scale=(1., 1.),          # range of magnification
     shift=0.,                # fraction of the side, either way, in x and in y
-    padding='border',        # what lies outside the picture: 'border', 'reflection', 'zeros'
+    padding='border',        # what lies outside the image: 'border', 'reflection', 'zeros'
     brightness=0., contrast=0., saturation=0.,  # factors 1 − v … 1 + v
     hue=0.,                  # part of the colour circle, either way
     gamma=0.,                # exponents 1/(1 + v) … 1 + v
     blur=0.,                 # standard deviation up to this many pixels of the result
     noise=0.,                # standard deviation of Gaussian noise up to this, for values in 0…1
     erase=0.,                # probability of blanking a rectangle
-    erase_area=(.02, .2))    # its share of the picture
+    erase_area=(.02, .2))    # its share of the image
 
 AUGMENTATIONS = dict(
     none  = {},

@@ -246,7 +246,7 @@ def _images(looks, where, df):
 
 # %% ../../nbs/4_data/08_check.ipynb #69b46c5b
 def _copies(keys, where):
-    "Notes on pictures that are, byte by byte or number by number, the same as an earlier one."
+    "Notes on images that are, byte by byte or number by number, the same as an earlier one."
     first = {}
     pairs = [(i, first.setdefault(key, i)) for i, key in enumerate(keys) if key is not None]
     return [(where(i), f'the same picture as {where(j)}', 1) for i, j in pairs if i != j]

@@ -28,7 +28,7 @@ from .labels import check_votes
 from .table import read_table
 
 # %% ../../nbs/4_data/09_convert.ipynb #7d7a58d1
-PLAIN = 64  # pictures of which no side is longer than this are stored as plain pixels
+PLAIN = 64  # images of which no side is longer than this are stored as plain pixels
 
 def plain_pixels(
     array,      # (H, W) or (H, W, 3) uint8

@@ -176,7 +176,7 @@ def _plain_pixels(blob, size):
 
 # %% ../../nbs/4_data/05_faces.ipynb #590ea2ce
 def _decode_bytes(blob, size):
-    "Encoded bytes as an array and the picture's (width, height)."
+    "Encoded bytes as an array and the image's (width, height)."
     if blob[:2] in (b'P5', b'P6') and (plain := _plain_pixels(blob, size)) is not None:
         return plain, (size, size)
     kind = 'WEBP' if blob[8:12] == b'WEBP' else 'PNG' if blob[:4] == b'\x89PNG' else None
@@ -189,7 +189,7 @@ def _decode_bytes(blob, size):
 
 # %% ../../nbs/4_data/05_faces.ipynb #866fa6f0
 def _decode_row(blob, path, size, box=None):
-    "One picture, or the box in it, from bytes or a file; or a text that says why not."
+    "One image, or the box in it, from bytes or a file; or a text that says why not."
     try:
         if box is not None and not np.isnan(box[0]):
             image = load_image(path if path is not None else blob)
@@ -487,7 +487,7 @@ def _known_faults(df): return dict(df['fault'].dropna().items()) if 'fault' in d
 def row_faults(
     df,        # a table, see read_table
 ) -> dict:     # row number -> what is wrong with it
-    "Every row that cannot be used, without looking at its picture."
+    "Every row that cannot be used, without looking at its image."
     wrong = _check_landmarks(df['landmarks'])[1] if 'landmarks' in df else {}
     if 'label' in df and df['label'].notna().any(): wrong |= _check_labels(df['label'])[1]
     elif 'votes' in df: wrong |= check_votes(column_values(df, 'votes'))[1]

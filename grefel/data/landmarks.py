@@ -183,7 +183,7 @@ def _alignment(device='cpu', bs=16):
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #0bfeca2b
 def _strip(images):
-    "Faces (n, 3, S, S) side by side on black as one picture (2.4 S, 2.4 n S, 3), and their boxes."
+    "Faces (n, 3, S, S) side by side on black as one image (2.4 S, 2.4 n S, 3), and their boxes."
     n, _, side, _ = images.shape
     edge, cell = round(0.7*side), side + 2*round(0.7*side)
     canvas = np.zeros((cell, n*cell, 3), np.uint8)

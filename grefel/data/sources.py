@@ -465,7 +465,7 @@ def _jaffe_folder(path):
 # %% ../../nbs/4_data/04_sources.ipynb #d306bd47
 @register_layout(lambda path: path.is_dir() and _jaffe_folder(path) is not None)
 def read_jaffe(path, split=None):
-    "JAFFE: 213 pictures whose names hold person and expression."
+    "JAFFE: 213 images whose names hold person and expression."
     folder = _jaffe_folder(path)
     files = file_names(folder)
     names = [f for f in files if _JAFFE.fullmatch(f) and f.lower().endswith(IMAGE_ENDINGS)]

@@ -54,10 +54,10 @@ def _read(file, columns):
 # %% ../../nbs/4_data/10_stream.ipynb #75f8d7bd
 def open_table(
     paths,                  # a Parquet file, a folder of shards, or a list of files
-    columns=None,           # names; None: all but pictures and landmarks
+    columns=None,           # names; None: all but images and landmarks
     split:str|None=None,    # only this split
 ) -> pa.Table:
-    "The small columns of a converted data set, without touching a picture."
+    "The small columns of a converted data set, without touching an image."
     files = shard_files(paths)
     wanted = None if columns is None else {*columns, 'split'}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -368,7 +368,7 @@ def _ahead(items, work, threads):
 
 # %% ../../nbs/4_data/10_stream.ipynb #089a63e3
 def _rows(table):
-    "An Arrow table as a DataFrame, the pictures as bytes."
+    "An Arrow table as a DataFrame, the images as bytes."
     image = table['image'].combine_chunks()
     image = image.field('bytes') if pa.types.is_struct(image.type) else image
     return table.drop_columns(['image']).to_pandas().assign(image=image.to_pylist())

@@ -6,7 +6,12 @@
 __all__ = ['WELCOME', 'make_app', 'run_app']
 
 # %% ../../nbs/7_use/12_app.ipynb #b0aba9d5
-import atexit, os, shutil, signal, sys, tempfile
+import atexit
+import os
+import shutil
+import signal
+import sys
+import tempfile
 from functools import lru_cache
 from inspect import signature
 from pathlib import Path
@@ -32,24 +37,53 @@ def _known(f, **kw):
 # %% ../../nbs/7_use/12_app.ipynb #7fbc8f6d
 @lru_cache(maxsize=1)
 def _private_folder():
-    "A folder for uploads that only this user can enter and that goes when the program ends; one for each process."
+    "A folder for uploads that goes when the program ends; one for each process."
     folder = Path(tempfile.mkdtemp(prefix='grefel-demo-')).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
-# %% ../../nbs/7_use/12_app.ipynb #1b84340a
+# %% ../../nbs/7_use/12_app.ipynb #5d0be47c
 WELCOME = '''<div class="gf"><div class="gf-said">
 <p class="gf-guess">The answer appears here.</p>
-<p class="gf-reason">Drop a photograph, take one with the camera, or try an example. It stays on this computer.</p>
+<p class="gf-reason">Drop a photograph, take one with the camera, or try an example. It stays on
+this computer.</p>
 </div></div>'''
 _HEAD = '''<div class="gf-text">
 <h1>Which expression do these faces show?</h1>
-<p class="gf-soft">What a crowd of people would name it, and how sure the model is. Not what anybody feels.</p>
+<p class="gf-soft">What a crowd of people would name it, and how sure the model is. Not what anybody
+feels.</p>
 </div>'''
 
+# %% ../../nbs/7_use/12_app.ipynb #908bded2
+def _ask_column(gr):
+    "Where the photograph comes from: the image, and a button for each example."
+    bare = _known(gr.Image, buttons=[], show_download_button=False, show_fullscreen_button=False)
+    photo = gr.Image(label='Photograph', sources=['upload', 'webcam', 'clipboard'],
+                     type='filepath', height=320, image_mode=None,
+                     placeholder='Drop a photograph here\nor click to choose one', **bare)
+    names = dict(portrait='Try a portrait', group='Try a group')
+    with gr.Row():
+        tries = {kind: gr.Button(text, size='md', min_width=110) for kind, text in names.items()}
+    return photo, tries
+
+# %% ../../nbs/7_use/12_app.ipynb #75d52d3e
+def _fill_first_tab(gr, predictor):
+    "Photograph and examples at the left, the answer at the right, and what happens when."
+    with gr.Column(scale=3, min_width=280, elem_classes='gf-ask'): photo, tries = _ask_column(gr)
+    with gr.Column(scale=8, min_width=300): answer = gr.HTML(WELCOME)
+    quiet = dict(api_name=False, show_progress='minimal')
+    def read(upload):
+        if not upload: return WELCOME
+        return read_photo(predictor, upload['path'], Path(upload['path']).name)
+    gr.on([photo.upload, photo.clear], read, photo, answer, preprocess=False, **quiet)
+    for kind, button in tries.items():
+        button.click(lambda kind=kind: (None, read_photo(predictor, example(kind))), None,
+                     [photo, answer], **quiet)
+
+# %% ../../nbs/7_use/12_app.ipynb #1b84340a
 def make_app(
     predictor:Predictor|None=None,  # None: one with the shipped weights
-):                                  # `gradio.Blocks`, with `.settings` for its `launch`
+):                                  # gradio.Blocks, with .settings for its launch
     "The page, not yet served."
     gr, folder = _gradio(), _private_folder()
     predictor = predictor or Predictor()
@@ -65,63 +99,42 @@ def make_app(
         with gr.Tab('What it means'): gr.HTML(about_html(predictor.metadata, predictor.risk))
     return app.queue(**_known(app.queue, max_size=16, default_concurrency_limit=1, api_open=False))
 
-# %% ../../nbs/7_use/12_app.ipynb #75d52d3e
-def _fill_first_tab(gr, predictor):
-    "Photograph and examples at the left, the answer at the right, and what happens when."
-    with gr.Column(scale=3, min_width=280, elem_classes='gf-ask'):
-        bare = _known(gr.Image, buttons=[], show_download_button=False,
-                      show_fullscreen_button=False)
-        photo = gr.Image(label='Photograph', sources=['upload', 'webcam', 'clipboard'],
-                         type='filepath', height=320,
-                         image_mode=None,
-                         placeholder='Drop a photograph here\nor click to choose one', **bare)
-        names = dict(portrait='Try a portrait', group='Try a group')
-        with gr.Row():
-            tries = {kind: gr.Button(text, size='md', min_width=110) for kind,
-                     text in names.items()}
-    with gr.Column(scale=8, min_width=300): answer = gr.HTML(WELCOME)
-    quiet = dict(api_name=False, show_progress='minimal')
-    def read(upload):
-        return read_photo(predictor, upload['path'],
-                          Path(upload['path']).name) if upload else WELCOME
-    gr.on([photo.upload, photo.clear], read, photo, answer, preprocess=False, **quiet)
-    for kind, button in tries.items():
-        button.click(lambda kind=kind: (None, read_photo(predictor, example(kind))), None,
-                     [photo, answer], **quiet)
-
 # %% ../../nbs/7_use/12_app.ipynb #40a9f3df
 _CLOSED = dict(
     server_name='127.0.0.1', share=False, allowed_paths=[], max_file_size=MAX_BYTES,
-               show_error=False, quiet=True,
-    inbrowser=False, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
-               run_history=False,
-    strict_cors=True, show_api=False, footer_links=[], root_path='', auth=None, debug=False,
-               num_workers=None)
+    show_error=False, quiet=True, inbrowser=False, ssr_mode=False, pwa=False, mcp_server=False,
+    enable_monitoring=False, run_history=False, strict_cors=True, show_api=False, footer_links=[],
+    root_path='', auth=None, debug=False, num_workers=None)
 
+# %% ../../nbs/7_use/12_app.ipynb #076643eb
+def _launch(app, port):
+    "Serve the app behind its guard, from a thread of its own."
+    from starlette.middleware import Middleware
+    looks = dict(app.settings)
+    guard = Middleware(Guard, folder=looks.pop('uploads'),
+                       events={i: len(f.inputs) for i, f in app.fns.items()})
+    guarded = dict(middleware=[guard], docs_url=None, redoc_url=None)
+    app.launch(**_known(app.launch, **_CLOSED | looks), server_port=port, app_kwargs=guarded,
+               prevent_thread_lock=True)
+
+# %% ../../nbs/7_use/12_app.ipynb #060ddbc0
 def run_app(
-    predictor:Predictor|None=None,  # see `make_app`
+    predictor:Predictor|None=None,  # see make_app
     port:int|None=None,             # 1 to 65535; None: the first free one from 7860
     block:bool=True,                # wait until it is stopped with Ctrl-C
-):                                  # the app, with `.local_url`; `.close()` stops it
+):                                  # the app, with .local_url; .close() stops it
     "Serve the page on this computer and to nobody else."
     if port is not None and not 0 < port < 65536:
         raise GrefelError(f'a port is a number from 1 to 65535, not {port}')
-    from starlette.middleware import Middleware
     app = make_app(predictor)
-    folder, looks = app.settings['uploads'], {k: v for k, v in app.settings.items()
-                                              if k != 'uploads'}
-    os.environ['NO_PROXY'] = ','.join(filter(None,
-                                             [os.environ.get('NO_PROXY'), '127.0.0.1,localhost']))
-    events = {i: len(f.inputs) for i, f in app.fns.items()}
-    guarded = dict(middleware=[Middleware(Guard, folder=folder, events=events)], docs_url=None,
-                   redoc_url=None)
-    options = dict(server_port=port, app_kwargs=guarded, prevent_thread_lock=True)
-    try: app.launch(**_known(app.launch, **_CLOSED | looks), **options)
+    no_proxy = [os.environ.get('NO_PROXY'), '127.0.0.1,localhost']
+    os.environ['NO_PROXY'] = ','.join(filter(None, no_proxy))
+    try: _launch(app, port)
     except OSError:
         what = f'port {port} is' if port else 'all ports from 7860 to 7959 are'
         raise GrefelError(f'{what} in use on this computer; name another with --port') from None
     if block:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))   # so that the uploads go then, too
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         print(f'The page is at {app.local_url} (stop it with Ctrl-C)', flush=True)
         app.block_thread()
     return app

@@ -6,7 +6,9 @@
 __all__ = ['API_PATH', 'LOOPBACK', 'CONTENT_POLICY', 'Guard']
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #fcc0d0c7
-import json, re, sys
+import json
+import re
+import sys
 from pathlib import Path
 from fastcore.basics import patch
 from .app_page import MAX_BYTES
@@ -15,23 +17,23 @@ from .app_page import MAX_BYTES
 API_PATH = '/gradio_api/'
 _PAGES = re.compile(r'/(?:|config/?|theme\.css|favicon\.ico|manifest\.json|pwa_icon(?:/\d+)?'
                     r'|(?:assets|static|svelte)/[\w./@+-]+)')
-_ASKS = re.compile(API_PATH
-                   + r'(?:info/?|theme\.css|startup-events|app_id/?|heartbeat/\w{1,40}|queue/data'
-                   r'|upload_progress)')
-_POSTS = {API_PATH + name: most for name, most in (                          # route → bytes at most
+_ASKS = re.compile(API_PATH + r'(?:info/?|theme\.css|startup-events|app_id/?|heartbeat/\w{1,40}'
+                   r'|queue/data|upload_progress)')
+_POSTS = {API_PATH + name: most for name, most in (            # route → bytes at most
     ('upload', MAX_BYTES + 10_000), ('queue/join', 20_000), ('cancel', 2_000), ('reset', 2_000))}
+
+# %% ../../nbs/7_use/11_app_guard.ipynb #0419d343
 LOOPBACK = re.compile(r'(?:https?://)?(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?/?')
 CONTENT_POLICY = '; '.join((
-    "default-src 'self'", "img-src 'self' data: blob:", "media-src 'self' blob:", "font-src 'self' "
-                                                                                  "data:",
-    "style-src 'self' 'unsafe-inline'", "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
-                            "worker-src 'self' blob:",
+    "default-src 'self'", "img-src 'self' data: blob:", "media-src 'self' blob:",
+    "font-src 'self' data:", "style-src 'self' 'unsafe-inline'",
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval'", "worker-src 'self' blob:",
     "connect-src 'self'", "object-src 'none'", "base-uri 'self'", "form-action 'none'",
-                            "frame-ancestors 'none'"))
+    "frame-ancestors 'none'"))
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #247b239e
 def _uploaded(path, folder):
-    "Whether `path` is the full path of an upload in `folder`: folder/64 hexadecimal digits/name."
+    "Whether `path` is the full path of an upload: folder/64 hexadecimal digits/name."
     if not isinstance(path, str) or len(path) > 1000 or '\0' in path: return False
     path = Path(path)
     within = '..' not in path.parts and path.parent.parent == folder
@@ -39,7 +41,7 @@ def _uploaded(path, folder):
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #59a89662
 def _checked_ask(body, folder, events):
-    "What is passed on of a request to read a photograph; `ValueError` for anything that the page would not send."
+    "What is passed on of a request to read; `ValueError` for what the page would not send."
     ask = json.loads(body)
     data, number, session = ask['data'], ask['fn_index'], ask['session_hash']
     if type(number) is not int or not isinstance(data, list) or events.get(number) != len(data):
@@ -51,9 +53,8 @@ def _checked_ask(body, folder, events):
         raise ValueError('no upload')
     files = [p and dict(path=p, orig_name=Path(p).name, meta=dict(_type='gradio.FileData'))
              for p in paths]
-    clean = dict(data=files, fn_index=number, session_hash=session, event_data=None,
-                 trigger_id=None)
-    return json.dumps(clean).encode()
+    return json.dumps(dict(data=files, fn_index=number, session_hash=session, event_data=None,
+                           trigger_id=None)).encode()
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #811fd9e5
 class Guard:
@@ -64,30 +65,37 @@ class Guard:
         events:dict,    # number of an event that the page may ask for → how many inputs it has
     ): self.app, self.folder, self.events = app, Path(folder), events
 
-    def refuses(self, scope):
-        "Why a request is refused, as (status, sentence), or None."
-        path, method = scope['path'], scope['method']
-        headers = {k.decode('latin1'): v.decode('latin1') for k, v in scope['headers']}
-        if not LOOPBACK.fullmatch(headers.get('host', '')):
-            return 421, 'This server answers on 127.0.0.1 only.'
-        foreign = method == 'POST' and headers.get('sec-fetch-site') == 'cross-site'
-        if foreign or not LOOPBACK.fullmatch(headers.get('origin', '127.0.0.1')):
-            return 403, 'Requests from other sites are refused.'
-        if method == 'POST': return self.refuses_post(path, headers.get('content-length', ''))
-        if method not in ('GET', 'HEAD'): return 405, 'Only GET, HEAD and POST are answered.'
-        file = path.startswith(API_PATH + 'file=') and _uploaded(path.removeprefix(API_PATH
-            + 'file='), self.folder)
-        if file or '..' not in path and (_PAGES.fullmatch(path) or _ASKS.fullmatch(path)):
-            return None
-        return 404, 'There is nothing here.'
+# %% ../../nbs/7_use/11_app_guard.ipynb #3e2efdfe
+def _stranger(method, headers):
+    "Why whoever sends these headers is refused, as (status, sentence), or None."
+    if not LOOPBACK.fullmatch(headers.get('host', '')):
+        return 421, 'This server answers on 127.0.0.1 only.'
+    foreign = method == 'POST' and headers.get('sec-fetch-site') == 'cross-site'
+    if foreign or not LOOPBACK.fullmatch(headers.get('origin', '127.0.0.1')):
+        return 403, 'Requests from other sites are refused.'
 
-    def refuses_post(self, path, length):
-        "The same for what sends something."
-        if path not in _POSTS: return 404, 'There is nothing here.'
-        if not re.fullmatch('[0-9]{1,18}', length):
-            return 411, 'The length of the request is missing.'
-        return (413, f'More than {_POSTS[path]:,} bytes are not taken.') if int(length) > _POSTS[
-            path] else None
+# %% ../../nbs/7_use/11_app_guard.ipynb #43dc0476
+@patch
+def refuses(self:Guard, scope):
+    "Why a request is refused, as (status, sentence), or None."
+    path, method = scope['path'], scope['method']
+    headers = {k.decode('latin1'): v.decode('latin1') for k, v in scope['headers']}
+    if no := _stranger(method, headers): return no
+    if method == 'POST': return self.refuses_post(path, headers.get('content-length', ''))
+    if method not in ('GET', 'HEAD'): return 405, 'Only GET, HEAD and POST are answered.'
+    file = API_PATH + 'file='
+    if path.startswith(file) and _uploaded(path.removeprefix(file), self.folder): return None
+    if '..' not in path and (_PAGES.fullmatch(path) or _ASKS.fullmatch(path)): return None
+    return 404, 'There is nothing here.'
+
+# %% ../../nbs/7_use/11_app_guard.ipynb #4ee37a0b
+@patch
+def refuses_post(self:Guard, path, length):
+    "The same for what sends something."
+    if path not in _POSTS: return 404, 'There is nothing here.'
+    if not re.fullmatch('[0-9]{1,18}', length):
+        return 411, 'The length of the request is missing.'
+    if int(length) > _POSTS[path]: return 413, f'More than {_POSTS[path]:,} bytes are not taken.'
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #5a945254
 _SAFE_HEADERS = [(b'content-security-policy', CONTENT_POLICY.encode()),
@@ -129,8 +137,8 @@ async def __call__(self:Guard, scope, receive, send):
         try: body = _checked_ask(await _body(receive), self.folder, self.events)
         except (ValueError, KeyError, TypeError, RecursionError):
             return await _say(send, 400, 'This is no request of this page.')
-        kept = [(k, v) for k, v in scope['headers'] if k not in (b'content-length',
-            b'content-type')]
+        kept = [(k, v) for k, v in scope['headers']
+                if k not in (b'content-length', b'content-type')]
         new = [(b'content-length', str(len(body)).encode()), (b'content-type', b'application/json')]
         scope, receive = scope | dict(headers=kept + new), _given(body, receive)
     await self._pass_on(scope, receive, send)
@@ -143,13 +151,13 @@ async def _pass_on(self:Guard, scope, receive, send):
     async def answer(message):
         nonlocal started
         if message['type'] == 'http.response.start':
-            started, message = True, message | dict(headers=[*message.get('headers', []),
-                *_SAFE_HEADERS])
+            headers = [*message.get('headers', []), *_SAFE_HEADERS]
+            started, message = True, message | dict(headers=headers)
         await send(message)
     try: await self.app(scope, receive, answer)
     except Exception as error:
         if scope['path'] == API_PATH + 'upload' and not started:
             return await _say(send, 400, 'This upload could not be read.')
-        print(f'grefel demo: {type(error).__name__}: {" ".join(str(error).split())}',
-              file=sys.stderr)
+        told = ' '.join(str(error).split())
+        print(f'grefel demo: {type(error).__name__}: {told}', file=sys.stderr)
         if not started: await _say(send, 500, 'Something went wrong with this request.')

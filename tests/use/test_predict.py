@@ -1,0 +1,486 @@
+"""From photographs to answers: the right crops, the right order, calibrated, by either engine."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from skimage.data import astronaut
+
+from grefel.base.alignment import cut, face_frame, frame_points
+from grefel.base.core import EXPRESSIONS, GrefelError, weights_file
+from grefel.base.geometry import mean_shape
+from grefel.base.synth import synth_faces
+from grefel.data.augment import make_transform
+from grefel.measure.calibration import apply_temperature, logit_adjustment, training_shares
+from grefel.method.balancing import confidence
+from grefel.method.files import save_model
+from grefel.method.model import create_model
+from grefel.use.predict import Predictor, threshold_for
+
+PHOTO = Image.fromarray(astronaut())
+WHOLE = PHOTO.crop((100, 30, 300, 230))   # a face and some of its surroundings
+FACES = synth_faces(9, seed=1)['images'][:, 0].numpy()
+SHIPPED_ONNX = weights_file().parent/'ferplus_nano.onnx'
+BACKENDS = 'torch', 'onnx'
+
+
+@pytest.fixture(scope='module')
+def model(): return Predictor().model
+
+
+@pytest.fixture(scope='module')
+def quick(model): return Predictor(model, smallest=.1, tilts=(0,))   # upright, large faces only
+
+
+@pytest.fixture(scope='module')
+def pair():
+    "The same person twice, the larger one on the left."
+    image, person = Image.new('RGB', (700, 400), (150, 160, 170)), PHOTO.crop((60, 0, 400, 400))
+    image.paste(person, (0, 0))
+    image.paste(ImageOps.mirror(person.resize((255, 300))), (420, 100))
+    return image
+
+
+def final(face): return np.array([*face.probabilities.values()])
+
+
+def primary(face): return np.array([*face.primary.values()])
+
+
+def same(a, b, atol=1e-5):
+    assert (a.emotion, a.box) == (b.emotion, b.box)
+    np.testing.assert_allclose(final(a), final(b), atol=atol)
+
+
+class Answers(torch.nn.Module):
+    "A model that gives what it is told: probabilities, and landmarks in fractions of the crop."
+    def __init__(self, landmarks=None, classes=EXPRESSIONS, **metadata):
+        super().__init__()
+        self.config = dict(name='plain', classes=list(classes), img_size=48, mean=[.5]*3,
+                           std=[.5]*3)
+        self.metadata, self.classes = dict(grey=True) | metadata, classes
+        self.landmarks = landmarks
+
+    def forward(self, x):
+        "The brighter the crop, the more of the first class."
+        first = x.mean((1, 2, 3))[:, None]*.4 + .5
+        rest = (1 - first).expand(-1, len(self.classes) - 1)/(len(self.classes) - 1)
+        final = torch.cat([first, rest], 1)
+        out = dict(final_probs=final, primary_probs=torch.full_like(final, 1/len(self.classes)))
+        if self.landmarks is None: return out
+        points = torch.as_tensor(self.landmarks, dtype=torch.float32)
+        return out | dict(landmarks=points.expand(len(x), 68, 2))
+
+
+# Imports
+
+ASK = 'from grefel.use.predict import Predictor; '
+HEAVY = 'torch fastai pandas timm torchvision matplotlib scipy skimage '
+FRESH = dict(
+    importing_predict=('import grefel.use.predict', HEAVY + 'onnxruntime cv2 pyarrow'),
+    importing_the_rest=('import grefel.use.annotate, grefel.use.evaluator', HEAVY + 'cv2 pyarrow'),
+    onnx=(ASK + 'Predictor(backend="onnx")(path, explain=True)', HEAVY + 'cv2 pyarrow'),
+    onnx_otherwise=(ASK + 'Predictor(backend="onnx", flip_test=True, balanced=.3)(path)', HEAVY),
+    onnx_to_a_table=(ASK + 'from grefel.use.annotate import annotate; '
+                     'annotate(path, Predictor(backend="onnx"), path + ".csv", path + "_", '
+                     'progress=True)', HEAVY + 'cv2 pyarrow'),
+    torch=(ASK + 'Predictor()(path)', 'fastai pandas matplotlib'))
+
+
+@pytest.mark.parametrize('name', FRESH)
+def test_a_fresh_process_imports_only_what_it_needs(tmp_path, name):
+    PHOTO.save(tmp_path/'photo.png')
+    work, absent = FRESH[name]
+    script = (f'import sys; path = sys.argv[1]; {work}; '
+              f'print(*[name for name in {absent.split()} if name in sys.modules])')
+    done = subprocess.run([sys.executable, '-c', script, tmp_path/'photo.png'], capture_output=True,
+                          text=True, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stdout.strip()) == (0, ''), done.stderr
+
+
+# One image by many roads
+
+def test_an_image_gives_the_same_faces_by_whatever_road_it_comes(quick, tmp_path):
+    PHOTO.save(path := tmp_path/'photo.png')
+    tensor = torch.from_numpy(astronaut()).permute(2, 0, 1)
+    roads = [str(path), path, path.read_bytes(), path.open('rb'), astronaut(), astronaut()/255.,
+             tensor]
+    face, = quick(PHOTO)
+    for road in roads:
+        again, = quick(road)
+        same(face, again)
+
+
+def test_one_image_gives_faces_and_several_give_a_list_for_each(quick, pair):
+    assert [len(faces) for faces in quick(p for p in [PHOTO, pair])] == [1, 2]   # a generator
+    assert len(quick(np.stack([astronaut()]*2))) == 2                           # four dimensions
+    assert quick([]) == [] and list(quick.predict_many([])) == []
+
+
+def test_an_endless_stream_is_answered_as_it_comes(quick):
+    endless = quick.predict_many(iter(lambda: PHOTO, None), chunk=2)
+    assert [len(next(endless)) for _ in range(3)] == [1, 1, 1]
+
+
+def test_threads_may_share_a_predictor(quick, pair):
+    images = [PHOTO, pair]*3
+    with ThreadPoolExecutor(4) as pool: together = list(pool.map(quick, images))
+    for alone, shared in zip(map(quick, images), together):
+        for a, b in zip(alone, shared, strict=True): same(a, b)
+
+
+# Order
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('bs, chunk', [(64, 16), (2, 16), (1, 4), (4, 3)])
+def test_answers_come_in_the_order_of_the_question(backend, bs, chunk):
+    predictor = Predictor(backend=backend, crop='whole', bs=bs)
+    sources = [*FACES[:4], GrefelError('handed in'), *FACES[4:], 'gone.png']
+    answers = list(predictor.predict_many(sources, chunk=chunk))
+    assert [isinstance(a, GrefelError) for a in answers] == [False]*4 + [True] + [False]*5 + [True]
+    for source, answer in zip(sources, answers):
+        if isinstance(answer, GrefelError): continue
+        np.testing.assert_allclose(final(answer[0]), final(predictor(source)[0]), atol=1e-5)
+    assert len({round(float(final(a[0]).max()), 4) for a in answers[:4]}) == 4   # they do differ
+
+
+def test_each_crop_keeps_its_answer():
+    "The brightest of nine crops is the surest of the first class, wherever it stands."
+    grey = np.random.default_rng(0).permutation(9)*25 + 20
+    images = [np.full((40, 40), v, np.uint8) for v in grey]
+    faces = [face for face, in Predictor(Answers(), bs=4).predict_many(images, chunk=5)]
+    found = [f.probabilities['neutral'] for f in faces]
+    assert np.argsort(found).tolist() == np.argsort(grey).tolist()
+
+
+def test_faces_of_one_image_keep_their_places_the_largest_first(model, pair):
+    for bs in (1, 64):
+        large, small = Predictor(model, bs=bs, smallest=.1, tilts=(0,))(pair)
+        for face, (low, high) in ((large, (0, 400)), (small, (420, 700))):
+            x = face.landmarks[:, 0]
+            assert low < face.box[0] < x.mean() < face.box[2] < high
+        assert large.box[2] - large.box[0] > small.box[2] - small.box[0]
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_a_face_gets_the_same_numbers_alone_or_in_company(backend):
+    engine = Predictor(backend=backend).engine
+    x = np.random.default_rng(0).normal(size=(9, 3, 48, 48)).astype(np.float32)
+    together, alone = engine(x), [engine(x[i:i + 1]) for i in range(9)]
+    for k in together: assert np.array_equal(together[k], np.concatenate([a[k] for a in alone])), k
+
+
+# Bad images
+
+def test_a_bad_image_costs_one_answer(quick, tmp_path):
+    good, bad = tmp_path/'good.png', tmp_path/'letter.jpg'
+    PHOTO.save(good)
+    bad.write_text('Dear Sir or Madam')
+    a, error, b = quick.predict_many([good, bad, good])
+    assert len(a) == len(b) == 1 and 'letter.jpg' in str(error) and '\n' not in str(error)
+    with pytest.raises(GrefelError, match='letter.jpg'): quick([good, bad])
+
+
+@pytest.mark.parametrize('wrong', [
+    None, 3, b'', Path('.'), np.zeros((0, 4)), np.full((9, 9), np.nan), torch.zeros(7, 5, 5),
+    Image.new('RGB', (200, 11))])
+def test_what_is_no_image_gives_one_line(quick, wrong):
+    error, = quick.predict_many([wrong])
+    assert isinstance(error, GrefelError) and '\n' not in str(error)
+
+
+# Crops
+
+def test_a_small_image_is_a_face_already_and_a_large_one_is_searched(model):
+    auto = Predictor(model)
+    for side, given in ((40, True), (64, True), (auto.size, True), (65, False), (200, False)):
+        crop, = auto.read(Image.new('L', (side, side), 128))
+        assert ('already' in crop.note) == given, side
+
+
+@pytest.mark.parametrize('crop, given', [('whole', True), ('detect', False)])
+def test_what_an_image_is_may_be_settled_by_hand(model, crop, given):
+    for side in (40, 200):
+        read, = Predictor(model, crop=crop).read(Image.new('L', (side, side), 128))
+        assert ('already' in read.note) == given
+
+
+def test_where_no_face_is_found_the_answer_says_so_and_is_not_reliable(model):
+    face, = Predictor(model)(Image.new('RGB', (200, 300), 'skyblue'))
+    assert (face.face_found, face.box, face.reliable) == (False, None, False)
+    assert face.note == 'no face found: the middle of the picture was read'
+    np.testing.assert_allclose(frame_points([.5, .5], face.frame), (100, 150))
+
+
+def test_a_face_that_is_no_square_is_padded_as_where_data_are_loaded(model):
+    tall = Image.fromarray(np.asarray(WHOLE.convert('L'))[:, 40:160]).resize((38, 60))
+    crop, = Predictor(model, crop='whole').read(tall)
+    left = np.asarray(crop.image)[:, :8].astype(int)
+    assert crop.image.size == (48, 48) and (left == left[:, :1]).mean() > .7   # its border repeated
+
+
+@pytest.mark.parametrize('size', [48, 40, 64, 112])
+def test_crops_are_prepared_as_in_training(quick, size):
+    other, crop = Predictor(quick.model), quick.read(PHOTO)[0].image
+    other.size, c = size, quick.config
+    stored = torch.from_numpy(np.array(crop))[None, None]
+    want = make_transform('none', size, c['mean'], c['std'])(stored, None)[0]
+    np.testing.assert_allclose(other.prepare([crop]), want.numpy(), atol=5e-6)
+
+
+def test_a_model_on_colour_gets_colour_at_its_own_size():
+    predictor = Predictor(colour_model(), crop='whole')
+    crop, = predictor.read(PHOTO)
+    assert (crop.image.mode, crop.image.size) == ('RGB', (40, 40))
+    assert predictor.prepare([crop.image]).shape == (1, 3, 64, 64)
+
+
+def colour_model():
+    "On colour, enlarged from smaller crops, without corrections, with notes on confidence."
+    model = create_model('nano', num_classes=7, img_size=64, sources=())
+    model.metadata = dict(grey=False, face_size=40, temperature=2.,
+                          risk=[[.05, .9, .5], [.1, .01, 1.]])
+    return model
+
+
+# Faces or not, and upright
+
+TURNED = (mean_shape().numpy() - .5) @ np.array([[0., 1.], [-1., 0.]]) + .5   # fallen over by 90°
+LEANING = (mean_shape().numpy() - .5) @ np.array([[.94, .34], [-.34, .94]]) + .5   # by 20°
+
+
+def read(landmarks, **kw):
+    "The faces on the photograph if a model sees these landmarks on each; found without a tilt."
+    return Predictor(Answers(landmarks), smallest=.15, tilts=(0,), **kw)(PHOTO)
+
+
+def test_a_frame_that_can_be_believed_is_read():
+    for face in read(LEANING):
+        assert face.face_found and face.tilt == pytest.approx(20, abs=1)
+
+
+def test_a_frame_that_contradicts_the_detector_is_not_believed():
+    "The landmarks are as wide as a face's, so it is one; but nobody's head lies like that."
+    for face in read(TURNED):
+        assert face.face_found
+        np.testing.assert_allclose(face.frame, face_frame(face.box, 0))
+
+
+def test_without_alignment_faces_are_read_as_found():
+    for face in read(LEANING, align='none'):
+        assert face.face_found
+        np.testing.assert_allclose(face.frame, face_frame(face.box, 0))
+
+
+def test_the_crop_is_what_the_frame_shows(model):
+    "A leaning head is read upright: its crop looks as the straight head's does."
+    straight, = Predictor(model)(PHOTO, explain=True)
+    leaning, = Predictor(model)(PHOTO.rotate(-20, Image.Resampling.BICUBIC), explain=True)
+    assert leaning.tilt - straight.tilt == pytest.approx(20, abs=6)
+    pixels = [np.asarray(f.crop, float).ravel() for f in (straight, leaning)]
+    assert np.corrcoef(*pixels)[0, 1] > .9
+    near = np.asarray(cut(PHOTO.convert('L'), straight.frame, 48), float).ravel()
+    assert np.corrcoef(pixels[0], near)[0, 1] > .99
+
+
+def test_landmarks_drawn_together_mean_no_face():
+    face, = Predictor(Answers((mean_shape().numpy() - .5)*.3 + .5))(PHOTO)
+    assert not face.face_found and face.note.startswith('no face found')
+
+
+def test_without_landmarks_the_votes_decide():
+    face, = Predictor(Answers())(PHOTO, explain=True)
+    assert face.face_found
+    assert [face.landmarks, face.correction_confidence, face.attention, face.nearest] == [None]*4
+    json.dumps(face.as_dict())
+
+
+# Records
+
+def test_a_record_is_json_and_holds_what_the_face_holds(quick, model, pair):
+    for face in [*quick(PHOTO), *Predictor(model)(pair, explain=True)]:
+        d = json.loads(json.dumps(face.as_dict()))
+        assert set(d['probabilities']) == set(EXPRESSIONS) and 'crop' not in d
+        assert sum(d['probabilities'].values()) == pytest.approx(1, abs=1e-4)
+        assert d['confidence'] == d['probabilities'][d['emotion']]
+        assert d['confidence'] == max(d['probabilities'].values())
+        assert (np.array(d['landmarks']).shape, d['tilt']) == ((68, 2), face.tilt)
+
+
+def test_the_line_about_a_face_says_what_matters(model):
+    found, = Predictor(model)(PHOTO)
+    lost, = Predictor(model)(Image.new('RGB', (200, 200), 'skyblue'))
+    assert re.fullmatch(r'Face\(happiness \d+%, box \d+, \d+, \d+, \d+\)', repr(found))
+    assert re.fullmatch(r'Face\(\w+ \d+%, unsure, no box; no face found: .*\)', repr(lost))
+
+
+def test_explained_answers_hold_crop_attention_and_the_nearest_anchors(model):
+    face, = Predictor(model)(PHOTO, explain=True)
+    sides = [m.shape[0] for m in face.attention]
+    assert sides == sorted(sides, reverse=True) and face.crop.size == (48, 48)
+    assert len(face.nearest) == 5 and face.nearest == sorted(face.nearest, key=lambda a: a[2])
+
+
+# Calibration
+
+@pytest.fixture
+def tempered(tmp_path):
+    "A function: the shipped weights for a backend, with a temperature of 2.5 stored in them."
+    def weights(backend):
+        if backend == 'torch':
+            model = Predictor().model
+            model.metadata = dict(model.metadata, temperature=2.5)
+            save_model(model, tmp_path/'w.safetensors')
+            return tmp_path/'w.safetensors'
+        data, path = SHIPPED_ONNX.read_bytes(), tmp_path/'w.onnx'
+        stored, = re.findall(rb'"temperature": ([\d.]+)', data)
+        path.write_bytes(data.replace(b'"temperature": ' + stored, b'"temperature": '
+                                      + b'2.5'.ljust(len(stored), b'0')))   # as many bytes
+        return path
+    return weights
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_a_stored_temperature_divides_the_logits(tempered, backend):
+    predictor = Predictor(tempered(backend), crop='whole')
+    assert predictor.temperature == 2.5
+    raw = predictor.engine(predictor.prepare([predictor.read(WHOLE)[0].image]))['final_probs'][0]
+    face, = predictor(WHOLE)
+    np.testing.assert_allclose(final(face), apply_temperature(raw, 2.5), atol=1e-6)
+    assert np.abs(final(face) - raw).max() > .05   # which is not the same
+    assert face.confidence == max(face.probabilities.values())
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_the_shipped_weights_answer_with_their_temperature(backend):
+    predictor = Predictor(backend=backend, crop='whole')
+    T = predictor.metadata['temperature']
+    raw = predictor.engine(predictor.prepare([predictor.read(WHOLE)[0].image]))['final_probs'][0]
+    np.testing.assert_allclose(final(predictor(WHOLE)[0]), apply_temperature(raw, T), atol=1e-6)
+
+
+@pytest.mark.parametrize('risk, want', [
+    (.1, (.1, .7)), (.07, (.05, .88)), (.05, (.05, .88)), (.01, (None, None)), (1, (.1, .7))])
+def test_the_stricter_threshold_holds_between_two_risks(risk, want):
+    rows = [[.02, .97, .4], [.05, .88, .6], [.1, .7, .8]]
+    assert threshold_for(rows, risk) == want
+    assert threshold_for(rows[::-1], risk) == want   # whatever their order
+    assert threshold_for(None, risk) == threshold_for([], risk) == (None, None)
+
+
+@pytest.mark.parametrize('risk, reliable', [(.1, True), (.07, False), (.01, None)])
+def test_an_answer_is_reliable_from_its_threshold_on(risk, reliable):
+    face, = Predictor(colour_model(), crop='whole', risk=risk)(PHOTO)   # thresholds .01 and .9
+    assert face.reliable is reliable
+    assert face.risk == {.1: .1, .07: .05, .01: None}[risk]
+
+
+# Ways of answering
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_with_the_test_time_flip_a_face_and_its_mirror_image_get_one_answer(backend):
+    once, both = (Predictor(backend=backend, crop='whole', flip_test=f) for f in (False, True))
+    (f,), (g,), (h,) = both(WHOLE), both(ImageOps.mirror(WHOLE)), once(WHOLE)
+    np.testing.assert_allclose(final(f), final(g), atol=1e-4)
+    assert np.abs(final(f) - final(h)).max() > 1e-4
+    mean = (primary(h) + primary(once(ImageOps.mirror(WHOLE))[0]))/2
+    np.testing.assert_allclose(primary(f), mean, atol=1e-5)
+    np.testing.assert_allclose(f.landmarks, h.landmarks, atol=1e-3)   # those of the crop
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_confidences_of_opinions_are_taken_anew_from_the_mean(backend):
+    f, = Predictor(backend=backend, crop='whole', flip_test=True)(WHOLE)
+    want = confidence(torch.from_numpy(primary(f))[None]).item()
+    assert f.primary_confidence == pytest.approx(want, abs=1e-4)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_rare_classes_may_be_favoured(backend):
+    rare, usual = (Predictor(backend=backend, crop='whole', balanced=b) for b in (.5, None))
+    f, h = rare(WHOLE)[0], usual(WHOLE)[0]
+    want = logit_adjustment(primary(h), training_shares(rare.metadata), .5)
+    np.testing.assert_allclose(primary(f), want, atol=1e-4)
+    assert f.probabilities['contempt'] > h.probabilities['contempt']
+
+
+def test_a_model_answers_as_it_was_calibrated_unless_told_otherwise():
+    weights = Answers(flip_test=True, risk=[[.1, .01, 1.]])
+    found = [Predictor(weights, flip_test=f) for f in (None, True, False)]
+    assert [p.how['flip_test'] for p in found] == [True, True, False]
+    assert [p.threshold for p in found] == [.01, .01, None]   # measured for one way of answering
+    assert Predictor(Answers()).how == dict(flip_test=False, balanced=0.)
+
+
+def test_favour_needs_to_know_how_often_each_class_was_trained_on():
+    with pytest.raises(GrefelError, match='do not say'): Predictor(Answers(), balanced=.5)
+
+
+# Two engines
+
+def test_the_two_engines_say_the_same(quick, pair):
+    onnx = Predictor(backend='onnx', threads=1, smallest=.1, tilts=(0,))
+    for f, g in zip(quick(pair, explain=True), onnx(pair, explain=True), strict=True):
+        same(f, g, 1e-3)
+        assert [a[:2] for a in f.nearest] == [a[:2] for a in g.nearest]
+        np.testing.assert_allclose(f.landmarks, g.landmarks, atol=.1)
+        for a, b in zip(f.attention, g.attention, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+def test_weights_may_be_a_file_a_folder_or_a_name(tmp_path, model):
+    save_model(create_model('plain'), tmp_path/'p.safetensors')
+    assert Predictor(tmp_path/'p.safetensors').config['name'] == 'plain'
+    shutil.copy(SHIPPED_ONNX, tmp_path/'weights.onnx')
+    digest = Predictor(backend='onnx').engine.digest
+    for weights in ('nano', tmp_path, tmp_path/'weights.onnx', str(tmp_path/'weights.onnx')):
+        assert Predictor(weights, backend='onnx').engine.digest == digest
+    assert Predictor(tmp_path/'weights.onnx').model is None   # the ending implies the engine
+
+
+@pytest.mark.parametrize('content', [b'nothing', b''])
+def test_a_broken_onnx_file_is_named(tmp_path, content):
+    (tmp_path/'broken.onnx').write_bytes(content)
+    with pytest.raises(GrefelError, match='broken.onnx'): Predictor(tmp_path/'broken.onnx')
+
+
+@pytest.mark.parametrize('name', ['w.safetensors', 'gone.onnx', ''])
+def test_where_there_is_no_onnx_file_the_command_that_makes_it_is_named(tmp_path, name):
+    with pytest.raises(GrefelError, match='grefel export'): Predictor(tmp_path/name, backend='onnx')
+
+
+# What makes no sense
+
+@pytest.mark.parametrize('wrong, said', [
+    (dict(crop='nearly'), 'crop .*nearly'), (dict(align='nearly'), 'align .*nearly'),
+    (dict(detector='nearly'), 'detector .*nearly'), (dict(backend='nearly'), 'backend .*nearly'),
+    (dict(smallest=0), 'smallest'), (dict(risk=5), 'between 0 and 1'),
+    (dict(balanced=-1), 'between 0 and 1'), (dict(threads=0), 'threads is'),
+    (dict(threads=-1), 'threads is'), (dict(device='abacus'), 'device abacus'),
+    (dict(device='tpu:7', backend='onnx'), 'ONNX Runtime')])
+def test_arguments_that_make_no_sense_are_refused(wrong, said):
+    with pytest.raises(GrefelError, match=said): Predictor(**wrong)
+
+
+@pytest.mark.parametrize('metadata', [
+    dict(temperature=-1), dict(temperature='warm'), dict(temperature=float('inf')),
+    dict(balanced=2), dict(face_size=5), dict(face_size='large'), dict(risk=[[.1, .5]]),
+    dict(risk=7)])
+def test_weights_that_say_strange_things_are_refused(metadata):
+    with pytest.raises(GrefelError, match='strange things'): Predictor(Answers(**metadata))
+
+
+@pytest.mark.parametrize('change', [
+    dict(classes=[[1], 'b']), dict(classes=['a', 'a']), dict(classes=None), dict(classes=7),
+    dict(mean=[1, 2]), dict(mean=None), dict(std=[.1, 0, .1]), dict(std=[float('nan')]*3)])
+def test_a_config_that_makes_no_sense_is_refused(change):
+    strange = Answers()
+    strange.config |= change
+    with pytest.raises(GrefelError, match='strange things'): Predictor(strange)
