@@ -1,0 +1,179 @@
+"""Temperatures, folds, thresholds and logit adjustment, each against a value worked out by hand."""
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from grefel.base.core import GrefelError
+from grefel.measure.calibration import (
+    NEVER, apply_temperature, between_0_and_1, calibration_notes, calibration_report, cross_fit,
+    fit_temperature, logit_adjustment, make_folds, risk_thresholds, same_images, training_shares)
+from tests.measure.worlds import known_world
+
+
+def test_a_temperature_undoes_its_own_sharpening(world):
+    assert_allclose(apply_temperature(world.bold, 2), world.truth, rtol=0, atol=1e-5)
+    assert_allclose(apply_temperature([[0.8, 0.2]], 0.5), [[16/17, 1/17]])
+
+
+def test_temperature_one_leaves_everything_alone(world):
+    assert apply_temperature(world.bold, 1) is world.bold
+    assert apply_temperature(world.bold.astype('f4'), 2).dtype == np.float32
+
+
+def test_heat_levels_and_cold_decides_but_no_answer_changes(world):
+    assert_allclose(apply_temperature(world.bold, 1e6), 1/8, atol=1e-4)
+    assert apply_temperature(world.bold, 0.01).max(1).mean() > 0.98
+    assert_array_equal(apply_temperature(world.bold, 7).argmax(1), world.bold.argmax(1))
+
+
+@pytest.mark.parametrize('t', [0, -1, np.nan, np.inf])
+def test_temperatures_that_cannot_be_are_refused(world, t):
+    with pytest.raises(GrefelError, match='above 0'): apply_temperature(world.bold, t)
+
+
+def test_the_right_temperature_is_found_from_labels_votes_and_logits(world):
+    found = fit_temperature(world.bold, world.labels)
+    assert found == pytest.approx(2, abs=0.2)
+    assert fit_temperature(world.bold, world.votes) == pytest.approx(2, abs=0.08)
+    assert fit_temperature(world.truth, world.votes) == pytest.approx(1, abs=0.05)
+    logits = np.log(world.bold) + 5                              # a constant makes no difference
+    assert fit_temperature(logits, world.labels) == pytest.approx(found, abs=1e-3)
+
+
+def test_images_are_grouped_by_their_pixels():
+    images = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8), np.uint8)[[0, 1, 2, 1, 4, 0]]
+    groups = same_images(images)
+    assert len(set(groups)) == 4 and groups[0] == groups[5] and groups[1] == groups[3]
+
+
+def test_folds_divide_classes_evenly_and_groups_not_at_all():
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 4, 600), rng.integers(0, 200, 600)
+    fold = make_folds(labels, groups)
+    assert all(len(set(fold[groups == g])) == 1 for g in set(groups))
+    alone = make_folds(labels)
+    assert np.ptp(np.bincount(alone)) <= 1
+    assert all(np.ptp(np.bincount(alone[labels == c], minlength=5)) <= 1 for c in range(4))
+    assert (make_folds(labels, seed=1) != alone).any()
+    assert_array_equal(make_folds(labels), alone)
+
+
+@pytest.mark.parametrize('labels, groups, why', [
+    ([0, 1, 0], None, 'cannot fill'), ([0]*9, [1]*9, '1 different faces cannot fill'),
+    ([0]*9, [1]*5, '5 groups for 9 labels')])
+def test_folds_that_cannot_be_filled_are_refused(labels, groups, why):
+    with pytest.raises(GrefelError, match=why): make_folds(labels, groups)
+
+
+def test_a_face_is_tempered_by_other_faces_alone():
+    p, labels, _ = known_world(300, 0.5)
+    fold = make_folds(labels)
+    tempered, temperatures = cross_fit(p, labels, fold)
+    here, spoilt = fold == 2, labels.copy()
+    spoilt[here] = (labels[here] + 3) % 8            # other labels here change nothing here …
+    again, others = cross_fit(p, spoilt, fold)
+    assert_array_equal(again[here], tempered[here])
+    assert others[2] == temperatures[2]
+    assert not np.allclose(again[~here], tempered[~here])        # … and everything elsewhere
+    assert_allclose(tempered[here], apply_temperature(p[here],
+                                                      fit_temperature(p[~here], labels[~here])))
+
+
+def test_report_judges_before_and_after_and_keeps_answers(world):
+    report = calibration_report(world.bold, world.labels, world.votes)
+    before, after = report['before'], report['after']
+    assert before['accuracy'] == after['accuracy']
+    assert after['ece'] < after['ece_floor_95'] < before['ece']
+    assert after['kl_votes'] < before['kl_votes']
+    assert report['temperature_low'] <= report['temperature'] <= report['temperature_high']
+    assert report['temperature'] == fit_temperature(world.bold, world.labels)
+
+
+@pytest.mark.parametrize('n, safe', [(58, False), (59, True)])
+def test_a_threshold_needs_as_many_faces_as_clopper_and_pearson_say(n, safe):
+    # all right at one confidence: the bound is 1 − 0.05^(1/n), which 0.05 holds from 59 faces on
+    want = [0.05, 0.8, 1.0] if safe else [0.05, NEVER, 0.0]
+    assert risk_thresholds(np.full(n, 0.8), np.ones(n, bool), (0.05,)) == [want]
+
+
+@pytest.mark.parametrize('n, safe', [(70, False), (71, True)])
+def test_looking_at_more_thresholds_asks_for_more_faces(n, safe):
+    # three confidences: two looks at most, each at 1 − 0.025^(1/k); the first is at k = n + 1
+    confidence = np.r_[np.full(n, 0.9), 0.8, 0.7]
+    threshold = risk_thresholds(confidence, np.ones(n + 2, bool), (0.05,))[0][1]
+    assert threshold == (0.7 if safe else NEVER)
+
+
+def test_thresholds_cover_what_they_say_and_keep_their_promise_here():
+    q, y, _ = known_world(3000, seed=5, spread=4)
+    sure, right = q.max(1), q.argmax(1) == y
+    rows = risk_thresholds(sure, right)
+    assert [r[0] for r in rows] == [0.01, 0.02, 0.05, 0.1, 0.15]
+    for risk, threshold, coverage in rows:
+        chosen = sure >= threshold
+        assert coverage == pytest.approx(chosen.mean())
+        if chosen.any(): assert (~right[chosen]).mean() < risk
+    assert rows[-1][2] > rows[2][2] > 0.2
+
+
+@pytest.mark.parametrize('confidence, right', [
+    ([], []), ([0.5], [True, False]), ([np.nan], [True]), ([[0.5]], [[True]])])
+def test_thresholds_of_nonsense_are_refused(confidence, right):
+    with pytest.raises(GrefelError): risk_thresholds(confidence, right)
+
+
+def test_adjustment_divides_by_the_training_shares():
+    # one class three times as frequent in training: alike before, the rare one is ahead after
+    assert_allclose(logit_adjustment([[0.5, 0.5]], [3, 1]), [[0.25, 0.75]])
+    assert_allclose(logit_adjustment([[0.5, 0.5]], [4, 1], 0.5), [[1/3, 2/3]])
+
+
+def test_parts_of_an_adjustment_add_up_on_any_scale(world):
+    shares = np.geomspace(1000, 10, 8)
+    once = logit_adjustment(world.calm, shares)
+    assert_allclose(logit_adjustment(logit_adjustment(world.calm, shares, .3), shares, .7), once)
+    assert_allclose(logit_adjustment(world.calm, 10*shares), once)
+    assert logit_adjustment(world.calm, shares, 0) is world.calm
+    assert logit_adjustment(world.calm.astype('f4'), shares, .3).dtype == np.float32
+
+
+def test_a_class_never_seen_in_training_does_not_take_over(world):
+    assert logit_adjustment(world.calm, [0]*7 + [5]).max() < 1
+
+
+def test_adjustment_asks_for_a_share_of_every_class(world):
+    with pytest.raises(GrefelError, match='3 shares'): logit_adjustment(world.calm, [1, 2, 3])
+
+
+@pytest.mark.parametrize('value', [np.nan, -.1, 1.1, 2, 'much', None])
+def test_shares_lie_between_0_and_1(value):
+    with pytest.raises(GrefelError, match='tau lies between 0 and 1'): between_0_and_1(value, 'tau')
+
+
+def test_training_shares_prefer_what_was_learned_to_counts():
+    train = dict(per_class=[3, 4])
+    assert training_shares(dict(data=dict(train=train))) == [3, 4]
+    assert training_shares(dict(data=dict(train=train | dict(share=[.4, .6])))) == [.4, .6]
+
+
+@pytest.mark.parametrize('metadata', [
+    None, {}, dict(data=None), dict(data=dict(train=[1])),
+    dict(data=dict(train=dict(per_class=['many']))), dict(data=dict(train=dict(per_class=[-1, 2]))),
+    dict(data=dict(train=dict(per_class=[0, 0]))), dict(data=dict(train=dict(per_class=[])))])
+def test_files_without_usable_shares_say_so(metadata):
+    with pytest.raises(GrefelError, match='do not say how often'): training_shares(metadata)
+
+
+@pytest.mark.parametrize('recipe', [dict(balanced=.5), dict(class_weights=1)])
+def test_weights_that_favour_rare_classes_already_are_not_adjusted_again(recipe):
+    notes = dict(data=dict(train=dict(per_class=[3, 4])), recipe=recipe)
+    with pytest.raises(GrefelError, match='favoured already'): training_shares(notes)
+
+
+def test_notes_hold_thresholds_of_the_tempered_answers(world):
+    notes = calibration_notes(world.bold, world.labels, 'a known world', world.votes)
+    tempered = apply_temperature(world.bold, notes['temperature'])
+    assert notes['risk'] == risk_thresholds(tempered.max(1), tempered.argmax(1) == world.labels)
+    assert notes['risk_from'].startswith('a known world, 2,000 faces')
+    assert notes['calibration']['ece'][0] > notes['calibration']['ece'][1]
+    assert {'kl_votes', 'temperatures'} <= set(notes['calibration'])
