@@ -551,7 +551,7 @@ def few_colours(
 # %% ../../nbs/2_base/04_draw.ipynb #633e784b
 def _draw_bars(ax, distribution):
     "A distribution over the eight expressions as small bars."
-    ax.bar(range(8), distribution, color='0.2')
+    ax.bar(range(8), torch.as_tensor(distribution).tolist(), color='0.2')
     ax.set(ylim=(0, 1), yticks=[])
     ax.set_xticks(range(8), [e[:2] for e in EXPRESSIONS], fontsize=6)
     ax.tick_params(length=0)
@@ -559,7 +559,7 @@ def _draw_bars(ax, distribution):
 
 # %% ../../nbs/2_base/04_draw.ipynb #741c4eee
 def show_faces(
-    images,       # (n, 1, size, size) uint8
+    images,       # (n, 1, size, size) uint8 tensor
     titles=(),    # one for each face, or fewer
     rows:int=1,   # that the faces are spread over
     bars=None,    # (n, 8) distributions to draw below the faces
@@ -574,7 +574,7 @@ def show_faces(
                        height_ratios=([3, 1.6] if bars is not None else [1])*rows)
     for j, image in enumerate(images):
         ax = axs[j//cols*k, j % cols]
-        ax.imshow(image[0], cmap='gray', vmin=0, vmax=255)
+        ax.imshow(image[0].numpy(), cmap='gray', vmin=0, vmax=255)
         ax.axis('off')
         if j < len(titles): ax.set_title(titles[j], fontsize=8, pad=2)
         if bars is not None: _draw_bars(axs[j//cols*k + 1, j % cols], bars[j])

@@ -9,6 +9,7 @@ __all__ = ['soft_nll', 'smooth_labels', 'adjust_prior', 'anchor_loss_unbounded',
 # %% ../../nbs/3_method/10_losses.ipynb #3c808c9c
 import torch
 import torch.nn.functional as F
+from functools import partial
 from torch import nn
 from ..base.geometry import interocular
 
@@ -115,7 +116,8 @@ class GReFELLoss(nn.Module):
         super().__init__()
         self.cls, self.source, self.landmark = cls, source, landmark
         self.anchor, self.center, self.label_smoothing = anchor, center, label_smoothing
-        self.margin, self.kin_margin, self.bounded = margin, kin_margin, bounded
+        hinge = partial(anchor_loss, margin=margin, kin_margin=kin_margin)
+        self.apart = hinge if bounded else anchor_loss_unbounded
         for name, value in dict(class_weights=class_weights, prior=prior).items():
             self.register_buffer(name, None if value is None else torch.as_tensor(value).float())
 
@@ -131,9 +133,7 @@ class GReFELLoss(nn.Module):
         sources = [k for k in ('primary_probs', 'anchor_probs', 'attention_probs') if k in out]
         if len(sources) > 1: parts['source'] = sum(nll(k) for k in sources)
         if anchors is not None:
-            margins = self.margin, self.kin_margin
-            parts['anchor'] = (anchor_loss(anchors, *margins) if self.bounded
-                               else anchor_loss_unbounded(anchors))
+            parts['anchor'] = self.apart(anchors)
             parts['center'] = center_loss(out['distances'], targets, out['primary_confidence'],
                                           anchors.shape[-1])
         if 'landmarks' in out: parts['landmark'] = landmark_loss(out['landmarks'], landmarks)

@@ -22,8 +22,9 @@ from .predict import Predictor
 
 # %% ../../nbs/7_use/12_app.ipynb #b663c543
 def _gradio():
-    "Gradio, which is an extra, told not to call home."
+    "Gradio, which is an extra, told not to call home and to serve no folder of this computer."
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+    os.environ.pop('GRADIO_ALLOWED_PATHS', None)   # it would win over an empty list of paths
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     try: import gradio
     except ImportError:
