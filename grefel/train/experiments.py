@@ -268,8 +268,8 @@ def _todo(path, spec, kept, seeds, only):
 
 # %% ../../nbs/6_train/09_experiments.ipynb #f5e6263e
 def read_results(
-    path,                 # a CSV that `run_table` wrote
-) -> pd.DataFrame:        # one line a run; `recipe`, `weights`, `recalls` and `shots` as objects
+    path,                 # a CSV that run_table wrote
+) -> pd.DataFrame:        # one line a run; recipe, weights, recalls and shots as objects
     "The runs behind a table."
     if not Path(path).exists(): raise GrefelError(f'{path}: no such results file')
     found = pd.read_csv(path)

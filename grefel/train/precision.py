@@ -45,7 +45,7 @@ def autocasting(
 
 # %% ../../nbs/6_train/03_precision.ipynb #a1030008
 def pass_through(
-    model,         # its forward is replaced until `del model.forward`
+    model,         # its forward is replaced until it is deleted again
     fast,          # another forward pass that computes the same
     shapes=None,   # of all arguments for which fast was made; None: it takes any
 ):

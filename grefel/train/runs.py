@@ -219,7 +219,7 @@ class Continue(Callback):
 
 # %% ../../nbs/6_train/08_runs.ipynb #a9a960a9
 def changed_weights(
-    known:dict|None,  # {name: digest} as a run's config.json keeps them under `weights`
+    known:dict|None,  # {name: digest} as a run's config.json keeps them under weights
 ) -> list:            # the names
     "Which weights are now others than a run meant; those that can no longer be read prove nothing."
     def now(name):
@@ -271,7 +271,7 @@ def train(
     data_home=None,   # where data sets lie; None: $GREFEL_DATA
     progress=True,    # True: fastai's bar and table; a function of (batches done, in all); or None
     cbs=(),           # further callbacks
-) -> FaceLearner:     # after the last epoch; `out` has the best epoch's weights as well
+) -> FaceLearner:     # after the last epoch; the folder has the best epoch's weights as well
     "Train by a recipe; the same command continues a run that was stopped."
     out = Path(out)
     _not_finished(out, recipe)

@@ -112,6 +112,18 @@ def test_a_stopped_run_gives_the_table_of_one_left_alone(predictor, album, tmp_p
     assert table(stopped) == table(whole) and not Path(f'{stopped}.log').exists()
 
 
+def test_a_chunk_is_on_the_disk_before_the_next_begins(predictor, album, tmp_path):
+    "Not only in the process, which a power failure would take along."
+    seen = []
+
+    class Looks(Stops):
+        def predict_many(self, sources, chunk):
+            seen.append(Path(f'{tmp_path}/t.csv.log').read_bytes().count(b'"key"'))
+            return super().predict_many(sources, chunk)
+    annotate(album, Looks(predictor, 9), tmp_path/'t.csv', chunk=2)
+    assert seen == [0, 2]
+
+
 def test_ctrl_c_keeps_what_is_done(predictor, album, tmp_path):
     def press(rows): raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
@@ -209,6 +221,14 @@ def test_your_function_hears_how_far_it_is_and_every_row(predictor, album, tmp_p
     assert heard == [(4, 4)]   # three were done earlier
 
 
+@pytest.mark.parametrize('options, total', [
+    (dict(), 12), (dict(every=3), 6), (dict(max_frames=5), 9)])
+def test_a_films_frames_are_counted_beforehand(predictor, album, tmp_path, options, total):
+    heard, film = [], write_film(tmp_path/'film.avi', n=8)
+    annotate([album, film], predictor, progress=lambda *at: heard.append(at), **options)
+    assert {of for _, of in heard} == {total}
+
+
 @pytest.mark.parametrize('progress, terminal, shown', [
     (True, False, True), (False, True, False), (None, True, True), (None, False, False)])
 def test_a_bar_is_shown_if_asked_for_or_on_a_terminal(
@@ -288,6 +308,12 @@ def test_a_film_that_was_cut_is_not_begun_again(predictor, tmp_path):
     assert counts(annotate(film, predictor, tmp_path/'t.csv', max_frames=4)) == [5, 0, 1, 0]
     assert 'max_frames' in list(read_rows(tmp_path/'t.csv'))[-1]['error']
     assert annotate(film, predictor, tmp_path/'t.csv', max_frames=4)['items'] == 0
+
+
+def test_a_film_that_goes_on_is_drawn_anew(predictor, tmp_path):
+    film, out, folder = write_film(tmp_path/'film.avi'), tmp_path/'t.csv', tmp_path/'drawn'
+    annotate(film, predictor, out, folder, max_frames=4)
+    assert len(annotate(film, predictor, out, folder)['files']) == 2
 
 
 def test_a_film_of_any_length(predictor, tmp_path):

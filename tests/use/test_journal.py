@@ -62,8 +62,9 @@ def test_an_image_that_cannot_be_read_has_a_row_with_its_error():
 
 @pytest.mark.parametrize('ending', FORMATS)
 def test_rows_come_back_with_their_types(tmp_path, ending):
-    rows = [*rows_of(image('é "quoted",\nodd.png'), [face(reliable=False, note='x')]),
-            *rows_of(frame(3), [face(), face(reliable=None)]), *lost(image('gone.png'))]
+    rows = [*rows_of(image('é "quoted",\r\nodd.png'), [face(reliable=False, note='x')]),
+            *rows_of(frame(3), [face(), face(reliable=None)]), *lost(image('gone.png')),
+            *rows_of(image('wall.png'), [face(found=False)])]
     write_rows(tmp_path/f'table{ending}', iter(rows), COLUMNS)
     back = list(read_rows(tmp_path/f'table{ending}'))
     assert back == rows

@@ -152,12 +152,16 @@ def test_answers_come_in_the_order_of_the_question(backend, bs, chunk):
 
 
 def test_each_crop_keeps_its_answer():
-    "The brightest of nine crops is the surest of the first class, wherever it stands."
+    "The brighter of nine crops, the surer of the first class, and the further right its landmarks."
+    class Moving(Answers):
+        def forward(self, x):
+            out = super().forward(x)
+            return out | dict(landmarks=out['final_probs'][:, :1, None].expand(-1, 68, 2))
     grey = np.random.default_rng(0).permutation(9)*25 + 20
     images = [np.full((40, 40), v, np.uint8) for v in grey]
-    faces = [face for face, in Predictor(Answers(), bs=4).predict_many(images, chunk=5)]
-    found = [f.probabilities['neutral'] for f in faces]
-    assert np.argsort(found).tolist() == np.argsort(grey).tolist()
+    faces = [face for face, in Predictor(Moving(), bs=4).predict_many(images, chunk=5)]
+    for found in ([f.probabilities['neutral'] for f in faces], [f.landmarks[0, 0] for f in faces]):
+        assert np.argsort(found).tolist() == np.argsort(grey).tolist()
 
 
 def test_faces_of_one_image_keep_their_places_the_largest_first(model, pair):
@@ -205,6 +209,14 @@ def test_a_small_image_is_a_face_already_and_a_large_one_is_searched(model):
         assert ('already' in crop.note) == given, side
 
 
+def test_an_image_of_just_the_models_size_is_a_face_already():
+    large = Answers()
+    large.config |= dict(img_size=96)
+    for side, given in ((95, False), (96, True), (97, False)):
+        crop, = Predictor(large).read(Image.new('L', (side, side), 128))
+        assert ('already' in crop.note) == given, side
+
+
 @pytest.mark.parametrize('crop, given', [('whole', True), ('detect', False)])
 def test_what_an_image_is_may_be_settled_by_hand(model, crop, given):
     for side in (40, 200):
@@ -217,6 +229,7 @@ def test_where_no_face_is_found_the_answer_says_so_and_is_not_reliable(model):
     assert (face.face_found, face.box, face.reliable) == (False, None, False)
     assert face.note == 'no face found: the middle of the picture was read'
     np.testing.assert_allclose(frame_points([.5, .5], face.frame), (100, 150))
+    assert face.frame[0, 0] == 200   # as wide as the image
 
 
 def test_a_face_that_is_no_square_is_padded_as_where_data_are_loaded(model):
@@ -471,8 +484,8 @@ def test_arguments_that_make_no_sense_are_refused(wrong, said):
 
 @pytest.mark.parametrize('metadata', [
     dict(temperature=-1), dict(temperature='warm'), dict(temperature=float('inf')),
-    dict(balanced=2), dict(face_size=5), dict(face_size='large'), dict(risk=[[.1, .5]]),
-    dict(risk=7)])
+    dict(balanced=2), dict(face_size=5), dict(face_size='large'), dict(face_size=48.5),
+    dict(risk=[[.1, .5]]), dict(risk=7)])
 def test_weights_that_say_strange_things_are_refused(metadata):
     with pytest.raises(GrefelError, match='strange things'): Predictor(Answers(**metadata))
 
