@@ -22,7 +22,7 @@ EXPRESSIONS = ('neutral', 'happiness', 'surprise', 'sadness', 'anger', 'disgust'
 
 # %% ../../nbs/2_base/00_core.ipynb #ac21e5d1
 class GrefelError(Exception):
-    "Bad input, told in one line that names the file (and row): `str(error)` is that line."
+    "Bad input, in one line that names the file (and row): `str(error)` is that line."
     def __init__(self, message):
         line = ' '.join(str(message).split())
         super().__init__(line if len(line) <= 500 else f'{line[:330]} … {line[-150:]}')

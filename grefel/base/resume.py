@@ -101,7 +101,7 @@ def run_parts(
     names,              # of all parts, in order
     sizes,              # rows of each
     make,               # name -> pyarrow Table
-    progress=None,      # told of rows after every part: None, True or a function of (done, total)
+    progress=None,      # of rows, after every part: None, True or a function of (done, total)
 ) -> int:               # how many parts were done before
     "Make and keep every part that is not there yet."
     before, left, unsaid = sum(n in parts for n in names), sum(sizes), 0

@@ -17,6 +17,14 @@ from ..base.page import BLUE, face_array, GREY, ORANGE, RED
 from .metrics import (
     accuracy_at_coverage, as_outcomes, calibration_error, reliability_bins, risk_coverage)
 
+# %% ../../nbs/5_measure/06_plots.ipynb #2217136d
+def _axes(width, height, rows=1, cols=1, **kw):
+    "A figure of so many inches and its axes, without frames above and to the right."
+    fig = Figure(figsize=(width, height), layout='constrained')
+    axes = fig.subplots(rows, cols, **kw)
+    for ax in np.ravel(axes): ax.spines[['top', 'right']].set_visible(False)
+    return fig, axes
+
 # %% ../../nbs/5_measure/06_plots.ipynb #c18d0d49
 def plot_confusion(
     confusion,            # (N, N) counts; rows are labels, columns answers
@@ -45,8 +53,8 @@ def plot_classwise(
 ) -> Figure:
     "Recall of each class with its interval, and precision."
     rows = [r for r in per_class if r['recall'] is not None]
-    fig = Figure(figsize=(6.4, 0.9 + 0.4*max(len(rows), 1)), layout='constrained')
-    ax, y = fig.subplots(), np.arange(len(rows))
+    fig, ax = _axes(6.4, 0.9 + 0.4*max(len(rows), 1))
+    y = np.arange(len(rows))
     recall = np.array([r['recall'] for r in rows])
     low, high = (np.array([r[f'recall_{end}'] for r in rows]) for end in ('low', 'high'))
     ax.barh(y, recall, height=0.62, color=BLUE, label='recall, 95% interval')
@@ -58,7 +66,6 @@ def plot_classwise(
     ax.set(yticks=y, yticklabels=[f"{r['class']} ({r['n']})" for r in rows], xlim=(0, 1),
            xlabel='share')
     ax.invert_yaxis()
-    ax.spines[['top', 'right']].set_visible(False)
     fig.legend(loc='outside upper right', ncols=2, frameon=False)
     return fig
 
@@ -72,10 +79,9 @@ def plot_reliability(
     "Reliability diagram: gaps between confidence and the share of right answers."
     b = reliability_bins(probs, labels, bins)
     seen = b['count'] > 0
-    x, a, low, high = (b[k][seen] for k in ('confidence', 'accuracy', 'accuracy_low',
-                                            'accuracy_high'))
-    fig = Figure(figsize=(4.6, 4.4), layout='constrained')
-    ax, below = fig.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    keys = ('confidence', 'accuracy', 'accuracy_low', 'accuracy_high')
+    x, a, low, high = (b[k][seen] for k in keys)
+    fig, (ax, below) = _axes(4.6, 4.4, 2, sharex=True, height_ratios=(4, 1))
     ax.plot([0, 1], [0, 1], '--', color=GREY, lw=1)
     ax.vlines(x, np.minimum(x, a), np.maximum(x, a), color=RED, lw=6, alpha=0.35)
     ax.errorbar(x, a, yerr=[np.maximum(a - low, 0), np.maximum(high - a, 0)], fmt='o', color=BLUE,
@@ -84,7 +90,6 @@ def plot_reliability(
     ax.set(xlim=(0, 1), ylim=(0, 1.04), ylabel='share right', title=f'{name}: ECE {ece:.3f}')
     below.bar(b['edges'][:-1], b['count'], 1/bins, align='edge', color=GREY, edgecolor='none')
     below.set(xlabel='confidence', ylabel='answers')
-    for each in (ax, below): each.spines[['top', 'right']].set_visible(False)
     return fig
 
 # %% ../../nbs/5_measure/06_plots.ipynb #a8973d42
@@ -95,8 +100,7 @@ def plot_votes(
 ) -> Figure:
     "Share of the crowd's votes against the probability, for all classes together and for each."
     probs, shares = as_outcomes(probs, votes)
-    fig = Figure(figsize=(4.6, 4.4), layout='constrained')
-    ax = fig.subplots()
+    fig, ax = _axes(4.6, 4.4)
     ax.plot([0, 1], [0, 1], '--', color=GREY, lw=1)
     def means(p, v):
         index = np.minimum((p*bins).astype(int), bins - 1)
@@ -109,7 +113,6 @@ def plot_votes(
     ax.scatter(x[n > 0], y[n > 0], 12 + 10*np.log2(n[n > 0]), color=BLUE, zorder=3)
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="class's probability",
            ylabel="class's share of the votes")
-    ax.spines[['top', 'right']].set_visible(False)
     return fig
 
 # %% ../../nbs/5_measure/06_plots.ipynb #34645712
@@ -123,12 +126,10 @@ def plot_confidence(
     if confidences.ndim != 1 or confidences.shape != right.shape:
         raise GrefelError(f'confidences of shape {confidences.shape} for right of shape '
                           f'{right.shape}')
-    fig = Figure(figsize=(4.6, 4.4), layout='constrained')
-    ax = fig.subplots()
+    fig, ax = _axes(4.6, 4.4)
     ax.hist([confidences[~right], confidences[right]], np.linspace(0, 1, bins + 1), stacked=True,
             color=[RED, BLUE], label=[f'wrong ({(~right).sum()})', f'right ({right.sum()})'])
     ax.set(xlabel='confidence', ylabel='answers', xlim=(0, 1))
-    ax.spines[['top', 'right']].set_visible(False)
     ax.legend(loc='upper left', frameon=False)
     return fig
 
@@ -139,8 +140,7 @@ def plot_risk(
 ) -> Figure:
     "Share of wrong answers over coverage."
     probs = probs if isinstance(probs, dict) else dict(final=probs)
-    fig = Figure(figsize=(4.6, 4.4), layout='constrained')
-    ax = fig.subplots()
+    fig, ax = _axes(4.6, 4.4)
     for (name, p), colour in zip(probs.items(), (BLUE, ORANGE, RED, GREY)):
         curve = risk_coverage(p, labels)
         ax.plot(curve['coverage'], curve['risk'], color=colour, lw=1.6,
@@ -148,7 +148,6 @@ def plot_risk(
         marks = (0.8, 0.9, 0.95)
         ax.plot(marks, [1 - accuracy_at_coverage(curve, c) for c in marks], 'o', color=colour, ms=5)
     ax.set(xlim=(0, 1), ylim=(0, None), xlabel='coverage', ylabel='share wrong')
-    ax.spines[['top', 'right']].set_visible(False)
     ax.legend(loc='upper left', frameon=False)
     return fig
 
@@ -159,8 +158,8 @@ def plot_groups(
 ) -> Figure:
     "Accuracy of each group, and what its labels promise."
     rows = report['groups']
-    fig = Figure(figsize=(6.4, 1. + 0.4*len(rows)), layout='constrained')
-    ax, y = fig.subplots(), np.arange(len(rows))
+    fig, ax = _axes(6.4, 1. + 0.4*len(rows))
+    y = np.arange(len(rows))
     def column(key): return np.array([r[key] for r in rows])
     accuracy, low, high = map(column, ('accuracy', 'accuracy_low', 'accuracy_high'))
     ax.barh(y, accuracy, height=0.62, color=BLUE, label='accuracy, 95% interval')
@@ -170,7 +169,6 @@ def plot_groups(
     ax.set(yticks=y, yticklabels=[f"{r['group']} ({r['n']})" for r in rows], xlim=(0, 1),
            xlabel='share right', ylabel=name)
     ax.invert_yaxis()
-    ax.spines[['top', 'right']].set_visible(False)
     fig.legend(loc='outside upper right', ncols=2, frameon=False)
     return fig
 
@@ -182,9 +180,8 @@ def plot_change(
     classes = [(str(r['class']), r) for r in report['change_by_class'] if r['n']]
     bands = [(f"{r['low']:.0%} to {r['high']:.0%}", r) for r in report['change_by_confidence']
              if r['n']]
-    fig = Figure(figsize=(7.6, 1.2 + 0.34*max(len(classes), len(bands))), layout='constrained')
-    for ax, rows, title in zip(fig.subplots(1, 2), (classes, bands),
-                               ('by label', 'by primary confidence')):
+    fig, axes = _axes(7.6, 1.2 + 0.34*max(len(classes), len(bands)), 1, 2)
+    for ax, rows, title in zip(axes, (classes, bands), ('by label', 'by primary confidence')):
         y = np.arange(len(rows))
         def count(key): return np.array([r[key] for _, r in rows])
         ax.barh(y, count('helped'), color=BLUE, label='helped')
@@ -196,7 +193,6 @@ def plot_change(
         ax.xaxis.set_major_formatter(lambda v, _: f'{abs(v):g}')
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.invert_yaxis()
-        ax.spines[['top', 'right']].set_visible(False)
     handles, names = ax.get_legend_handles_labels()
     fig.legend(handles, names, loc='outside lower center', ncols=3, frameon=False)
     return fig
@@ -228,8 +224,8 @@ def plot_history(
     "Losses and accuracy over epochs; the best epoch is marked."
     h = history if isinstance(history, dict) else read_history(history)
     def line(name): return np.array([np.nan if v is None else v for v in h[name]], float)
-    fig = Figure(figsize=(4.6, 4.4), layout='constrained')
-    (top, below), epoch = fig.subplots(2, 1, sharex=True), line('epoch') + 1
+    fig, (top, below) = _axes(4.6, 4.4, 2, sharex=True)
+    epoch = line('epoch') + 1
     for name, colour in dict(train_loss=ORANGE, valid_loss=BLUE).items():
         if name in h: top.plot(epoch, line(name), '.-', color=colour, label=name.replace('_', ' '))
     for name, colour in dict(accuracy=BLUE, macro_f1=ORANGE).items():
@@ -242,7 +238,6 @@ def plot_history(
     below.set_xlabel('epoch')
     for ax, what in ((top, 'loss'), (below, 'on validation faces')):
         ax.set_ylabel(what)
-        ax.spines[['top', 'right']].set_visible(False)
         ax.xaxis.get_major_locator().set_params(integer=True)
         if ax.lines: ax.legend(frameon=False)
     return fig

@@ -60,7 +60,7 @@ def test_shuffles_find_a_difference_and_leave_chance_alone():
 
 def test_shuffles_stay_within_strata():
     group = np.repeat([0, 1], 50)
-    assert permutation_p(group*1., group, group, 99) == 1                 # the strata explain it all
+    assert permutation_p(group*1., group, group, 99) == 1          # the strata explain it all
     assert permutation_p(group*1., group, np.zeros(100, int), 99) == 0.01
 
 
