@@ -73,7 +73,7 @@ def test_votes_and_probability_are_one_rule(crowd):
 
 
 def test_multi_takes_classes_of_thirty_percent():
-    keep, t, _ = apply_rule([[4, 3, 3, 0, 0, 0, 0, 0, 0, 0], [5, 2, 3, 0, 0, 0, 0, 0, 0, 0]], 'multi')
+    keep, t, _ = apply_rule([[4, 3, 3] + [0]*7, [5, 2, 3] + [0]*7], 'multi')
     np.testing.assert_allclose(t[:, :3], [[1/3]*3, [.5, 0, .5]], atol=1e-6)
     assert keep.all()
 
