@@ -1,4 +1,6 @@
 """Frames, dashes and words on images; the timeline of a film; films in, films out."""
+import io
+
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
@@ -82,8 +84,8 @@ def test_the_frame_leans_with_the_head_clockwise():
 @pytest.mark.parametrize('box', [(150, 150, 199, 199), (0, 0, 30, 30), (-40, 150, 20, 210)])
 def test_the_word_stays_inside_the_image(box):
     moved = ROW | dict(zip(('x0', 'y0', 'x1', 'y1'), map(float, box)))
-    y, x = plate(mark_faces(blank(), [moved]))
-    assert len(x) and np.ptp(x) > 60 and np.ptp(y) > 8
+    (y, x), (_, usual) = (plate(mark_faces(blank(), [row])) for row in (moved, ROW))
+    assert np.ptp(x) >= np.ptp(usual) - 2 and np.ptp(y) > 8   # the whole word, as elsewhere
 
 
 # Over time
@@ -125,7 +127,8 @@ def test_a_class_that_never_matters_is_not_drawn():
 
 
 def test_a_files_name_is_no_formula():
-    plot_timeline([0, 1], [[.5]*2]*2, CLASSES, title='a$_b_$c.mp4').canvas.draw()
+    figure = plot_timeline([0, 1], [[.5]*2]*2, CLASSES, title='a$_b_$c.mp4')
+    figure.savefig(io.BytesIO())   # only now it would be parsed
 
 
 def test_a_frame_without_a_face_leaves_a_gap_and_an_error_no_point():
