@@ -1,0 +1,195 @@
+"""The app is served on this computer only, and no photograph stays behind when it stops."""
+import http.client
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from grefel.base.core import GrefelError
+from grefel.use.app import make_app, run_app
+from grefel.use.app_page import example, MAX_BYTES
+
+pytest.importorskip('gradio')
+
+SERVE = 'import sys; from grefel.use.app import run_app; run_app(port=int(sys.argv[1]))'
+ENDS = '''
+import json
+from grefel.use.app import run_app
+app = run_app(block=False)
+print(json.dumps(dict(
+    folder=str(app.settings['uploads']), address=app.local_url, server=app.server_name,
+    share=app.share, paths=app.allowed_paths, mcp=app.mcp_server, root=app.root_path,
+    ssr=app.ssr_mode, analytics=app.analytics_enabled)))
+'''
+OPENING = dict(GRADIO_SERVER_NAME='0.0.0.0', GRADIO_SHARE='True', GRADIO_ALLOWED_PATHS='/etc',
+               GRADIO_MCP_SERVER='True', GRADIO_SSR_MODE='True', GRADIO_ROOT_PATH='/x',
+               GRADIO_ANALYTICS_ENABLED='True')
+FORM = {'Content-Type': 'multipart/form-data; boundary=x'}
+
+
+def request(port, method, path, body=b'', **headers):
+    "Status and text of the answer to one request."
+    link = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
+    headers = {k.replace('_', '-'): v for k, v in headers.items()}
+    if method == 'POST': headers |= {'Content-Length': str(len(body))}
+    try:
+        link.request(method, path, body or None, headers)
+        answer = link.getresponse()
+        return answer.status, answer.read().decode(errors='replace')
+    finally: link.close()
+
+
+def upload(port, image):
+    "Where the app has put a photograph."
+    image.save(file := io.BytesIO(), 'PNG')
+    head = (b'--x\r\nContent-Disposition: form-data; name="files"; filename="face.png"\r\n'
+            b'Content-Type: image/png\r\n\r\n')
+    body = head + file.getvalue() + b'\r\n--x--\r\n'
+    status, text = request(port, 'POST', '/gradio_api/upload', body, **FORM)
+    assert status == 200, text
+    return json.loads(text)[0]
+
+
+def read(port, path):
+    "Ask the app to read an upload, and wait for its answer."
+    asked = dict(data=[dict(path=path)], fn_index=0, session_hash='test')
+    assert request(port, 'POST', '/gradio_api/queue/join', json.dumps(asked).encode())[0] == 200
+    link = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
+    link.request('GET', '/gradio_api/queue/data?session_hash=test')
+    try:
+        for line in link.getresponse():
+            message = json.loads(line[5:]) if line.startswith(b'data:') else {}
+            if message.get('msg') == 'process_completed': return message['output']['data'][0]
+    finally: link.close()
+
+
+# ---- While it runs
+
+@pytest.fixture(scope='module')
+def app():
+    app = run_app(block=False)
+    yield app
+    app.close(verbose=False)
+
+
+@pytest.fixture(scope='module')
+def port(app): return int(app.local_url.rsplit(':', 1)[1].strip('/'))
+
+
+def test_a_photograph_is_read_through_the_guard(port):
+    page = read(port, upload(port, example()))
+    assert 'Happiness' in page and 'gf-bars' in page
+
+
+@pytest.mark.parametrize('path, headers, status', [
+    ('/', {}, 200), ('/', dict(Host='example.org'), 421),
+    ('/config', dict(Origin='https://example.org'), 403),
+    ('/gradio_api/file=/etc/passwd', {}, 404), ('/docs', {}, 404), ('/openapi.json', {}, 404)])
+def test_the_guard_stands_before_the_app(port, path, headers, status):
+    assert request(port, 'GET', path, **headers)[0] == status
+
+
+def test_uploads_lie_in_a_private_folder(app, port):
+    folder = Path(app.settings['uploads'])
+    assert Path(upload(port, example('group'))).parent.parent == folder
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_it_listens_on_this_computer_only(app, port):
+    assert app.local_url.startswith('http://127.0.0.1:')
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        try: s.connect(('192.0.2.1', 9))                       # sends nothing, but picks an address
+        except OSError: pytest.skip('this computer has no other address')
+        address = s.getsockname()[0]
+    with socket.socket() as s: assert s.connect_ex((address, port)) != 0
+
+
+def test_nothing_is_shared_counted_or_fetched_from_elsewhere(app, port):
+    page, config = request(port, 'GET', '/')[1], json.loads(request(port, 'GET', '/config')[1])
+    assert app.share_url is None and not app.analytics_enabled
+    assert not config.get('analytics_enabled') and not config.get('is_space')
+    assert config.get('show_api') is not True and config.get('enable_queue') is not False
+    assert 'fonts.googleapis' not in page and 'cdnjs' not in page
+
+
+def test_events_have_numbers_of_their_own(port):
+    numbers = [d['id'] for d in json.loads(request(port, 'GET', '/config')[1])['dependencies']]
+    assert len(numbers) == len(set(numbers)) >= 3
+
+
+def test_an_upload_larger_than_allowed_is_refused(port):
+    status, text = request(port, 'POST', '/gradio_api/upload', bytes(MAX_BYTES + 10_001), **FORM)
+    assert (status, text.strip()) == (413, 'More than 20,010,000 bytes are not taken.')
+
+
+def test_a_port_in_use_is_named(port):
+    with pytest.raises(GrefelError) as told: run_app(port=port, block=False)
+    assert str(told.value) == f'port {port} is in use on this computer; name another with --port'
+
+
+@pytest.mark.parametrize('bad', [0, -1, 65536, 70000])
+def test_a_port_is_a_port(bad):
+    with pytest.raises(GrefelError) as told: run_app(port=bad)
+    assert str(told.value) == f'a port is a number from 1 to 65535, not {bad}'
+
+
+def test_without_gradio_the_cure_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'gradio', None)
+    with pytest.raises(GrefelError) as told: make_app()
+    assert str(told.value) == "the app needs Gradio: pip install 'grefel[app]'"
+
+
+# ---- When it stops
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no such signals')
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_no_photograph_stays_behind_when_it_is_stopped(tmp_path, number):
+    "Whoever stops it, with Ctrl-C or as a system does that shuts down: its uploads go."
+    port, env = free_port(), os.environ | dict(TMPDIR=str(tmp_path))
+    app = subprocess.Popen([sys.executable, '-c', SERVE, str(port)], env=env,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert f'http://127.0.0.1:{port}/' in app.stdout.readline()
+        photo = Path(upload(port, example()))
+        assert photo.exists() and photo.is_relative_to(tmp_path)
+        app.send_signal(number)
+        app.wait(60)
+    finally:
+        app.kill()
+        app.communicate()
+    assert not photo.exists()
+    assert not list(tmp_path.glob('grefel-demo-*'))
+
+
+@pytest.fixture(scope='module')
+def ended(tmp_path_factory):
+    "What a program said that served the app for a moment, in an environment that would open it."
+    folder = tmp_path_factory.mktemp('ended')
+    done = subprocess.run([sys.executable, '-c', ENDS], capture_output=True, text=True, timeout=120,
+                          env=os.environ | OPENING | dict(TMPDIR=str(folder)))
+    return folder, json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_its_folder_goes_when_a_program_that_served_it_ends(ended):
+    home, said = ended
+    assert Path(said['folder']).is_relative_to(home) and not Path(said['folder']).exists()
+
+
+def test_no_environment_variable_opens_it(ended):
+    _, said = ended
+    said.pop('folder')
+    assert said.pop('address').startswith('http://127.0.0.1:')
+    assert said == dict(server='127.0.0.1', share=False, paths=[], mcp=False, root='', ssr=False,
+                        analytics=False)
