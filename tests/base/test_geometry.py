@@ -192,6 +192,21 @@ def test_eyes_are_as_open_as_their_lids_are_apart(template):
     assert_close(more, .02/interocular(template), atol=1e-5, rtol=0)
 
 
+# How much of a movement downwards of one point alone a measure shows: all of a group count alike
+@pytest.mark.parametrize('measure, points, share', [
+    ('mouth_opening', [65, 66, 67], 1/3), ('mouth_opening', [61, 62, 63], -1/3),
+    ('eye_opening', [40, 41, 46, 47], 1/4), ('eye_opening', [37, 38, 43, 44], -1/4),
+    ('brow_raise', range(17, 27), -1/10), ('brow_slope', [17, 18, 25, 26], 1/4),
+    ('brow_slope', [20, 21, 22, 23], -1/4), ('corner_lift', [48, 54], -1/2),
+    ('corner_lift', [51, 57], 1/2)])
+def test_all_points_of_a_measure_count_alike(template, measure, points, share):
+    for point in points:
+        lower = template.clone()
+        lower[point, 1] += .01
+        change = face_measures(lower)[measure] - face_measures(template)[measure]
+        assert_close(change*interocular(template)/.01, torch.tensor(share), atol=.02, rtol=0)
+
+
 @EACH_FACE_ALONE
 def test_a_missing_face_stays_missing_and_leaves_its_neighbours_alone(f, faces):
     holed, keep = faces.clone(), [0, 1, 3, 4]
