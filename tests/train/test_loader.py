@@ -61,9 +61,13 @@ def test_a_face_keeps_its_landmarks_and_target_when_shuffled(faces, plain):
         torch.testing.assert_close(known, faces.landmarks[index])
 
 
-def test_validation_goes_through_all_faces_in_order(faces, plain):
-    loader = face_dls(faces.subset(range(70)), faces.subset(range(70)), plain, bs=32).valid
-    assert torch.equal(torch.cat([b[2] for b in loader]), faces.targets[:70])
+def test_validation_goes_through_all_faces_in_order_and_as_they_are(faces, plain):
+    some = faces.subset(range(70))
+    loader = face_dls(some, some, plain, bs=32, augment='heavy').valid
+    images, _, targets, known = map(torch.cat, zip(*loader))
+    mean, std = (torch.tensor(plain.config[k])[:, None, None] for k in ('mean', 'std'))
+    torch.testing.assert_close(images, (some.images/255 - mean)/std)
+    assert torch.equal(targets, some.targets) and torch.equal(known, some.landmarks)
     assert loader.get_idxs() == list(range(70))
 
 

@@ -136,9 +136,10 @@ def test_a_field_reaches_training(recipe, run, monkeypatch, name):
         assert usual != expected
 
 
-def test_size_and_data_reach_training(run, data):
-    learn = run('one', Recipe(data=data, size='nano', img_size=32, epochs=1, limit=20, bs=8))
-    assert learn.model.config['name'] == 'grefel_nano'
+@pytest.mark.parametrize('size, name', [('nano', 'grefel_nano'), ('plain', 'plain')])
+def test_size_and_data_reach_training(run, data, size, name):
+    learn = run('one', Recipe(data=data, size=size, img_size=32, epochs=1, limit=20, bs=8))
+    assert learn.model.config['name'] == name
     assert Path(train_set(learn).notes['source']) == Path(data)
 
 
