@@ -12,7 +12,7 @@ FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3.10; do
 	"$$p" -c '$(TRIED)' >/dev/null 2>&1 && { echo "$$p"; exit; }; done; "$(PYTHON)" -c '$(NEWER)' >/dev/null 2>&1 && echo "$(PYTHON)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab notebooks docs export readme clean quarto
+.PHONY: help demo test lint lab notebooks docs export readme clean quarto
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do \
@@ -21,8 +21,12 @@ help: ## print this list
 demo: $(READY) ## a photograph read with the shipped weights, then a small model trained and evaluated on synthetic faces
 	@$(BIN)/python tools/demo.py
 
-test: $(READY) ## all checks and every notebook; with SLOW=1 the slow cells too
-	@$(BIN)/python tools/check.py --notebooks --jobs $(JOBS) $(if $(SLOW),--slow)
+test: $(READY) lint ## lint, every notebook, every test; with SLOW=1 the slow ones too
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(JOBS) --do_print $(if $(SLOW),--flags slow)
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff over code and notebooks
+	@$(BIN)/ruff check grefel nbs tests tools benchmarks
 
 lab: $(READY) ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir=nbs nbs/index.ipynb
@@ -35,8 +39,9 @@ docs: quarto readme ## build the website into _docs (needs Quarto)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_docs
 
 export: $(READY) ## clean the notebooks, write grefel/ from them, and the files of the website that follow from them
-	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export && $(BIN)/nbdev_sidebar
+	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export
 	@$(BIN)/python -c 'from nbdev.quarto import refresh_quarto_yml; refresh_quarto_yml()'
+	@$(BIN)/python tools/sidebar.py
 	@$(BIN)/python tools/readme.py
 
 readme: $(READY) ## write README.md from nbs/index.ipynb

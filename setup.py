@@ -35,7 +35,7 @@ setup(
     python_requires=f'>={cfg["min_python"]}',
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
     # grefel/manifests is a link to data/: the wheel holds the files themselves
-    package_data={cfg['lib_name']: ['py.typed', 'assets/**/*', 'manifests/**/*']},
+    package_data={cfg['lib_name']: ['py.typed', '*.pyi', 'assets/**/*', 'manifests/**/*']},
     include_package_data=False,
     zip_safe=False,
     install_requires=cfg['requirements'].split(),

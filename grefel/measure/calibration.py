@@ -84,7 +84,7 @@ def make_folds(
 def cross_fit(
     probs,        # (n, N) probabilities
     targets,      # (n,) class indices or (n, N) votes
-    fold,         # (n,) from `make_folds`
+    fold,         # (n,) from make_folds
 ) -> tuple:      # (n, N) probabilities, each row tempered by the other folds; a temperature a fold
     "Probabilities with a temperature that was fitted on other faces."
     probs, targets, fold = check_probs(probs), np.asarray(targets), np.asarray(fold)

@@ -291,7 +291,7 @@ def resample_weights(
         yield np.bincount(index.ravel(), minlength=rows*n).reshape(rows, n).astype(float)
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #e28cf61d
-def _class_figures(weights, labels, answers, num_classes):
+def _class_metrics(weights, labels, answers, num_classes):
     "Balanced accuracy and macro-F1 (2, R) of weighted faces."
     one_hot = np.eye(num_classes)
     support, said = weights @ one_hot[labels], weights @ one_hot[answers]              # (R, N)
@@ -308,7 +308,7 @@ def _harmonic_steps(until, taken):
     return harmonic[until.astype(int)] - harmonic[(until - taken).astype(int)]
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #7009627c
-def _risk_figures(weights, confidence, right, coverages=(0.8, 0.9, 0.95)):
+def _risk_metrics(weights, confidence, right, coverages=(0.8, 0.9, 0.95)):
     "AURC and accuracy at each coverage (1 + k, R) of weighted faces; ties share their mean error."
     order = np.argsort(-confidence, kind='stable')
     first = np.flatnonzero(np.append(True, np.diff(confidence[order]) != 0))    # of each tie (G,)
@@ -415,12 +415,12 @@ def _error_tables(probs, labels, votes):
     return tables | dict(ece_votes=(gaps, voted.sum()*N)) if voted.any() else tables
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #c0a8eb91
-def _figures(weights, probs, labels, values):
+def _metrics_of(weights, probs, labels, values):
     "Everything but the calibration errors, of weighted faces: name → (R,)."
     answers, right = probs.argmax(1), (probs.argmax(1) == labels).astype(float)
     names = ('balanced_accuracy', 'macro_f1', 'aurc', *(f'accuracy_at_{c}' for c in (80, 90, 95)))
-    rows = [*_class_figures(weights, labels, answers, probs.shape[1]),
-            *_risk_figures(weights, probs.max(1), right)]
+    rows = [*_class_metrics(weights, labels, answers, probs.shape[1]),
+            *_risk_metrics(weights, probs.max(1), right)]
     def mean(v): return weights @ np.nan_to_num(v)/np.maximum(weights @ ~np.isnan(v), 1)
     return dict(zip(names, rows)) | {name: mean(v) for name, v in values.items()}
 
@@ -443,7 +443,7 @@ def classification_metrics(
     found = dict(n=n, accuracy=right/n, accuracy_low=float(low), accuracy_high=float(high),
                  ece_floor=floor, ece_floor_95=floor_95)
     found |= {k: float(np.abs(gaps.sum(0)).sum()/scale) for k, (gaps, scale) in tables.items()}
-    as_they_are = _figures(np.ones((1, n)), probs, labels, values)
+    as_they_are = _metrics_of(np.ones((1, n)), probs, labels, values)
     found |= {k: float(v[0]) for k, v in as_they_are.items()}
     if bootstrap: found |= _intervals(probs, labels, values, tables, bootstrap, seed)
     return found
@@ -451,12 +451,12 @@ def classification_metrics(
 # %% ../../nbs/5_measure/01_metrics.ipynb #a628b8c9
 def _intervals(probs, labels, values, tables, repeats, seed):
     "Ends of the bootstrap intervals of all metrics, as a dict of `…_low` and `…_high`."
-    figures, moves = [], []
+    found, moves = [], []
     for w in resample_weights(len(labels), repeats, seed):
-        figures.append(_figures(w, probs, labels, values))
+        found.append(_metrics_of(w, probs, labels, values))
         moves.append([(w - 1) @ gaps for gaps, _ in tables.values()])
-    ends = {name: np.quantile(np.concatenate([f[name] for f in figures]), [0.025, 0.975])
-            for name in figures[0]}
+    ends = {name: np.quantile(np.concatenate([f[name] for f in found]), [0.025, 0.975])
+            for name in found[0]}
     for i, (name, (gaps, scale)) in enumerate(tables.items()):
         ends[name] = error_interval(gaps.sum(0), np.concatenate([m[i] for m in moves]), scale)
     return {f'{name}_{end}': float(v) for name, pair in ends.items()

@@ -12,6 +12,7 @@ import os
 import numpy as np
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from importlib.util import find_spec
 from inspect import signature
 from itertools import islice
 from pathlib import Path
@@ -242,13 +243,15 @@ def _one_of(name, value, known):
     if value not in known: raise GrefelError(f'{name} is one of {", ".join(known)}, not {value!r}')
     return value
 
+def _engine_at_hand(): return 'torch' if find_spec('torch') else 'onnx'   # the light install has no PyTorch
+
 # %% ../../nbs/7_use/03_predict.ipynb #18fa591a
 class Predictor:
     "Photographs → the faces on them and what they show."
     def __init__(self,
         weights=None,             # a file, a run's folder, a shipped size or a model; None: default
         device='cpu',             # where the model works: 'cpu', 'cuda', …
-        backend:str='torch',      # or 'onnx', without PyTorch, which an .onnx file implies
+        backend:str|None=None,    # 'torch', or 'onnx', which an .onnx file implies; None: torch if installed
         crop:str='auto',          # 'auto', 'detect' (always) or 'whole' (each image is a face)
         align:str='model',        # upright by landmarks of 'model', 'face-alignment', or 'none'
         detector:str='cascade',   # 'cascade' or 'face-alignment' (a network)
@@ -262,7 +265,7 @@ class Predictor:
     ):
         self.crop, self.align = _one_of('crop', crop, CROPS), _one_of('align', align, ALIGNS)
         self.detector = _one_of('detector', detector, DETECTORS)
-        _one_of('backend', backend, ('torch', 'onnx'))
+        backend = _one_of('backend', backend or _engine_at_hand(), ('torch', 'onnx'))
         if threads is not None: in_range(threads, 'threads', 1, whole=True)
         if not 0 < smallest <= 1:
             raise GrefelError(f'smallest is a share of the picture, 0 to 1, not {smallest!r}')
