@@ -9,7 +9,7 @@ from grefel.base.core import GrefelError
 from grefel.measure import groups as room
 from grefel.measure.groups import (
     LEAST_FACES, all_groups, as_groups, group_columns, group_report, permutation_p)
-from grefel.measure.metrics import calibration_error, wilson_interval
+from grefel.measure.metrics import calibration_error, calibration_floor, wilson_interval
 
 
 @pytest.mark.parametrize('lowest, sizes', [(20, [50]*4), (120, [30, 50, 120]), (180, [20, 180])])
@@ -82,6 +82,16 @@ def test_other_labels_are_no_bias(easy):
     assert all(abs(r['accuracy'] - r['expected']) < 0.05 for r in report['groups'])
 
 
+def test_a_group_with_easy_labels_that_is_served_worse_is_found(easy):
+    _, y, mixed = easy                      # its accuracy is still the higher one
+    right = np.random.default_rng(0).random(600) < np.where(y == 0, .95, .5) - .2*(mixed == 'a')
+    probs = np.eye(2)[np.where(right, y, 1 - y)]
+    report = group_report(probs, y, mixed, 200)
+    a, b = (r['accuracy'] for r in report['groups'])
+    assert a > b and report['worst'] == 'a' and report['shortfall'] > 0.03
+    assert report['p_accuracy'] < 0.01
+
+
 def test_rows_hold_what_is_true_of_their_faces(easy):
     probs, y, mixed = easy
     row, here = group_report(*easy, 50)['groups'][0], mixed == 'a'
@@ -92,6 +102,9 @@ def test_rows_hold_what_is_true_of_their_faces(easy):
     assert (row['accuracy_low'], row['accuracy_high']) == (low, high)
     assert row['ece'] == pytest.approx(calibration_error(probs[here], y[here]))
     assert row['ece_low'] <= row['ece'] <= row['ece_high']
+    assert row['ece_floor_95'] == calibration_floor(probs[here])[1]
+    off = group_report(np.eye(2)[probs.argmax(1)], y, mixed, 50)['groups'][0]    # far too sure
+    assert off['ece_low'] > 0.5*off['ece'] > 0.05
 
 
 def test_faces_without_a_group_are_set_aside(easy):

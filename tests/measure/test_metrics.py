@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import (
 
 from grefel.base.core import EXPRESSIONS, GrefelError
 from grefel.measure.metrics import (
-    _class_figures, _error_tables, _risk_figures, accuracy_at_coverage, as_outcomes, bin_gaps,
+    _class_metrics, _error_tables, _risk_metrics, accuracy_at_coverage, as_outcomes, bin_gaps,
     brier_values, calibration_error, calibration_floor, change_report, check_answers, check_probs,
     class_calibration, classification_metrics, classwise_error, confusion_counts, error_interval,
     nll_values, per_class_table, reliability_bins, resample_weights, risk_coverage,
@@ -210,19 +210,19 @@ def test_resampled_metrics_are_those_of_the_resampled_rows(world):
     tied = check_probs(np.round(world.calm, 1)/np.round(world.calm, 1).sum(1, keepdims=True))
     for q in (world.calm, world.bold, tied):
         y, a, by = labels[row], q.argmax(1), q.max(1)
-        assert_allclose(_class_figures(w, labels, a, 8)[:, 1],
+        assert_allclose(_class_metrics(w, labels, a, 8)[:, 1],
                         [sk.balanced_accuracy_score(y, a[row]),
                          sk.f1_score(y, a[row], average='macro')])
         curve = risk_coverage(q[row], y, by[row])
         at = [accuracy_at_coverage(curve, c) for c in (0.8, 0.9, 0.95)]
-        assert_allclose(_risk_figures(w, by, (a == labels)*1.)[:, 1], [curve['aurc'], *at],
+        assert_allclose(_risk_metrics(w, by, (a == labels)*1.)[:, 1], [curve['aurc'], *at],
                         atol=1e-9)
 
 
 @pytest.mark.filterwarnings('ignore:y_pred contains classes not in y_true')
 def test_classes_that_are_missing_do_not_count_and_answered_ones_do():
     labels, answers = np.array([0, 0, 1]), np.array([0, 2, 1])     # 2: answered only; 3: never
-    found = _class_figures(np.ones((1, 3)), labels, answers, 4)[:, 0]
+    found = _class_metrics(np.ones((1, 3)), labels, answers, 4)[:, 0]
     assert_allclose(found, [sk.balanced_accuracy_score(labels, answers),
                             sk.f1_score(labels, answers, average='macro', zero_division=0)])
 
@@ -259,14 +259,14 @@ def test_the_interval_of_a_calibrated_model_reaches_zero(world):
 
 
 def test_correction_is_counted_by_hand():
-    before, after = np.eye(3)[[0, 1, 2, 0, 1]], np.eye(3)[[0, 2, 1, 1, 0]]
-    report = change_report(before, after, [0, 2, 2, 2, 0])
+    before, after = np.eye(3)[[0, 1, 2, 0, 1, 0]], np.eye(3)[[0, 2, 1, 1, 0, 0]]
+    report = change_report(before, after, [0, 2, 2, 2, 0, 1])   # the last stays wrong
     assert [report[k] for k in ('changed', 'helped', 'hurt', 'neutral')] == [4, 2, 1, 1]
-    assert [report[f'{k}_rate'] for k in ('change', 'helped', 'hurt')] == [0.8, 0.4, 0.2]
-    assert (report['primary_accuracy'], report['final_accuracy']) == (0.4, 0.6)
-    assert [r['n'] for r in report['change_by_class']] == [2, 0, 3]
+    assert [report[f'{k}_rate'] for k in ('change', 'helped', 'hurt')] == [4/6, 2/6, 1/6]
+    assert (report['primary_accuracy'], report['final_accuracy']) == (2/6, 3/6)
+    assert [r['n'] for r in report['change_by_class']] == [2, 1, 3]
     assert [r['helped'] for r in report['change_by_class']] == [1, 0, 1]
-    assert [r['n'] for r in report['change_by_confidence']] == [0, 0, 0, 5]   # 1 is in the last
+    assert [r['n'] for r in report['change_by_confidence']] == [0, 0, 0, 6]   # 1 is in the last
 
 
 def test_bands_of_confidence_hold_their_lower_edge():
@@ -292,6 +292,8 @@ def test_every_metric_but_the_floor_has_an_interval_that_holds_it(world):
     for k in (k for k in m if not k.endswith(('_low', '_high'))):
         if k == 'n' or k.startswith('ece_floor'): assert f'{k}_low' not in m
         else: assert m[f'{k}_low'] <= m[k] <= m[f'{k}_high'], k
+    for k in ('ece', 'ece_mass', 'ece_classwise', 'ece_votes'):    # far off, so not 0
+        assert 0.5*m[k] < m[f'{k}_low'] and m[f'{k}_high'] < 1.5*m[k], k
 
 
 def test_interval_of_a_mean_is_that_of_statistics(world):
