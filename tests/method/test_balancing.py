@@ -154,7 +154,8 @@ def test_the_ramp_reaches_the_merge(opinions):
 def test_extreme_inputs_give_finite_distributions(dtype):
     model = ReliabilityBalancing(8, 32, num_heads=4).to(dtype)
     p = (1e4*torch.randn(5, 8)).softmax(-1).to(dtype)
-    final = model(10*torch.randn(5, 32).to(dtype), p, torch.randn(5, 27, 32).to(dtype))['final_probs']
+    e, tokens = 10*torch.randn(5, 32).to(dtype), torch.randn(5, 27, 32).to(dtype)
+    final = model(e, p, tokens)['final_probs']
     assert final.isfinite().all()
     torch.testing.assert_close(final.sum(-1), torch.ones(5), atol=1e-3, rtol=0)
 

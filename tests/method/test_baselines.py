@@ -91,8 +91,8 @@ def test_resnet18_takes_its_dropout():
 
 def test_poster_is_grefel_without_what_grefel_adds(images):
     poster = create_model('poster')
-    assert isinstance(poster, GReFELModel) and isinstance(poster.extractor.cross[0].attn.q, nn.Identity)
-    assert poster.extractor.shortcut is None
+    assert isinstance(poster, GReFELModel) and poster.extractor.shortcut is None
+    assert isinstance(poster.extractor.cross[0].attn.q, nn.Identity)
     out = poster(images)
     assert torch.equal(out['final_probs'], out['primary_probs'])
 
@@ -103,7 +103,8 @@ def test_one_of_several_is_dropped_for_a_share(p):
     assert torch.equal(left[..., 0], left[..., 1])
     lost = 4 - left[..., 0].sum(1)
     assert set(lost.tolist()) <= {0., 1.} and lost.mean().item() == pytest.approx(p, abs=.03)
-    if p: assert (1 - left[..., 0]).mean(0).tolist() == pytest.approx([p/4]*4, abs=.03)   # each in turn
+    each = (1 - left[..., 0]).mean(0).tolist()
+    assert each == pytest.approx([p/4]*4, abs=.03)
 
 
 def test_the_strongest_attention_map_counts():
@@ -134,7 +135,8 @@ FEATURES = torch.tensor([[1., 0.], [1., .1], [1., .2], [0., 1.], [.1, 1.], [.2, 
 
 
 def test_neighbours_are_others_and_nearest_by_angle():
-    near = neighbours(FEATURES*torch.tensor([1, 5, 1, 9, 1, 1.])[:, None], 2)   # lengths don't count
+    lengths = torch.tensor([1, 5, 1, 9, 1, 1.])[:, None]   # which don't count
+    near = neighbours(FEATURES*lengths, 2)
     assert [set(n.tolist()) for n in near] == [{1, 2}, {0, 2}, {0, 1}, {4, 5}, {3, 5}, {3, 4}]
     assert neighbours(FEATURES, 99).shape == (6, 5)
 
@@ -182,7 +184,8 @@ def test_lanets_own_terms_are_the_papers(images):
     torch.testing.assert_close(terms['kl'], 2*(t*(t.log() - p.log())).sum(-1).mean())
     torch.testing.assert_close(terms['contrast'], .3*(contrast(u, v, same) + contrast(v, u, same)))
     sum(terms.values()).backward()
-    for q in (*lanet.labels.parameters(), *lanet.project.parameters()): assert q.grad.isfinite().all()
+    learning = *lanet.labels.parameters(), *lanet.project.parameters()
+    for q in learning: assert q.grad.isfinite().all()
     assert lanet.extra_loss(lanet.eval()(images[:1]), targets[:1]) == {}   # one face, no neighbours
 
 
@@ -190,7 +193,8 @@ def test_eacs_maps_are_what_the_classifier_says(images):
     eac = EAC(drop_rate=0.).train()
     out = eac(images)
     maps, mirrored = out['maps']
-    torch.testing.assert_close(maps.mean((2, 3)) + eac.head[-1].bias, out['logits'], rtol=1e-4, atol=1e-5)
+    said = maps.mean((2, 3)) + eac.head[-1].bias
+    torch.testing.assert_close(said, out['logits'], rtol=1e-4, atol=1e-5)
     same_places = dict(maps=(maps, maps.flip(-1)))
     assert eac.extra_loss(same_places, None)['consistency'] == 0
     expected = 5*(maps - mirrored.flip(-1)).square().mean()

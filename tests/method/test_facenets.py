@@ -56,7 +56,8 @@ def test_the_landmark_network_is_frozen_whatever_train_says():
     net = MobileFaceNet()
     before = {k: v.clone() for k, v in net.state_dict().items()}
     nn.Sequential(net).train()(torch.randn(4, 3, 112, 112))
-    assert not any(m.training for m in net.modules()) and not any(p.requires_grad for p in net.parameters())
+    assert not any(m.training for m in net.modules())
+    assert not any(p.requires_grad for p in net.parameters())
     for k, v in net.state_dict().items(): assert torch.equal(v, before[k]), k
 
 
@@ -98,7 +99,8 @@ def test_no_trap_is_sprung(tmp_path, zipped):
 def test_another_file_is_refused_by_name(tmp_path, content):
     (tmp_path/'w.pth').write_bytes(content)
     for read in (read_checkpoint, load_ir50):
-        with pytest.raises(GrefelError, match='w.pth: not a readable checkpoint'): read(tmp_path/'w.pth')
+        with pytest.raises(GrefelError, match='w.pth: not a readable checkpoint'):
+            read(tmp_path/'w.pth')
     with pytest.raises(GrefelError, match='no such file'): read_checkpoint(tmp_path/'other.pth')
 
 
@@ -156,7 +158,8 @@ def test_a_wrong_file_is_refused_in_its_own_words(ir50_weights, change, says):
 
 def test_another_networks_file_is_refused(ir50_weights, mobile_weights):
     with pytest.raises(GrefelError, match='it holds no IR50'): load_ir50(mobile_weights)
-    with pytest.raises(GrefelError, match='it holds no MobileFaceNet'): load_mobilefacenet(ir50_weights)
+    with pytest.raises(GrefelError, match='it holds no MobileFaceNet'):
+        load_mobilefacenet(ir50_weights)
 
 
 def test_a_published_file_is_found_in_its_folder_or_by_itself(tmp_path):

@@ -30,8 +30,9 @@ def reference(out, y, lmk, a, cls=1., source=.25, anchor=1., center=1., landmark
     kin_margin = margin if kin_margin is None else kin_margin
     d = {(i, j): (a.view(-1, D)[i] - a.view(-1, D)[j]).norm()/D**.5 for j in range(N*K)
          for i in range(j)}
-    gap = [((kin_margin if i//K == j//K else margin) - v).clamp_min(0)**2 for (i, j), v in d.items()]
-    apart = sum(gap)/len(gap) if bounded else -sum(v**2 for v in d.values())/len(d)
+    push = sum(((kin_margin if i//K == j//K else margin) - v).clamp_min(0)**2
+               for (i, j), v in d.items())
+    apart = (push if bounded else -sum(v**2 for v in d.values()))/len(d)
     near = torch.stack([(e - a).square().sum(-1).amin(1)/D for e in out['embedding']])   # (B, N)
     p = out['primary_probs'].detach()
     pull = ((1 + (p*p.log()).sum(1)/math.log(N))*(y*near).sum(1)).mean()
@@ -53,11 +54,13 @@ def batch():
     found = (known + .05*torch.randn(B, 68, 2)).requires_grad_()
     known[2, 5, 1] = float('nan')
     out = {k: z.softmax(-1) for k, z in logits.items()}
-    out |= dict(embedding=embedding, distances=anchor_distances(embedding, anchors), landmarks=found,
+    out |= dict(embedding=embedding, landmarks=found,
+                distances=anchor_distances(embedding, anchors),
                 primary_confidence=confidence(out['primary_probs']),
                 correction_confidence=confidence(out['correction_probs']))
     targets = torch.randn(B, N).softmax(-1)
-    return out, targets, known, anchors, dict(logits, embedding=embedding, anchors=anchors, found=found)
+    leaves = dict(logits, embedding=embedding, anchors=anchors, found=found)
+    return out, targets, known, anchors, leaves
 
 
 SHARES = [.4, .3, .15, .1, .05]

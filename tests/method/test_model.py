@@ -47,7 +47,8 @@ def test_the_answer_is_what_balancing_makes_of_the_opinions(model, faces):
 @pytest.mark.parametrize('given', ['all', 'some', 'none'])
 def test_a_face_gets_the_same_answer_alone_and_in_a_batch(model, faces, given):
     images, landmarks = faces
-    if given == 'some': landmarks = landmarks.masked_fill(torch.arange(4)[:, None, None] == 2, torch.nan)
+    third = torch.arange(4)[:, None, None] == 2
+    if given == 'some': landmarks = landmarks.masked_fill(third, torch.nan)
     if given == 'none': landmarks = None
     with torch.no_grad():
         together = model(images, landmarks)
@@ -145,7 +146,8 @@ def test_a_config_survives_json_and_builds_the_model_again():
 @pytest.mark.parametrize('size', SIZES)
 def test_a_size_answers_to_both_of_its_names(size):
     # on no device, so that even the largest takes no time
-    with torch.device('meta'): full, short = create_model(size), create_model(size.removeprefix('grefel_'))
+    with torch.device('meta'):
+        full, short = create_model(size), create_model(size.removeprefix('grefel_'))
     assert full.config == short.config and full.config['name'] == size
 
 

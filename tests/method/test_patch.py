@@ -24,4 +24,5 @@ def test_the_pyramid_gives_the_maps_it_promises():
 
 
 def test_patches_and_widths_must_match():
-    with pytest.raises(ValueError, match='differ in length'): PatchPyramid(56, (28, 14), (24, 16, 8))
+    with pytest.raises(ValueError, match='differ in length'):
+        PatchPyramid(56, (28, 14), (24, 16, 8))

@@ -15,7 +15,6 @@ from grefel.method.poster import (
 from grefel.method.pyramid import image_pyramid
 from grefel.method.window import relative_index
 from tests.method.published import checkpoint, part
-from tests.method.test_window import dropped
 
 TINY = dict(embed_dim=32, num_heads=4, depth=1)
 
@@ -61,17 +60,13 @@ def test_every_weight_has_a_name_of_its_own_in_the_checkpoint(published, weights
 
 @pytest.mark.parametrize('branch', ['scale_attn', 'scale_mlp'])
 def test_each_branch_of_a_block_is_dropped(branch):
-    block, asks = PosterBlock(8, grid=3, num_heads=2, drop_path=.5), torch.randn(200, 8, 3, 3)
-    for name in ('scale_attn', 'scale_mlp'): nn.init.constant_(getattr(block, name).gamma, name == branch)
-    def normed(x): return F.layer_norm(x.flatten(2).mT, (8,)).mT.view_as(x)
-    x = torch.randn(200, 8, 3, 3)
-    class Added(nn.Module):   # what comes on top of the layer-normed image
-        def __init__(self):
-            super().__init__()
-            self.block = block
-        def forward(self, x): return block(x, asks)[0] - normed(x) + x
-    kept = (Added()(x) - x).abs().flatten(1).amax(1) < 1e-5
-    assert 60 < kept.sum() < 140 and callable(dropped)
+    block = PosterBlock(8, grid=3, num_heads=2, drop_path=.5)
+    for name in ('scale_attn', 'scale_mlp'):
+        nn.init.constant_(getattr(block, name).gamma, name == branch)
+    image, asks = torch.randn(2, 200, 8, 3, 3)
+    normed = F.layer_norm(image.flatten(2).mT, (8,)).mT.view_as(image)
+    added = (block(image, asks)[0] - normed).abs().flatten(1).amax(1)
+    assert 60 < (added < 1e-5).sum() < 140
 
 
 def test_a_block_with_its_scales_at_zero_is_the_normed_image():
@@ -101,7 +96,8 @@ def test_wrapped_checkpoints_with_other_classes_are_read():
     (lambda s: s.pop('attn2.qkv.weight'), "lacks 'attn2.qkv.weight'"),
     (lambda s: s.update({'attn3.relative_position_bias_table': torch.zeros(8, 169)}),
      r"'attn3.relative_position_bias_table' is \(8, 169\), expected \(169, 8\)"),
-    (lambda s: s.update({'VIT.blocks.2.norm1.weight': torch.zeros(768)}), "'VIT.blocks.2.norm1.weight'")])
+    (lambda s: s.update({'VIT.blocks.2.norm1.weight': torch.zeros(768)}),
+     "'VIT.blocks.2.norm1.weight'")])
 def test_a_wrong_checkpoint_is_refused_in_its_own_words(weights, change, says):
     state = dict(weights)
     change(state)
@@ -115,7 +111,8 @@ def test_what_measuring_tools_left_behind_is_ignored(weights):
 
 def test_index_tables_are_used_as_they_stand_if_they_are_any(weights):
     key, own = 'attn3.relative_position_index', relative_index(7)
-    assert torch.equal(load_poster_v2(weights | {key: own.flip(0)}).cross[2].attn.index, own.flip(0))
+    turned = load_poster_v2(weights | {key: own.flip(0)})
+    assert torch.equal(turned.cross[2].attn.index, own.flip(0))
     odd = load_poster_v2(weights | {key: torch.randn(49, 49)*1e4})
     assert torch.equal(odd.cross[2].attn.index, own)
 
@@ -164,21 +161,21 @@ def test_with_the_landmark_network_as_geometry_no_points_are_needed(faces):
 def test_the_extractor_answers_as_ours_does(faces):
     extractor, given = PosterExtractor(**TINY).eval(), mean_shape().expand(2, -1, -1)
     out = extractor.forward_features(faces, given, need_attention=True)
-    assert torch.equal(out['embedding'], extractor.net(faces)) and torch.equal(out['landmarks_used'], given)
+    assert torch.equal(out['embedding'], extractor.net(faces))
+    assert torch.equal(out['landmarks_used'], given)
     assert out['tokens'].shape == (2, 147, 32)
     assert [tuple(m.shape) for m in out['attention']] == [(2, g, g) for g in (28, 14, 7)]
     for m in out['attention']: torch.testing.assert_close(m.sum((1, 2)), torch.ones(2))
     assert 'attention' not in extractor.forward_features(faces)
 
 
-@pytest.mark.parametrize('outputs,unreached', [(['embedding', 'landmarks'], set()),
-                                               (['landmarks'], {'net'})])
-def test_the_landmark_head_looks_on(faces, outputs, unreached):
+@pytest.mark.parametrize('output,reached', [('embedding', 'net'), ('landmarks', 'landmark_head')])
+def test_the_landmark_head_looks_on(faces, output, reached):
+    # each output teaches its own part, all of it, and no other
     extractor = PosterExtractor(**TINY)
-    out = extractor.forward_features(faces)
-    sum(out[k].square().mean() for k in outputs).backward()
-    assert {n.split('.')[0] for n, p in extractor.named_parameters()
-            if p.grad is None and p.requires_grad} == unreached
+    extractor.forward_features(faces)[output].square().mean().backward()
+    for name, p in extractor.named_parameters():
+        assert (p.grad is not None) == (name.startswith(reached) and p.requires_grad), name
 
 
 def test_a_model_starts_from_the_backbones_or_from_a_whole_checkpoint(folder, weights):
@@ -203,17 +200,18 @@ def test_published_files_must_be_there(tmp_path, pretrained):
 def test_a_model_on_the_published_extractor_is_saved_and_loaded(tmp_path):
     model = GReFELModel(img_size=112, pyramid='poster_v2', anchor_dim=16, **TINY)
     again = load_model(save_model(model, tmp_path/'w.safetensors'))
-    for name, value in model.state_dict().items(): assert torch.equal(value, again.state_dict()[name])
+    state = again.state_dict()
+    for name, value in model.state_dict().items(): assert torch.equal(value, state[name]), name
     assert not any(p.requires_grad for p in again.extractor.net.geometry.net.parameters())
 
 
-def test_a_published_checkpoint_becomes_a_model_of_this_library(weights, published, faces, tmp_path):
+def test_a_published_checkpoint_becomes_a_model_of_this_library(weights, published, faces):
     model = from_poster_v2(weights, 'affectnet8')
     assert model.classes == CLASS_ORDERS['affectnet8'] and model.metadata['grey'] is False
     assert not model.training and model.config == create_model(
         'poster_v2', classes=model.classes).config
     with torch.no_grad():
-        torch.testing.assert_close(model(faces)['logits'], load_poster_v2(weights)(faces))
+        torch.testing.assert_close(model(faces)['logits'], published(faces))
     named = from_poster_v2(weights, list('abcdefgh'))
     assert named.classes == tuple('abcdefgh')
 

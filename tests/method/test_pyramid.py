@@ -13,7 +13,7 @@ from grefel.method.pyramid import ConvPyramid, image_pyramid, ResBlock, TimmPyra
 @pytest.mark.parametrize('name,size,grids', [
     ('conv', 48, [12, 6, 3]), ('conv', 50, [13, 7, 4]), ('conv', 64, [16, 8, 4]),
     ('patch', 224, [8, 16, 32]), ('ir50', 112, [28, 14, 7]),
-    ('timm:mobilenetv3_small_050', 96, [6, 3, 3])])
+    ('timm:mobilenetv3_small_050', 96, [12, 6, 3])])
 def test_the_maps_are_those_that_were_promised(name, size, grids):
     pyramid = image_pyramid(name, size).eval()
     with torch.no_grad(): maps = pyramid(torch.randn(2, 3, size, size))
