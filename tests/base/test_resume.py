@@ -119,8 +119,8 @@ def test_another_job_is_told_how_it_differs_and_nothing_is_touched(parts):
 
 
 def test_a_job_is_compared_as_json_stores_it(parts):
-    Parts(parts.folder, dict(rows=10, size=4))
     other = parts.folder.parent/'tuple'
+    Parts(other, dict(size=(1, 2)))
     assert Parts(other, dict(size=(1, 2))).folder == Parts(other, dict(size=[1, 2])).folder
 
 

@@ -83,10 +83,10 @@ def test_the_bound_on_accuracy():
 
 def test_the_best_confusion_is_that_of_answering_with_the_largest_truth():
     truth = torch.tensor([[.6, .4, 0], [.1, .2, .7]])
-    swap = torch.tensor([[0., 1, 0], [1, 0, 0], [0, 0, 1]])  # labels 0 and 1 are exchanged
+    half = torch.tensor([[.5, .5, 0], [0, 1, 0], [0, 0, 1]])  # half of 0 is written down as 1
     assert_close(true_confusion(truth), torch.tensor([[.3, 0, .05], [.2, 0, .1], [0, 0, .35]]))
-    swapped = true_confusion(truth, swap)
-    assert_close(swapped, torch.tensor([[.2, 0, .1], [.3, 0, .05], [0, 0, .35]]))
+    flipped = true_confusion(truth, half)
+    assert_close(flipped, torch.tensor([[.15, 0, .025], [.35, 0, .125], [0, 0, .35]]))
 
 
 # ---- Data sets
