@@ -244,6 +244,15 @@ def test_duplicates_of_splits_of_ones_own_are_those_of_these_splits(tmp_path, tw
     with pytest.raises(GrefelError, match='no face left of'): load_faces(tmp_path, valid_share=.25)
 
 
+def test_ferplus_is_known_by_its_names(tmp_path, twelve):
+    # no other split is here, and the pixels differ: the manifest alone tells
+    names = [*sorted(ferplus_duplicates('train'))[:3], *twelve.names[3:8]]
+    put(tmp_path/'train.parquet', twelve.parquet(slice(0, 8), name=names))
+    d = load_faces(tmp_path)
+    assert d.names == names[3:] and d.notes['dropped_duplicates'] == 3
+    assert load_faces(tmp_path, drop_duplicates=False).names == names
+
+
 def test_ferplus_duplicates_by_name():
     assert (len(ferplus_duplicates('train')), len(ferplus_duplicates('valid'))) == (692, 46)
     known = pd.read_csv(manifest('ferplus_duplicates.csv'))[:50]

@@ -62,9 +62,15 @@ def test_raw_targets_keep_single_votes():
     ([3, 3, 0, 0, 0, 0, 0, 0, 2, 2], True),
     ([2, 2, 2, 2, 0, 0, 0, 0, 0, 2], False),   # four equals are too many
     ([3, 0, 0, 0, 0, 0, 0, 0, 7, 0], False),
+    ([4, 2, 1, 0, 0, 0, 0, 0, 3, 0], False),   # the two votes after unknown do not help
 ])
 def test_probability_rule_stops_where_it_should(votes, kept):
     assert apply_rule([votes], 'votes')[0].tolist() == [kept]
+
+
+def test_three_quarters_are_enough():
+    targets = apply_rule([[8, 2] + [0]*8, [7, 3] + [0]*8], 'votes')[1]
+    np.testing.assert_allclose(targets[:, :2], [[1, 0], [.7, .3]], atol=1e-6)
 
 
 def test_votes_and_probability_are_one_rule(crowd):

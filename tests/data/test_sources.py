@@ -67,6 +67,13 @@ def test_affectnets_landmarks_lie_in_the_box(tmp_path):
     assert 'landmarks' not in read_table(tmp_path, landmarks=False)
 
 
+def test_a_box_without_a_side_is_none(tmp_path):
+    folder = lookalike('affectnet', tmp_path)
+    file = folder/'Manually_Annotated_file_lists'/'training.csv'
+    file.write_text(file.read_text().replace(',20,10,64,64,', ',20,10,0,64,'))
+    assert read_table(folder, 'train').box.isna().tolist()[:2] == [True, False]
+
+
 def test_the_same_face_has_the_same_landmarks_in_both_affectnets(tmp_path):
     old, new = (read_table(lookalike(n, tmp_path/n)) for n in ('affectnet', 'affectnet_npy'))
     a, b = (np.array(t.landmarks[0], float).reshape(68, 2) for t in (old, new))

@@ -9,10 +9,10 @@ import pytest
 
 from grefel.base.core import CLASS_ORDERS, GrefelError
 from grefel.data.table import (
-    all_files, boxes, canonical_split, column_codes, column_values, distinct, find_column,
-    find_layout, join_tables, label_column, LAYOUTS, locate, made_splits, make_table, read_parquet,
-    read_table, read_text_table, register_layout, repeated, split_column, split_of_file,
-    stored_images, stray_files, vectors)
+    all_files, boxes, canonical_split, column_codes, column_values, distinct, emotion_column,
+    find_column, find_layout, join_tables, label_column, LAYOUTS, locate, made_splits,
+    make_table, read_parquet, read_table, read_text_table, register_layout, repeated,
+    split_column, split_of_file, stored_images, stray_files, vectors)
 from .conftest import png, put
 
 
@@ -97,6 +97,13 @@ def test_numbers_are_looked_up_from_the_first_index():
         'surprise', 'neutral', '8']
 
 
+@pytest.mark.parametrize('cells, labels', [
+    (['3', '0', ''], ['happiness', 'anger']), (['3.0', '6'], ['happiness', 'neutral']),
+    (['3', 'sad'], ['3', 'sadness'])])
+def test_numbers_are_fer2013s_only_if_all_cells_are_numbers(cells, labels):
+    assert emotion_column(cells).dropna().tolist() == labels
+
+
 WORDS = pa.chunked_array([pa.array(['sad', None]).dictionary_encode(),
                           pa.array(['joy', 'sad']).dictionary_encode()])
 
@@ -124,6 +131,14 @@ def test_stored_images_come_in_the_order_of_the_rows(tmp_path):
     t = read_parquet(tmp_path, images=False)[lambda t: t.row % 7 == 3]
     assert 'image' not in t
     assert list(stored_images(t, 100)) == [f'{s} {i}'.encode() for s, i in zip(t.split, t.row)]
+
+
+def test_files_of_other_names_count_only_alone(tmp_path):
+    table = pd.DataFrame(dict(image=[b''], label=['sad']))
+    table.to_parquet(tmp_path/'more.parquet')
+    assert read_table(tmp_path).name.tolist() == ['more_0']
+    table.to_parquet(tmp_path/'train.parquet')
+    assert read_table(tmp_path).name.tolist() == ['train_0']
 
 
 def test_a_shard_has_a_number():
@@ -222,12 +237,13 @@ def test_new_files_move_only_those_at_the_borders():
     assert sum(a != b for a, b in zip(before, after)) <= 2
 
 
-@pytest.mark.parametrize('unknown', (0, 1))
+@pytest.mark.parametrize('unknown', (0, 12))
 def test_groups_stay_together_whatever_the_order(unknown):
     people = [None if i < unknown else f'p{i//6}' for i in range(60)]
     made = made_splits(NAMES, None, people)
     by_person = pd.DataFrame(dict(person=people, split=made)).groupby('person')['split'].nunique()
     assert by_person.max() == 1 and set(made) == {'train', 'valid', 'test'}
+    if unknown: assert len(set(made[:unknown])) > 1  # of nobody is no group
     order = np.random.default_rng(0).permutation(60)
     again = made_splits([NAMES[i] for i in order], None, [people[i] for i in order])
     assert again.tolist() == [made[i] for i in order]
