@@ -104,7 +104,7 @@ def test_rows_hold_what_is_true_of_their_faces(easy):
     assert row['ece_low'] <= row['ece'] <= row['ece_high']
     assert row['ece_floor_95'] == calibration_floor(probs[here])[1]
     off = group_report(np.eye(2)[probs.argmax(1)], y, mixed, 50)['groups'][0]    # far too sure
-    assert off['ece_low'] > 0.5*off['ece'] > 0.05
+    assert off['ece_low'] > 0.5*off['ece'] > 0.04
 
 
 def test_faces_without_a_group_are_set_aside(easy):
