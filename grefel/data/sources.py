@@ -380,7 +380,6 @@ def _video(file, frames):
     odd = odd + stray_files(folder, others + [p for p, k in zip(images, number) if k < 1])
     lookup = np.full(max(len(values), number.max(initial=0)) + 1, -1)
     lookup[number] = np.arange(len(number))
-    lookup[0] = -1
     at = lookup[1:len(values) + 1]  # (rows,) which image, -1 for none
     odd += _video_remarks(file, folder, values, at, number)
     rows = np.flatnonzero((values != -1) & (at >= 0))

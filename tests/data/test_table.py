@@ -243,10 +243,14 @@ def test_groups_stay_together_whatever_the_order(unknown):
     made = made_splits(NAMES, None, people)
     by_person = pd.DataFrame(dict(person=people, split=made)).groupby('person')['split'].nunique()
     assert by_person.max() == 1 and set(made) == {'train', 'valid', 'test'}
-    if unknown: assert len(set(made[:unknown])) > 1  # of nobody is no group
     order = np.random.default_rng(0).permutation(60)
     again = made_splits([NAMES[i] for i in order], None, [people[i] for i in order])
     assert again.tolist() == [made[i] for i in order]
+
+
+def test_what_belongs_to_nobody_is_no_group():
+    made = made_splits(NAMES, None, [None]*60)
+    assert pd.Series(made).value_counts().to_dict() == dict(train=48, valid=6, test=6)
 
 
 def test_three_groups_are_three_splits():
