@@ -242,8 +242,11 @@ def _watched(args):
     return sys.stderr.isatty() and not args.json
 
 def _print_json(args, found):
-    "Print an object for a machine; paths become text."
-    print(json.dumps(found, default=os.fspath), file=args.stdout, flush=True)
+    "Print an object for a machine: paths become text, numbers that JSON lacks become null."
+    text = json.dumps(found, default=os.fspath)
+    if 'NaN' in text or 'Infinity' in text:
+        text = json.dumps(json.loads(text, parse_constant=lambda _: None))
+    print(text, file=args.stdout, flush=True)
 
 # %% ../../nbs/7_use/13_cli.ipynb #85c471bb
 def train_command(args):
