@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../nbs/7_use/14_all.ipynb #577f8754
+# ruff: noqa: F401
 from .base.alignment import align_frame, face_frame
 from .base.core import canonical, class_map, CLASS_ORDERS, data_home, EXPRESSIONS, GrefelError
 from .base.draw import ACTION_UNITS, action_units, draw_faces, show_faces
@@ -35,6 +36,8 @@ from .data.landmarks import make_landmarks, read_landmarks
 from .data.noise import flip_labels, found_flips, label_doubt, noisy_faces
 from .data.stream import ShardDataset
 from .data.table import read_table
+
+# %% ../nbs/7_use/14_all.ipynb #e4f5336c
 from .measure.answers import calibrate_weights, predict_data
 from .measure.calibration import apply_temperature, fit_temperature, logit_adjustment
 from .measure.groups import group_report
@@ -56,6 +59,8 @@ from .train.learner import FaceLearner, grefel_learner
 from .train.loader import face_dls, FaceLoader
 from .train.precision import BFloat16, CompileStep
 from .train.runs import average_weights, read_recipe, Recipe, train
+
+# %% ../nbs/7_use/14_all.ipynb #69f26089
 from .use.annotate import annotate
 from .use.app import make_app, run_app
 from .use.drawing import plot_timeline
@@ -65,7 +70,6 @@ from .use.onnx import export_onnx
 from .use.predict import Face, Predictor
 from .use.scenes import make_scene
 
-register_with_timm()
-
 # %% ../nbs/7_use/14_all.ipynb #4243448c
+register_with_timm()
 __all__ = [name for name in globals() if not name.startswith('_')]

@@ -10,4 +10,5 @@ def _ferplus():
     return bool(home and (home/'ferplus'/'valid.parquet').exists())
 
 
-needs_ferplus = pytest.mark.skipif(not _ferplus(), reason='FER+ is not here: name its folder in $GREFEL_DATA')
+needs_ferplus = pytest.mark.skipif(
+    not _ferplus(), reason='FER+ is not here: name its folder in $GREFEL_DATA')

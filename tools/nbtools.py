@@ -1,4 +1,4 @@
-"""What the scripts beside this one share: where things are, and how a notebook is read and written."""
+"""What the scripts here share: where things are, and how a notebook is read and written."""
 import functools
 import json
 import os
@@ -12,13 +12,16 @@ NBS = ROOT/'nbs'
 PACKAGE = ROOT/'grefel'
 
 # Signs of the machine a notebook ran on: folders of a user or of the system, objects' addresses
-MACHINE = re.compile(r'(?<![\w.~-])/(?:home|Users|root|work|tmp|var|opt|mnt|private)/[\w.~-]+|[A-Z]:\\\\?Users\\|\b0x[0-9a-fA-F]{8,}\b')
+MACHINE = re.compile(
+    r'(?<![\w.~-])/(?:home|Users|root|work|tmp|var|opt|mnt|private)/[\w.~-]+'
+    r'|[A-Z]:\\\\?Users\\|\b0x[0-9a-fA-F]{8,}\b')
 
 
 def settle_environment():
     "Notebooks run offline, and from folders of their own: a relative GREFEL_DATA is made absolute."
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
-    if os.environ.get('GREFEL_DATA'): os.environ['GREFEL_DATA'] = str(Path(os.environ['GREFEL_DATA']).expanduser().resolve())
+    if os.environ.get('GREFEL_DATA'):
+        os.environ['GREFEL_DATA'] = str(Path(os.environ['GREFEL_DATA']).expanduser().resolve())
 
 
 def cpu_name():
@@ -31,14 +34,17 @@ def cpu_name():
 
 def notebooks():
     "All notebooks in reading order, those of subfolders last."
-    found = [p for p in NBS.rglob('*.ipynb') if not any(part[0] in '_.' for part in p.relative_to(NBS).parts)]
+    found = [p for p in NBS.rglob('*.ipynb')
+             if not any(part[0] in '_.' for part in p.relative_to(NBS).parts)]
     return sorted(found, key=lambda p: (len(p.parts), p.name != 'index.ipynb', p))
 
 
 def files():
-    "The files that belong to the project: those git tracks or would add, or simply all where there is no git."
-    git = subprocess.run(['git', 'ls-files', '-z', '-co', '--exclude-standard'], cwd=ROOT, capture_output=True, text=True)
-    names = git.stdout.split('\0') if git.returncode == 0 else [str(p.relative_to(ROOT)) for p in ROOT.rglob('*')]
+    "The project's files: those that git tracks or would add; without git, simply all."
+    git = subprocess.run(['git', 'ls-files', '-z', '-co', '--exclude-standard'], cwd=ROOT,
+                         capture_output=True, text=True)
+    if git.returncode == 0: names = git.stdout.split('\0')
+    else: names = [str(p.relative_to(ROOT)) for p in ROOT.rglob('*')]
     return [ROOT/n for n in sorted(names) if n and not (ROOT/n).is_symlink() and (ROOT/n).is_file()]
 
 
@@ -60,7 +66,8 @@ def source(cell):
 
 def directives(cell):
     "The `#|` lines of a code cell as a dictionary: `#| echo: false` gives {'echo': 'false'}."
-    found = re.findall(r'^#\s*\|\s*([\w-]+):?[ \t]*(.*)$', source(cell), re.M) if cell['cell_type'] == 'code' else []
+    if cell['cell_type'] != 'code': return {}
+    found = re.findall(r'^#\s*\|\s*([\w-]+):?[ \t]*(.*)$', source(cell), re.M)
     return {name: value.strip() for name, value in found}
 
 
@@ -70,9 +77,10 @@ def exported(cell):
 
 
 def output_text(output):
-    "What an output says in letters: its stream, its traceback, its text and its drawings, but no binary pictures."
+    "What an output says in letters: stream, traceback, text and drawings, but no binary images."
     parts = [output.get('text', ''), output.get('traceback', '')]
-    parts += [v for k, v in output.get('data', {}).items() if k.startswith('text/') or 'svg' in k or 'json' in k]
+    parts += [v for k, v in output.get('data', {}).items()
+              if k.startswith('text/') or 'svg' in k or 'json' in k]
     return '\n'.join(p if isinstance(p, str) else ''.join(map(str, p)) for p in parts)
 
 

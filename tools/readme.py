@@ -6,7 +6,8 @@ import sys
 from nbtools import NBS, ROOT, directives, read, source
 
 INDEX, README = NBS/'index.ipynb', ROOT/'README.md'
-LINK = re.compile(r'(\]\(\s*<?|<(?:img|source)\b[^>]*?\bsrc(?:set)?="|<a\b[^>]*?\bhref=")([^)\s">]+)')
+LINK = re.compile(
+    r'(\]\(\s*<?|<(?:img|source)\b[^>]*?\bsrc(?:set)?="|<a\b[^>]*?\bhref=")([^)\s">]+)')
 
 
 def from_root(match):
@@ -26,13 +27,19 @@ def fenced(text, language=''):
 def render_markdown(text):
     "Prose as it stands, links outside of code blocks seen from the root."
     parts = re.split(r'(^ {0,3}(`{3,}|~{3,}).*?^ {0,3}\2[ \t]*$)', text, flags=re.M | re.S)
-    return ''.join(p if i % 3 else LINK.sub(from_root, p) for i, p in enumerate(parts) if i % 3 != 2).strip()
+    return ''.join(p if i % 3 else LINK.sub(from_root, p) for i, p in enumerate(parts)
+                   if i % 3 != 2).strip()
+
+
+def join(text):
+    "What a notebook stores as one string or as a list of lines."
+    return text if isinstance(text, str) else ''.join(text)
 
 
 def render_output(output):
-    "A result as text; pictures are left out, since a README refers to files in nbs/images instead."
-    join = lambda text: text if isinstance(text, str) else ''.join(text)
-    if output['output_type'] == 'stream': return fenced(join(output['text']).rstrip()) if output['name'] == 'stdout' else ''
+    "A result as text; images are left out, since a README refers to files in nbs/images instead."
+    if output['output_type'] == 'stream':
+        return fenced(join(output['text']).rstrip()) if output['name'] == 'stdout' else ''
     data = output.get('data', {})
     if 'text/markdown' in data: return render_markdown(join(data['text/markdown']))
     if any(kind.startswith('image/') for kind in data) or 'text/plain' not in data: return ''
@@ -54,7 +61,8 @@ def render_cell(cell):
 def render():
     "The whole README."
     blocks = [block for cell in read(INDEX)['cells'] for block in render_cell(cell)]
-    return '\n\n'.join(['<!-- Written from nbs/index.ipynb by `make readme`: edit the notebook. -->'] + [b for b in blocks if b]) + '\n'
+    head = '<!-- Written from nbs/index.ipynb by `make readme`: edit the notebook. -->'
+    return '\n\n'.join([head, *filter(None, blocks)]) + '\n'
 
 
 def main():

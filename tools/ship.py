@@ -1,49 +1,75 @@
-"""Turn a finished run into weights that ship with the package: tools/ship.py RUN (needs FER+ in $GREFEL_DATA).
+"""Turn a finished run into weights that ship with the package.
 
-RUN is a run's folder, or a file that `grefel.runs.average_weights` made, with the last run's history.csv beside it.
-The weights (a run's best epoch) are stored as float16, calibrated and measured as stored on the validation images, and written with
-these figures in their header to grefel/assets/ferplus_SIZE.safetensors, beside the same model as ONNX (ferplus_SIZE.onnx),
-a card in words (ferplus_SIZE.md) and the run's history (ferplus_SIZE.csv; where a run went on from another, that of the last).
---from WORDS says what else these weights were chosen from ('six such weights (nbs/experiments/E12_seeds)').
-With --no-onnx the ONNX file, twice as large as the weights, is left to who wants it (`grefel export`).
-tools/ship.py --onnx SIZE writes the ONNX file of shipped weights anew."""
+    tools/ship.py RUN [--from WORDS] [--no-onnx]
+    tools/ship.py --onnx SIZE
+
+RUN is a run's folder, or a file that `grefel.train.runs.average_weights` made, with the last run's
+history.csv beside it. Its best epoch is stored as float16. What is stored is then calibrated and
+measured on the validation images of FER+, which must lie in $GREFEL_DATA.
+
+Four files go to grefel/assets:
+
+    ferplus_SIZE.safetensors  the weights, with calibration and metrics in their header
+    ferplus_SIZE.onnx         the same model as ONNX, twice as large; --no-onnx leaves it out,
+                              and whoever wants it runs `grefel export`
+    ferplus_SIZE.md           a card in words
+    ferplus_SIZE.csv          the run's history; the last one's, where a run went on from another
+
+--onnx SIZE only writes the ONNX file of shipped weights anew.
+"""
+import argparse
 import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from grefel.answers import add_metadata, calibrate_weights
-from grefel.core import GrefelError
-from grefel.data import load_faces
-from grefel.evaluate import evaluate
-from grefel.export import export_onnx
-from grefel.model import load_model, save_model
-from grefel.runs import stages
+from grefel.base.core import GrefelError
+from grefel.data.faces import load_faces
+from grefel.measure.answers import add_metadata, calibrate_weights
+from grefel.measure.report import evaluate
+from grefel.method.files import load_model, save_model
+from grefel.train.runs import stages
+from grefel.use.onnx import export_onnx
 
 from nbtools import ROOT
 
-KEPT = ('n', 'accuracy', 'accuracy_low', 'accuracy_high', 'balanced_accuracy', 'macro_f1', 'ece', 'nll', 'brier',
-        'primary_accuracy', 'primary_ece', 'changed', 'helped', 'hurt', 'p_value', 'crossfit_ece', 'crossfit_nll')
+KEPT = ('n', 'accuracy', 'accuracy_low', 'accuracy_high', 'balanced_accuracy', 'macro_f1', 'ece',
+        'nll', 'brier', 'primary_accuracy', 'primary_ece', 'changed', 'helped', 'hurt', 'p_value',
+        'crossfit_ece', 'crossfit_nll')
+
+# The card's first table: what a row is about, and what it says
+FACTS = {
+    'model': '`{name}`, {parameters:.2f} M parameters, '
+             '{img_size} px grey faces (three equal channels)',
+    'classes, in order': '{classes}',
+    'trained on': 'FER+ train ({n_train:,} images of FER2013, {train_rule_words}, {duplicates} '
+                  'training images with a twin in validation or test removed), nothing else: '
+                  'no outside faces, no pretrained weights',
+    'labels': "the crowd's vote distribution",
+    'recipe': '{training}; all: weight decay {wd}, augmentation `{augment}`, '
+              'weights averaged (decay {ema}), {precision}, seed {seed} (one run)',
+    'chosen on': 'FER+ validation: {chosen}; the test split was not used',
+    'accuracy on validation': '**{accuracy:.2%}** (95% interval {accuracy_low:.2%} to '
+                              '{accuracy_high:.2%}, {n:,} images, '
+                              "landmarks from the model's own head)",
+    'balanced accuracy, macro-F1': '{balanced_accuracy:.2%}, {macro_f1:.3f}',
+    'calibration': 'temperature {temperature:.2f}; with it ECE {crossfit_ece:.3f} and negative '
+                   'log-likelihood {crossfit_nll:.3f}, each face judged with a temperature fitted '
+                   'on others; without it {raw_ece:.3f} and {raw_nll:.3f}',
+    'reliability balancing': 'primary head alone {primary_accuracy:.2%}, ECE {primary_ece:.3f}; '
+                             'balancing changed {changed} answers, {helped} for the better and '
+                             '{hurt} for the worse (p = {p_value:.2f})',
+    'stored as': 'float16; the figures above are of the stored weights; {onnx}'}
 
 CARD = '''# FER+ weights, `{name}`
 
 | | |
 |---|---|
-| model | `{name}`, {parameters:.2f} M parameters, {img_size} px grey faces (three equal channels) |
-| classes, in order | {classes} |
-| trained on | FER+ train ({n_train:,} images of FER2013, {rule_of_train}, {twins} training images with a twin in validation or test removed), nothing else: no outside faces, no pretrained weights |
-| labels | the crowd's vote distribution |
-| recipe | {course}; all: weight decay {wd}, augmentation `{augment}`, weights averaged (decay {ema}), {precision}, seed {seed} (one run) |
-| chosen on | FER+ validation: {chosen}; the test split was not used |
-| accuracy on validation | **{accuracy:.2%}** (95% interval {accuracy_low:.2%} to {accuracy_high:.2%}, {n:,} images, landmarks from the model's own head) |
-| balanced accuracy, macro-F1 | {balanced_accuracy:.2%}, {macro_f1:.3f} |
-| calibration | temperature {temperature:.2f}; with it ECE {crossfit_ece:.3f} and negative log-likelihood {crossfit_nll:.3f}, each face judged with a temperature fitted on others; without it {raw_ece:.3f} and {raw_nll:.3f} |
-| reliability balancing | primary head alone {primary_accuracy:.2%}, ECE {primary_ece:.3f}; balancing changed {changed} answers, {helped} for the better and {hurt} for the worse (p = {p_value:.2f}) |
-| stored as | float16; the figures above are of the stored weights; {onnx} |
+{facts}
 
-Since {what} chosen on the same images, expect somewhat less on new ones. Some classes have few images ({rare}): their figures are
-uncertain.
+Since {what} chosen on the same images, expect somewhat less on new ones. Some classes have few
+images ({rare}): their figures are uncertain.
 
 | class | images | recall | precision | F1 |
 |---|---|---|---|---|
@@ -51,59 +77,139 @@ uncertain.
 
 ## Where the data come from, and what may be done with the weights
 
-FER2013 (Goodfellow et al. 2013, arXiv 1307.0414) was collected from the web and released for research; FER+ labels
-(Barsoum et al. 2016, arXiv 1608.01041) are under the MIT licence. The weights are released with this package under the MIT
-licence; whether the research terms of the pictures restrict your use of a model trained on them is for you to settle.
+FER2013 (Goodfellow et al. 2013, arXiv 1307.0414) was collected from the web and released for
+research; FER+ labels (Barsoum et al. 2016, arXiv 1608.01041) are under the MIT licence. The weights
+are released with this package under the MIT licence; whether the research terms of the pictures
+restrict your use of a model trained on them is for you to settle.
 
-They say which expression a crowd would name for a face. They do not tell what a person feels, and must not be used to judge
-people: not for hiring, policing, border control, grading, diagnosis or surveillance. FER2013 is not balanced by age, sex or
-origin, and how the figures differ between such groups has not been measured.
+They say which expression a crowd would name for a face. They do not tell what a person feels, and
+must not be used to judge people: not for hiring, policing, border control, grading, diagnosis or
+surveillance. FER2013 is not balanced by age, sex or origin, and how the figures differ between such
+groups has not been measured.
 '''
 
 
+# ---- How the weights came about, in words
+
 def teachers(named):
-    "Who taught a run, in words."
+    "Who taught a run."
     if isinstance(named, str): return f'the weights `{Path(named).name}`'
     return f'one of {len(named)} teachers drawn for each batch'
 
 
 def members(averaged):
-    "Of what weights a mean was taken, in words."
+    "Of what weights a mean was taken."
     return ', '.join(f"epoch {p['epoch']} of stage {len(p['stages'])}" for p in averaged)
 
 
-def course(about):
-    "The stages of training in words, oldest first: a run may go on from an earlier one's weights."
-    recipes, mean = stages(about), about.get('start_mean')
-    def stage(i, r):
-        before = f'the mean of {members(mean)} (nbs/experiments/E08_soup)' if mean and r is recipes[-1] else f'the best epoch of stage {i}'
-        start = f', started from {before}' if i else ''
-        every = ', faces without a majority as well' if r.get('train_rule') == 'argmax' else ''
-        placed = ', anchors put anew at the centres of their class' if r.get('place_anchors') is not None else ''
-        taught = f", {r.get('teacher_share', .5):.0%} of each target said by {teachers(r['teacher'])}" if r.get('teacher') else ''
-        shown = f"shown for {1 - r['hide_landmarks']:.0%} of the faces" if r['hide_landmarks'] < 1 else 'never shown'
-        ran = f"{about['ran']} of " if 'ran' in about and r is recipes[-1] else ''
-        return (f"stage {i + 1}{start}: {ran}{r['epochs']} epochs, batches of {r['bs']}, AdamW with one-cycle to {r['lr']}, "
-                f"known landmarks {shown}{placed}{taught}{every}")
-    return '; '.join(stage(i, r) for i, r in enumerate(recipes))
+def landmarks_shown(recipe):
+    "For how many faces the model was given the known landmarks."
+    hidden = recipe['hide_landmarks']
+    return f'shown for {1 - hidden:.0%} of the faces' if hidden < 1 else 'never shown'
+
+
+def special(recipe):
+    "What a stage did beyond the usual: each with its comma, or nothing."
+    said = ''
+    if recipe.get('place_anchors') is not None:
+        said += ', anchors put anew at the centres of their class'
+    if recipe.get('teacher'):
+        share = recipe.get('teacher_share', .5)
+        said += f', {share:.0%} of each target said by {teachers(recipe["teacher"])}'
+    if recipe.get('train_rule') == 'argmax': said += ', faces without a majority as well'
+    return said
+
+
+def start_of(about, i, last):
+    "What weights stage `i` (from 0) started from; the first started from none."
+    if i == 0: return ''
+    mean = about.get('start_mean') if last else None
+    before = (f'the mean of {members(mean)} (nbs/8_experiments/E08_soup)' if mean
+              else f'the best epoch of stage {i}')
+    return f', started from {before}'
+
+
+def training(about):
+    "The stages of training, oldest first: a run may go on from an earlier one's weights."
+    recipes, said = stages(about), []
+    for i, r in enumerate(recipes):
+        last = r is recipes[-1]
+        ran = f"{about['ran']} of " if last and 'ran' in about else ''
+        said.append(f"stage {i + 1}{start_of(about, i, last)}: {ran}{r['epochs']} epochs, "
+                    f"batches of {r['bs']}, AdamW with one-cycle to {r['lr']}, "
+                    f"known landmarks {landmarks_shown(r)}{special(r)}")
+    return '; '.join(said)
+
+
+def best_epoch(about):
+    "Which epoch was the best, and of how many."
+    last = about.get('ran', about['recipe']['epochs']) - 1
+    stage = ' of the last stage' if about.get('before') else ''
+    short = ', which was stopped there' if 'ran' in about else ''
+    return f"the best epoch ({about['epoch']} of 0–{last}{stage}{short}) by accuracy"
 
 
 def chosen(about):
-    "What was chosen on validation, in words, for the table and for the sentence below it."
-    if 'averaged' not in about:
-        stage = ' of the last stage' if about.get('before') else ''
-        short = ', which was stopped there' if 'ran' in about else ''
-        best, most = f"the best epoch ({about['epoch']} of 0–{about.get('ran', about['recipe']['epochs']) - 1}{stage}{short}) by accuracy", about.get('chosen_from')
-        return (f'{best}, and of {most} the most accurate', 'epoch and run were') if most else (best, 'the epoch was')
-    return f'the most accurate of several means of weights on this way (nbs/experiments/E08_soup); it is of {members(about["averaged"])} (counted from 0), in equal shares', 'the mean was'
+    "What was chosen on validation, for the card's table and for the sentence below it."
+    if 'averaged' in about:
+        return ('the most accurate of several means of weights on this way '
+                f"(nbs/8_experiments/E08_soup); it is of {members(about['averaged'])} "
+                '(counted from 0), in equal shares', 'the mean was')
+    best, others = best_epoch(about), about.get('chosen_from')
+    if others: return f'{best}, and of {others} the most accurate', 'epoch and run were'
+    return best, 'the epoch was'
+
+
+# ---- The card
+
+def percent(value):
+    "A share; a dash for a class that was never answered."
+    return '–' if value is None else f'{value:.1%}'
 
 
 def per_class(metrics):
     "The table of classes in Markdown."
-    share = lambda value: '–' if value is None else f'{value:.1%}'       # of a class that was never answered
-    row = lambda c: f"| {c['class']} | {c['n']} | {share(c['recall'])} | {share(c['precision'])} | {c['f1'] or 0:.3f} |"
-    return '\n'.join(row(c) for c in metrics['per_class'])
+    return '\n'.join(f"| {c['class']} | {c['n']} | {percent(c['recall'])} | "
+                     f"{percent(c['precision'])} | {c['f1'] or 0:.3f} |"
+                     for c in metrics['per_class'])
 
+
+def model_words(model):
+    "What the card says of the model."
+    return dict(name=model.config['name'], img_size=model.config['img_size'],
+                classes=', '.join(model.classes),
+                parameters=sum(p.numel() for p in model.parameters())/1e6)
+
+
+def training_words(about):
+    "What the card says of the training."
+    recipe, train = about['recipe'], about['data']['train']
+    rule = ('those whose most frequent vote is an expression'
+            if recipe.get('train_rule') == 'argmax' else 'majority rule')
+    precision = 'bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic'
+    best, what = chosen(about)
+    return dict(n_train=train['n'], duplicates=train['dropped_duplicates'], train_rule_words=rule,
+                training=training(about), precision=precision, chosen=best, what=what)
+
+
+def measured_words(metrics, notes):
+    "What the card says of the measurement."
+    raw = {f'raw_{k}': notes['calibration'][k][0] for k in ('ece', 'nll')}
+    rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
+    return {k: metrics[k] for k in KEPT} | raw | dict(
+        temperature=notes['temperature'], per_class=per_class(metrics), rare=rare)
+
+
+def card(model, metrics, notes, onnx):
+    "The card in Markdown; `onnx` says in words where the ONNX file is."
+    about = model.metadata
+    words = (about['recipe'] | measured_words(metrics, notes) | training_words(about)
+             | model_words(model) | dict(onnx=onnx))
+    facts = '\n'.join(f'| {what} | {said.format(**words)} |' for what, said in FACTS.items())
+    return CARD.format(**words, facts=facts)
+
+
+# ---- The files
 
 def asset(size):
     "Where the weights of a size lie."
@@ -113,51 +219,64 @@ def asset(size):
 def ship_onnx(size):
     "Write the ONNX file beside shipped weights."
     made = export_onnx(asset(size), asset(size).with_suffix('.onnx'))
-    print(f"{Path(made['out']).relative_to(ROOT)}: {made['bytes']/2**20:.2f} MiB, at most {made['difference']:.0e} "
-          f"from PyTorch on {made['faces']}")
+    print(f"{Path(made['out']).relative_to(ROOT)}: {made['bytes']/2**20:.2f} MiB, "
+          f"at most {made['difference']:.0e} from PyTorch on {made['faces']}")
     return made
 
 
+def onnx_words(size, onnx):
+    "Where the ONNX file is, for the card; it is written here if it is wanted."
+    if not onnx: return f'`grefel export --size {size}` makes an ONNX file of them'
+    return f"as ONNX too, whose outputs differ by at most {ship_onnx(size)['difference']:.0e}"
+
+
 def measure_stored(model, out, faces):
-    "Write the weights, calibrate and measure them as they are stored; the report's figures and the calibration."
+    "Write the weights, then calibrate and measure what is stored: the metrics and the calibration."
     save_model(model, out, half=True, grey=True)
     notes = calibrate_weights(out, faces, out)
-    with tempfile.TemporaryDirectory() as scratch: metrics = evaluate(load_model(out), faces, out=scratch)
+    with tempfile.TemporaryDirectory() as scratch:
+        metrics = evaluate(load_model(out), faces, out=scratch)
     add_metadata(out, out, validation={k: metrics[k] for k in KEPT})
     return metrics, notes
 
 
-def main(run, onnx=True, chosen_from=None):
-    model = load_model(run)
-    about = model.metadata
-    history = (Path(run) if Path(run).is_dir() else Path(run).parent)/'history.csv'
+def note_origin(about, history, chosen_from):
+    "Note in a model's metadata how many epochs it ran, if not all, and what it was chosen from."
     ran = len(history.read_text().splitlines()) - 1
-    about |= dict(chosen_from=chosen_from) if chosen_from else {}
-    about |= dict(ran=ran) if ran < about['recipe']['epochs'] else {}
-    recipe, name = about['recipe'], model.config['name']
-    out = asset(name.removeprefix('grefel_'))
+    if chosen_from: about['chosen_from'] = chosen_from
+    if ran < about['recipe']['epochs']: about['ran'] = ran
+
+
+def ship(run, onnx=True, chosen_from=None):
+    "Write all files of a run."
+    model = load_model(run)
+    history = (Path(run) if Path(run).is_dir() else Path(run).parent)/'history.csv'
+    note_origin(model.metadata, history, chosen_from)
+    size = model.config['name'].removeprefix('grefel_')
+    out = asset(size)
     metrics, notes = measure_stored(model, out, load_faces('ferplus', split='valid'))
-    figures, raw = {k: metrics[k] for k in KEPT}, {f'raw_{k}': notes['calibration'][k][0] for k in ('ece', 'nll')}
-    told = (f"as ONNX too, whose outputs differ by at most {ship_onnx(name.removeprefix('grefel_'))['difference']:.0e}" if onnx
-            else f"`grefel export --size {name.removeprefix('grefel_')}` makes an ONNX file of them")
-    train = about['data']['train']
-    rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
-    last = 'those whose most frequent vote is an expression' if recipe.get('train_rule') == 'argmax' else 'majority rule'
-    words = dict(name=name, rule_of_train=last, course=course(about),
-                 parameters=sum(p.numel() for p in model.parameters())/1e6, img_size=model.config['img_size'],
-                 classes=', '.join(model.classes), n_train=train['n'], twins=train['dropped_duplicates'],
-                 **dict(zip(('chosen', 'what'), chosen(about))),
-                 precision='bfloat16 arithmetic' if recipe['bf16'] else 'float32 arithmetic',
-                 temperature=notes['temperature'], onnx=told, per_class=per_class(metrics), rare=rare)
-    out.with_suffix('.md').write_text(CARD.format(**recipe | figures | raw | words), encoding='utf-8')
+    text = card(model, metrics, notes, onnx_words(size, onnx))
+    out.with_suffix('.md').write_text(text, encoding='utf-8')
     shutil.copy(history, out.with_suffix('.csv'))
-    print(json.dumps(figures, indent=1))
+    print(json.dumps({k: metrics[k] for k in KEPT}, indent=1))
     print(f'{out.relative_to(ROOT)}: {out.stat().st_size/2**20:.2f} MiB')
 
 
-if __name__ == '__main__':
-    given = sys.argv[1:]
-    words = given.pop(given.index('--from') + 1) if '--from' in given[:-1] else None
-    given = [a for a in given if a not in ('--onnx', '--no-onnx', '--from')]
-    try: ship_onnx(*given) if '--onnx' in sys.argv else main(*given, onnx='--no-onnx' not in sys.argv, chosen_from=words)
-    except (GrefelError, TypeError) as e: sys.exit(f'{Path(sys.argv[0]).name}: {e}')
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('run', nargs='?', metavar='RUN', help="a run's folder or a weights file")
+    what.add_argument('--onnx', metavar='SIZE', help='only write the ONNX file of shipped weights')
+    parser.add_argument('--from', dest='chosen_from', metavar='WORDS',
+                        help='what else these weights were chosen from, for the card: '
+                             "'six such weights (nbs/8_experiments/E12_seeds)'")
+    parser.add_argument('--no-onnx', action='store_true', help='write no ONNX file')
+    args = parser.parse_args()
+    try:
+        if args.onnx: ship_onnx(args.onnx)
+        else: ship(args.run, not args.no_onnx, args.chosen_from)
+    except GrefelError as e: sys.exit(f'{parser.prog}: {e}')
+
+
+if __name__ == '__main__': main()

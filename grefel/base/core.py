@@ -57,7 +57,7 @@ _CANONICAL = {alias: name for name, aliases in _ALIASES.items() for alias in ali
 # %% ../../nbs/2_base/00_core.ipynb #abd0f13e
 def canonical(
     name:str,  # any usual spelling: 'Happy', 'joy', 'HA', 'happiness'
-) -> str:      # one of `EXPRESSIONS`
+) -> str:      # one of EXPRESSIONS
     "The project's name for an expression; `GrefelError` if it is not one of the eight."
     key = re.sub(r'[^a-z]', '', str(name).lower())
     if key not in _CANONICAL:

@@ -143,7 +143,7 @@ def invert_affine(
 def normalise_shape(
     lmk:Tensor,             # (…, 68, 2)
     ref:Tensor|None=None,   # (68, 2) the shape to align to; the mean face if None
-) -> Tensor:                # (…, 68, 2) in the frame of `ref`
+) -> Tensor:                # (…, 68, 2) in the frame of ref
     "Take away position, size and tilt: each face, aligned to `ref` by a similarity."
     ref = mean_shape().to(lmk) if ref is None else ref
     return apply_affine(lmk, similarity_transform(lmk, ref))

@@ -150,7 +150,7 @@ def merge_parts(
 def refuse_overwrite(
     out,        # a file that is to be written
     sources,    # files that it is made from
-) -> Path:      # `out`
+) -> Path:      # out
     "`GrefelError` if a result would take the place of what it is made from."
     out = Path(out)
     if out.resolve() in {Path(str(s)).resolve() for s in sources}:

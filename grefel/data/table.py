@@ -586,7 +586,7 @@ def read_csv(path, split=None):
 # %% ../../nbs/4_data/03_table.ipynb #f4aa1805
 def all_files(
     folder,       # is looked through, hidden files and folders left out
-) -> list:        # of texts: paths from `folder`, with / between, folder by folder, sorted
+) -> list:        # of texts: paths from the folder, with / between, folder by folder, sorted
     "Every file below a folder."
     found = []
     for parent, folders, files in os.walk(folder):

@@ -1,8 +1,16 @@
-"""Measure how fast grefel is, on a quiet machine: tools/bench_speed.py [STAGE …] writes nbs/experiments/B01_speed.csv.
+"""Measure how fast grefel is, on a quiet machine. Writes nbs/8_experiments/B01_speed.csv.
 
-Stages: model (one face, one thread, beside other networks), photo (a photograph, step by step), folder (10,000 faces on two
-cores), cold (one command from nothing). Those that are named are measured anew, the rows of the others stay. With --quick
-everything is small and goes to a file in the system's temporary folder: it shows that the script works, not how fast grefel is."""
+    python benchmarks/speed.py              everything
+    python benchmarks/speed.py photo cold   these stages anew; the rows of the others stay
+
+    model    one face on one thread, beside other networks
+    photo    a photograph, step by step
+    folder   10,000 faces on two cores
+    cold     one command from nothing
+
+With --quick everything is small and goes to a file in the system's temporary folder. That shows
+that the script works, not how fast grefel is.
+"""
 import argparse
 import contextlib
 import csv
@@ -20,10 +28,11 @@ import time
 import warnings
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
 from nbtools import ROOT, cpu_name
 
-FIELDS = ('stage', 'what', 'how', 'threads', 'unit', 'repeats', 'median', 'p10', 'p90', 'note', 'load', 'date', 'commit', 'cpu',
-          'versions')
+FIELDS = ('stage', 'what', 'how', 'threads', 'unit', 'repeats', 'median', 'p10', 'p90', 'note',
+          'load', 'date', 'commit', 'cpu', 'versions')
 SIDE = 48   # of the faces that grefel's sizes read, in pixels
 PACKAGES = ('torch', 'onnxruntime', 'timm', 'numpy', 'pillow', 'scikit-image')
 
@@ -36,10 +45,13 @@ def command(*args):
 def machine():
     "What a measured row says of where and when it was measured."
     from importlib.metadata import version
-    changed = '+changes' if command('git', 'status', '--porcelain', '--untracked-files=no', 'grefel') else ''
+    changed = '+changes' if command('git', 'status', '--porcelain', '--untracked-files=no',
+                                    'grefel') else ''
     versions = ', '.join(f'{p} {version(p)}' for p in PACKAGES)
-    return dict(date=datetime.date.today().isoformat(), commit=command('git', 'rev-parse', '--short', 'HEAD') + changed,
-                cpu=f'{cpu_name()}, {os.cpu_count()} cores', versions=f'Python {platform.python_version()}, {versions}')
+    return dict(date=datetime.date.today().isoformat(),
+                commit=command('git', 'rev-parse', '--short', 'HEAD') + changed,
+                cpu=f'{cpu_name()}, {os.cpu_count()} cores',
+                versions=f'Python {platform.python_version()}, {versions}')
 
 
 def spread(values, unit, digits=3):
@@ -70,15 +82,18 @@ def torch_call(model, size):
 def onnx_call(content, size):
     "A call of an ONNX file, as bytes, on one face."
     import numpy as np
-    from grefel.export import _run, _session
-    session, face = _session(content, threads=1), np.random.default_rng(0).random((1, 3, size, size), np.float32)
-    return lambda: _run(session, face)
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+    face = np.random.default_rng(0).random((1, 3, size, size), np.float32)
+    return lambda: session.run(None, {'images': face})
 
 
 def onnx_bytes(model, size):
     "Any network of images as an ONNX file's bytes, exported as grefel's own are."
     from torch import nn
-    from grefel.export import onnx_graph
+    from grefel.use.onnx import onnx_graph
     class Answering(nn.Module):
         def __init__(self):
             super().__init__()
@@ -91,48 +106,59 @@ def onnx_bytes(model, size):
 
 def own_models(quick):
     "(name, size in pixels, module, ONNX bytes) of grefel's sizes."
-    from grefel.export import describe, onnx_graph, quantise, _scale_faces
-    from grefel.model import load_model
+    from grefel.method.files import load_model
+    from grefel.use.onnx import describe, onnx_graph, quantise, scale_faces
     for name in ('nano',) if quick else ('nano', 'small'):
         model = load_model(name)
         graph, size = onnx_graph(model), model.config['img_size']
         yield f'grefel {name}', size, model, graph.SerializeToString()
-        yield f'grefel {name}, int8', size, None, describe(quantise(graph, _scale_faces(model, None, 64)), model).SerializeToString()
+        int8 = describe(quantise(graph, scale_faces(model, n=64)), model)
+        yield f'grefel {name}, int8', size, None, int8.SerializeToString()
 
 
 def other_models(quick):
     "The same of networks to compare with: untrained, eight classes, at grefel's input size."
     import timm
-    from grefel.core import GrefelError
+    from grefel.base.core import GrefelError
+    from grefel.method.poster import PosterV2
     for name in ('mobilenetv3_small_100',) if quick else ('mobilenetv3_small_100', 'resnet18'):
         model = timm.create_model(name, pretrained=False, num_classes=8).eval()
         yield f'{name} at {SIDE} px', SIDE, model, onnx_bytes(model, SIDE)
     if quick: return
-    try: from grefel.backbone import PosterV2
-    except ImportError: print('model: grefel.backbone has no PosterV2; left out', file=sys.stderr); return
     model = PosterV2().eval()
     try: content = onnx_bytes(model, 224)
-    except GrefelError as e: content = None; print(f'model: {e}; POSTER++ in PyTorch only', file=sys.stderr)
+    except GrefelError as e:
+        content = None
+        print(f'model: {e}; POSTER++ in PyTorch only', file=sys.stderr)
     yield 'POSTER++ at 224 px', 224, model, content
 
 
+def described(name, size, model, content):
+    "What a row notes of its network."
+    said = []
+    if model is not None:
+        said.append(f'{sum(p.numel() for p in model.parameters())/1e6:.2f} M parameters')
+    if content: said.append(f'{len(content)/1e6:.2f} MB as ONNX')
+    trained = ('shipped weights' if 'grefel' in name
+               else 'untrained: the time does not depend on the weights')
+    return ', '.join([*said, f'{size} px', trained])
+
+
 def measure_models(quick):
-    "Rows: each network in ONNX Runtime and PyTorch, by turns, so that a slow moment hits all alike."
+    "Rows: each network in ONNX Runtime and PyTorch. They take turns, so a slow moment hits all."
     import torch
     torch.set_num_threads(1)
     calls, notes = {}, {}
     for name, size, model, content in [*own_models(quick), *other_models(quick)]:
         if content: calls[name, 'onnx'] = onnx_call(content, size)
         if model is not None: calls[name, 'torch'] = torch_call(model, size)
-        count = '' if model is None else f'{sum(p.numel() for p in model.parameters())/1e6:.2f} M parameters, '
-        trained = 'shipped weights' if 'grefel' in name else 'untrained: the time does not depend on the weights'
-        stored = f'{len(content)/1e6:.2f} MB as ONNX, ' if content else ''
-        notes[name] = f'{count}{stored}{size} px, {trained}'
+        notes[name] = described(name, size, model, content)
     times = {key: [] for key in calls}
     for call in calls.values():
         for _ in range(3): call()
     for _ in range(2 if quick else 30):
-        for key, call in calls.items(): times[key] += [milliseconds(call) for _ in range(3 if 'POSTER' in key[0] else 10)]
+        for key, call in calls.items():
+            times[key] += [milliseconds(call) for _ in range(3 if 'POSTER' in key[0] else 10)]
     for (name, how), values in times.items():
         yield dict(what=name, how=how, threads=1, note=notes[name], **spread(values, 'ms'))
 
@@ -140,28 +166,29 @@ def measure_models(quick):
 # ---- photo: from the bytes of a photograph to its faces, step by step
 
 def photograph():
-    "A JPEG of 640 × 480 with one face: NASA's portrait of Eileen Collins, which scikit-image ships."
+    "A 640 × 480 JPEG with one face: NASA's portrait of Eileen Collins, from scikit-image."
     from PIL import Image
     from skimage.data import astronaut
-    picture = Image.fromarray(astronaut()).crop((0, 0, 512, 384)).resize((640, 480), Image.Resampling.LANCZOS)
+    upper = Image.fromarray(astronaut()).crop((0, 0, 512, 384))
     file = io.BytesIO()
-    picture.save(file, 'JPEG', quality=90)
+    upper.resize((640, 480), Image.Resampling.LANCZOS).save(file, 'JPEG', quality=90)
     return file.getvalue()
 
 
-STEPS = (('decode', 'load_image'), ('find faces', 'find_faces'), ('crop', 'cut'), ('crop', '_view'), ('crop', 'crop_box'),
-         ('align', 'align_frame'), ('align', 'believable'), ('prepare', 'Predictor.prepare'), ('model', '_Torch.__call__'),
+STEPS = (('decode', 'load_image'), ('find faces', 'find_faces'), ('crop', 'cut'), ('crop', '_view'),
+         ('crop', 'crop_box'), ('align', 'align_frame'), ('align', 'believable'),
+         ('prepare', 'Predictor.prepare'), ('model', '_Torch.__call__'),
          ('model', '_Onnx.__call__'), ('answer', 'Predictor._face'))
 
 
 class Steps:
-    "Exclusive time of the steps of prediction: each function's own time, without that of the steps it calls."
+    "Time of the steps of prediction: each function's own, without that of the steps it calls."
     def __init__(self, module):
         self.spent, self.stack = {}, []
         for step, name in STEPS:
             owner, _, attribute = name.rpartition('.')
-            owner = getattr(module, owner, None) if owner else module
-            if hasattr(owner, attribute): setattr(owner, attribute, self._timed(step, getattr(owner, attribute)))
+            owner = getattr(module, owner) if owner else module
+            setattr(owner, attribute, self._timed(step, getattr(owner, attribute)))
 
     def _timed(self, step, function):
         @functools.wraps(function)
@@ -182,12 +209,11 @@ class Steps:
 
 
 def measure_photo(quick):
-    "Rows: the whole way from bytes to answers, and each step of it, by both backends on one thread."
+    "Rows: the whole way from bytes to answers and each step of it, both backends on one thread."
     import torch
-    predict = importlib.import_module('grefel.predict')
+    predict = importlib.import_module('grefel.use.predict')
     torch.set_num_threads(1)
-    try: predictors = {b: predict.Predictor(backend=b, threads=1) for b in ('onnx', 'torch')}
-    except TypeError: predictors = dict(torch=predict.Predictor())
+    predictors = {b: predict.Predictor(backend=b, threads=1) for b in ('onnx', 'torch')}
     steps, photo = Steps(predict), photograph()
     rows = {backend: [] for backend in predictors}
     for repeat in range(-2, 3 if quick else 40):
@@ -201,10 +227,13 @@ def measure_photo(quick):
         whole = [sum(s.values()) for s in spent]
         note = '640×480 JPEG, one face, from bytes to Face'
         yield dict(what='photo', note=note, **how, **spread(whole, 'ms'))
-        yield dict(what='photos a second', note=note, **how, **spread([1e3/w for w in whole], '1/s'))
+        yield dict(what='photos a second', note=note, **how,
+                   **spread([1e3/w for w in whole], '1/s'))
         for name in dict.fromkeys([s for s, _ in STEPS] + ['rest']):
             values = [s.get(name, 0.) for s in spent]
-            if any(values): yield dict(what=f'step: {name}', note='without the steps within', **how, **spread(values, 'ms'))
+            if any(values):
+                yield dict(what=f'step: {name}', note='without the steps within', **how,
+                           **spread(values, 'ms'))
 
 
 # ---- folder and cold: whole commands
@@ -212,11 +241,6 @@ def measure_photo(quick):
 def grefel(*args):
     "The command line of a grefel command."
     return [sys.executable, '-m', 'grefel', *map(str, args)]
-
-
-def knows(option):
-    "Whether `grefel predict` has an option."
-    return option in subprocess.run(grefel('predict', '--help'), capture_output=True, text=True).stdout
 
 
 def environment():
@@ -227,7 +251,7 @@ def environment():
 def write_faces(folder, n):
     "Synthetic faces of 48 pixels as PNG files in ten subfolders."
     from PIL import Image
-    from grefel.synth import synth_faces
+    from grefel.base.synth import synth_faces
     for part in range(10):
         (folder/f'{part}').mkdir(parents=True)
         for i, face in enumerate(synth_faces(n//10, size=48, seed=part)['images'][:, 0].numpy()):
@@ -242,7 +266,10 @@ def memory(process):
 
 
 def watch(args, every=None):
-    "Run a command; its seconds, and looking `every` so many seconds at what it holds, (seconds, MB) each."
+    """Run a command: its seconds, and (seconds, MB) of what it held.
+
+    We look `every` so many seconds; None: never.
+    """
     import psutil
     held = []
     with tempfile.TemporaryFile('w+') as said:
@@ -259,20 +286,20 @@ def watch(args, every=None):
 
 
 def measure_folder(quick):
-    "Rows: faces a second of a folder from the start of the command to its end, and its memory at four moments."
+    "Rows: faces a second of a folder, the start of the command included; memory at four moments."
     n, how = (200, ('onnx',)) if quick else (10_000, ('onnx', 'torch'))
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)/'faces'
         write_faces(folder, n)
-        for backend in how if knows('--backend') else ('torch',):
-            runs = []
-            for repeat in range(1 if quick else 3):
-                options = ['--backend', backend] if knows('--backend') else []
-                options += ['--out', Path(scratch)/f'{backend}{repeat}.csv'] if knows('--out') else ['--json']
-                runs.append(watch(grefel('predict', folder, *options), every=0.1))
-            note = f'{n:,} faces of 48 px as PNG, `grefel predict FOLDER --out rows.csv`, start included'
+        for backend in how:
+            outs = [Path(scratch)/f'{backend}{i}.csv' for i in range(1 if quick else 3)]
+            runs = [watch(grefel('predict', folder, '--backend', backend, '--out', out), every=0.1)
+                    for out in outs]
+            note = (f'{n:,} faces of 48 px as PNG, `grefel predict FOLDER --out rows.csv`, '
+                    'start included')
             row = dict(how=backend, threads=os.cpu_count(), note=note)
-            yield dict(what='faces a second', **row, **spread([n/seconds for seconds, _ in runs], '1/s', 1))
+            rates = [n/seconds for seconds, _ in runs]
+            yield dict(what='faces a second', **row, **spread(rates, '1/s', 1))
             for share in (.25, .5, .75, 1.):
                 at = [max(mb for t, mb in held if t <= share*seconds) for seconds, held in runs]
                 yield dict(what=f'peak memory until {share:.0%}', **row, **spread(at, 'MB', 0))
@@ -283,8 +310,8 @@ def measure_cold(quick):
     with tempfile.TemporaryDirectory() as scratch:
         photo = Path(scratch)/'photo.jpg'
         photo.write_bytes(photograph())
-        commands = {'grefel predict': grefel('predict', photo)}
-        if knows('--backend'): commands['grefel predict --backend onnx'] = grefel('predict', photo, '--backend', 'onnx')
+        commands = {'grefel predict': grefel('predict', photo),
+                    'grefel predict --backend onnx': grefel('predict', photo, '--backend', 'onnx')}
         for line in ('import torch', 'import onnxruntime', 'import numpy', 'pass'):
             commands[f'python -c "{line}"'] = [sys.executable, '-c', line]
         times = {name: [] for name in commands}
@@ -293,8 +320,8 @@ def measure_cold(quick):
                 seconds, _ = watch(args, every=None)
                 if repeat >= 0: times[name].append(seconds)
     for name, values in times.items():
-        yield dict(what=name, how='command', threads='default', note='640×480 JPEG, files in the system\'s cache',
-                   **spread(values, 's'))
+        yield dict(what=name, how='command', threads='default',
+                   note="640×480 JPEG, files in the system's cache", **spread(values, 's'))
 
 
 STAGES = dict(model=measure_models, photo=measure_photo, folder=measure_folder, cold=measure_cold)
@@ -314,7 +341,7 @@ def read_rows(path):
 
 def store(path, stage, rows):
     "Replace the rows of a stage; a stage is written when it is complete."
-    from grefel.core import write_file
+    from grefel.base.core import write_file
     kept = {name: [r for r in read_rows(path) if r['stage'] == name] for name in STAGES}
     kept[stage] = rows
     text = io.StringIO()
@@ -325,18 +352,24 @@ def store(path, stage, rows):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('stages', nargs='*', metavar='STAGE', help=f'{", ".join(STAGES)} (default: all)')
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('stages', nargs='*', metavar='STAGE',
+                        help=f'{", ".join(STAGES)} (default: all)')
     parser.add_argument('--quick', action='store_true', help='a small trial of the script')
     parser.add_argument('--out', type=Path, help='another file')
     args = parser.parse_args()
-    if wrong := set(args.stages) - set(STAGES): parser.error(f'no stage {min(wrong)!r}; there are {", ".join(STAGES)}')
-    usual = ROOT/'nbs'/'experiments'/'B01_speed.csv'
-    out, where = args.out or (Path(tempfile.gettempdir())/'B01_quick.csv' if args.quick else usual), machine()
+    if wrong := set(args.stages) - set(STAGES):
+        parser.error(f'no stage {min(wrong)!r}; there are {", ".join(STAGES)}')
+    usual = (Path(tempfile.gettempdir())/'B01_quick.csv' if args.quick
+             else ROOT/'nbs'/'8_experiments'/'B01_speed.csv')
+    out, where = args.out or usual, machine()
     warnings.simplefilter('ignore')
     for stage in args.stages or STAGES:
         load = busy()
-        if load > 0.5: print(f'{stage}: the machine is busy (load {load}); these times will be too long', file=sys.stderr)
+        if load > 0.5:
+            print(f'{stage}: the machine is busy (load {load}); these times will be too long',
+                  file=sys.stderr)
         rows = []
         for row in STAGES[stage](args.quick):
             rows.append(dict(stage=stage, load=load) | where | row)

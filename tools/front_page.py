@@ -1,0 +1,57 @@
+"""What the front page shows beside prose: its table. Tested in tests/test_front_page.py."""
+import json
+
+from nbtools import NBS
+
+EXPERIMENTS = NBS/'8_experiments'
+PLAIN = {'nano': 'plain, as costly as nano', 'small': 'plain, as costly as small'}
+# Installable tools on the same test images: measured once, sources in data/ferplus.md
+TOOLS = [('`@vladmandic/face-api` 1.7.15', .689, None), ('`fer` 25.10.3', .671, .059)]
+
+
+def seeds(row, runs):
+    "Mean and spread over the seeds of one row of E12, in percent."
+    of = runs[runs.row == row].accuracy*100
+    return f'{of.mean():.1f} ± {of.std():.1f}'
+
+
+def held_out(size):
+    "The test metrics of shipped weights, or None where other weights were scored."
+    from grefel.base.core import weights_file
+    from grefel.method.files import load_model, weights_digest
+    scored = json.loads((EXPERIMENTS/'heldout.json').read_text(encoding='utf-8'))[f'grefel_{size}']
+    same = weights_digest(load_model(weights_file(size))) == scored['digest']
+    return scored if same else None
+
+
+def kl_untempered(row, runs):
+    "Divergence from the votes, mean over seeds, no temperature."
+    return f'{runs[runs.row == row].kl_votes.mean():.3f}'
+
+
+def milliseconds(what, speeds):
+    "Median time of a face with ONNX Runtime on one thread."
+    one_thread = speeds.threads.astype(str) == '1'
+    found = speeds[(speeds.what == what) & (speeds.how == 'onnx') & one_thread]
+    return f'{found["median"].iloc[0]:.1f}' if len(found) else '–'
+
+
+def results_table():
+    "The table of the front page, Markdown."
+    import pandas as pd
+    runs, speeds = (pd.read_csv(EXPERIMENTS/f) for f in ('E12_seeds.csv', 'B01_speed.csv'))
+    lines = ['| | validation, 3 seeds | **test** | KL to votes | ECE, test | ms a face |',
+             '|---|---|---|---|---|---|']
+    for size in ('small', 'nano'):
+        test = held_out(size)
+        shown = ('not scored yet', '–') if test is None else (
+            f"**{100*test['accuracy']:.2f}**", f"{test['ece']:.3f}".lstrip('0'))
+        lines.append(f"| **grefel {size}** | {seeds(size, runs)} | {shown[0]} "
+                     f"| {kl_untempered(size, runs)} | {shown[1]} "
+                     f"| {milliseconds(f'grefel {size}', speeds)} |")
+        lines.append(f'| plain network, as many multiplications | {seeds(PLAIN[size], runs)} | – | '
+                     f'{kl_untempered(PLAIN[size], runs)} | – | – |')
+    for name, accuracy, ece in TOOLS:
+        lines.append(f"| {name}, installable | – | {100*accuracy:.1f} | – | "
+                     f"{'–' if ece is None else f'{ece:.3f}'.lstrip('0')} | – |")
+    return '\n'.join(lines)
