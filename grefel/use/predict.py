@@ -243,7 +243,8 @@ def _one_of(name, value, known):
     if value not in known: raise GrefelError(f'{name} is one of {", ".join(known)}, not {value!r}')
     return value
 
-def _engine_at_hand(): return 'torch' if find_spec('torch') else 'onnx'   # the light install has no PyTorch
+# the light install has no PyTorch
+def _engine_at_hand(): return 'torch' if find_spec('torch') else 'onnx'
 
 # %% ../../nbs/7_use/03_predict.ipynb #18fa591a
 class Predictor:
@@ -251,7 +252,7 @@ class Predictor:
     def __init__(self,
         weights=None,             # a file, a run's folder, a shipped size or a model; None: default
         device='cpu',             # where the model works: 'cpu', 'cuda', …
-        backend:str|None=None,    # 'torch', or 'onnx', which an .onnx file implies; None: torch if installed
+        backend:str|None=None,    # 'torch', 'onnx' (an .onnx file implies it); None: torch if here
         crop:str='auto',          # 'auto', 'detect' (always) or 'whole' (each image is a face)
         align:str='model',        # upright by landmarks of 'model', 'face-alignment', or 'none'
         detector:str='cascade',   # 'cascade' or 'face-alignment' (a network)

@@ -14,7 +14,7 @@ from PIL import Image
 from skimage.data import astronaut
 
 from grefel.base.core import GrefelError
-from grefel.base.images import _to_uint8, crop_box, find_images, image_name, load_image
+from grefel.base.images import _to_uint8, crop_box, image_name, load_image
 
 UP = Image.Transpose
 
@@ -300,34 +300,6 @@ def test_a_file_cut_off_is_refused_and_a_damaged_one_never_crashes(format):
             damaged[place] ^= 0x5A
         try: assert load_image(bytes(damaged), max_pixels=1_000_000).mode == 'RGB'
         except GrefelError: pass
-
-
-# ---- Files and folders
-
-@pytest.fixture
-def album(tmp_path):
-    for name in ('b.PNG', 'a.jpg', 'Thumbs.db', '._a.jpg', 'notes.txt', 'trip/c.JPeG',
-                 '.cache/d.png', '__MACOSX/e.png'):
-        (tmp_path/name).parent.mkdir(exist_ok=True)
-        (tmp_path/name).touch()
-    return tmp_path
-
-
-def test_a_folder_is_its_images_in_order(album):
-    def names(*args, **kw):
-        return [p.relative_to(album).as_posix() for p in find_images(*args, **kw)]
-    assert names(album) == ['a.jpg', 'b.PNG', 'trip/c.JPeG']
-    assert names(str(album), recursive=False) == ['a.jpg', 'b.PNG']
-    assert names([album/'trip', album, album/'notes.txt']) == [
-        'trip/c.JPeG', 'a.jpg', 'b.PNG', 'notes.txt']  # as named, each once, whatever its ending
-
-
-def test_a_missing_path_and_an_empty_folder_are_told(album):
-    with pytest.raises(GrefelError, match='nowhere: no such file or folder'):
-        find_images([album, album/'nowhere'])
-    (album/'hollow').mkdir()
-    with pytest.raises(GrefelError, match='hollow: no pictures'): find_images(album/'hollow')
-    with pytest.raises(GrefelError, match='no pictures were named'): find_images([])
 
 
 # ---- Boxes

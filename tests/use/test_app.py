@@ -20,11 +20,13 @@ pytest.importorskip('gradio')
 SERVE = 'import sys; from grefel.use.app import run_app; run_app(port=int(sys.argv[1]))'
 ENDS = '''
 import json
+from gradio import networking
 from grefel.use.app import run_app
+networking.setup_tunnel = lambda *_, **__: 'https://shared.example.org'   # asks nobody
 app = run_app(block=False)
 print(json.dumps(dict(
     folder=str(app.settings['uploads']), address=app.local_url, server=app.server_name,
-    share=app.share, paths=app.allowed_paths, mcp=app.mcp_server, root=app.root_path,
+    share=app.share_url, paths=app.allowed_paths, mcp=app.mcp_server, root=app.root_path,
     ssr=app.ssr_mode, analytics=app.analytics_enabled)))
 '''
 OPENING = dict(GRADIO_SERVER_NAME='0.0.0.0', GRADIO_SHARE='True', GRADIO_ALLOWED_PATHS='/etc',
@@ -191,5 +193,5 @@ def test_no_environment_variable_opens_it(ended):
     _, said = ended
     said.pop('folder')
     assert said.pop('address').startswith('http://127.0.0.1:')
-    assert said == dict(server='127.0.0.1', share=False, paths=[], mcp=False, root='', ssr=False,
+    assert said == dict(server='127.0.0.1', share=None, paths=[], mcp=False, root='', ssr=False,
                         analytics=False)
