@@ -4,7 +4,7 @@ import torch
 from torch.testing import assert_close
 
 from grefel.base.core import EXPRESSIONS, GrefelError
-from grefel.base.draw import ACTION_UNITS, SCENE, TRAITS, action_units
+from grefel.base.draw import ACTION_UNITS, SCENE, TRAITS, action_units, draw_faces
 from grefel.base.synth import (
     bayes_accuracy, expression_mix, expression_truth, noise_matrix, synth_faces, true_confusion)
 
@@ -108,6 +108,12 @@ def test_the_same_seed_gives_the_same_bytes_for_any_chunk():
         assert all(torch.equal(again[k], first[k]) for k in first)
     other = synth_faces(40, seed=4)
     assert not any(torch.equal(other[k], first[k]) for k in ('images', 'votes', 'identity'))
+
+
+def test_pictures_are_drawn_from_what_is_told_with_the_seeds_own_noise():
+    d = synth_faces(8, size=16, seed=3, noise=.1)
+    images, landmarks = draw_faces(d['action_units'], d['identity'], d['scene'], 16, noise_seed=3)
+    assert torch.equal(d['images'], images) and torch.equal(d['landmarks'], landmarks)
 
 
 # A change of one argument leaves all of these alone, whatever chance decides elsewhere
