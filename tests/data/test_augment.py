@@ -230,6 +230,12 @@ def test_equal_dice_under_another_setting(dice):
 
 # the transform
 
+def test_a_crop_magnifies(points):
+    x, lmk = make_transform(dict(crop=.5), 32)(torch.zeros(8, 1, 64, 64), points, seed(0))
+    assert_close(lmk[:, 0] - lmk[:, 8], 2*(points[:, 0] - points[:, 8]))
+    assert lmk[:, 8].sub(points[:, 8]*2).std(0).min() > .05  # at another place for each face
+
+
 def test_none_normalises_and_nothing_else(images, points):
     none = make_transform('none', 96)
     x, lmk = none(images, points)

@@ -184,7 +184,7 @@ def plain(pixels):
     kind = b'P5' if pixels.ndim == 2 else b'P6'
     return b'%s\n8 8\n255\n' % kind + pixels.tobytes()
 
-@pytest.mark.parametrize('damage', [None, 'mixed', 'missing', 'shape', 'short'])
+@pytest.mark.parametrize('damage', [None, 'mixed', 'missing', 'shape', 'range', 'short'])
 @pytest.mark.parametrize('colour', (False, True))
 def test_plain_pixels_all_at_once_or_one_by_one(colour, damage):
     noise = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
@@ -193,12 +193,13 @@ def test_plain_pixels_all_at_once_or_one_by_one(colour, damage):
     if damage == 'mixed': blobs.append(png(noise[0]))
     if damage == 'missing': blobs.append(None)
     if damage == 'shape': blobs.append(blobs[0].replace(b'8 8', b'4 16'))
+    if damage == 'range': blobs.append(blobs[0].replace(b'255', b'127'))  # as long as the others
     if damage == 'short': blobs.append(blobs[0][:-1])
     images, shape, wrong = decode_images(pd.DataFrame(dict(image=blobs)), 8)
     expected = noise.transpose(0, 3, 1, 2) if colour else noise[:, None]
     np.testing.assert_array_equal(images[:3], expected)
     assert set(wrong) == ({3} if damage == 'missing' else set())
-    if damage == 'shape': assert not torch.equal(images[3], images[0])
+    if damage in ('shape', 'range'): assert not torch.equal(images[3], images[0])
     assert shape[:3].tolist() == [[8, 8]]*3
 
 
@@ -324,7 +325,9 @@ def test_a_bad_row_of_parquet_is_named(tmp_path, twelve, column, value, said):
 def test_a_truncated_image_is_named(tmp_path, twelve):
     cut = dict(bytes=png(twelve.pixels[0])[:300], path='')
     file = put(tmp_path/'a.parquet', twelve.with_cell('image', cut))
-    assert load_faces(file).notes['bad'][0][0] == f'{file}, row 1'
+    d = load_faces(file)
+    assert d.notes['bad'][0][0] == f'{file}, row 1'
+    assert (len(d), d.notes['kept']) == (2, 2)
 
 
 @pytest.mark.parametrize('content, said', [

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 from grefel.base.core import GrefelError
 from grefel.base.geometry import interocular
 from grefel.base.synth import synth_faces
+from grefel.data.augment import to_grey
 from grefel.data.faces import load_faces
 from grefel.data.landmarks import (
     agreed_landmarks, alignment_landmarks, builtin_landmarks, error_table, find_landmarks,
@@ -41,6 +42,11 @@ def test_rows_do_not_depend_on_their_batch(drawn, seen):
 def test_grey_as_colour(drawn, seen):
     colour = drawn['images'].expand(-1, 3, -1, -1)
     assert_close(builtin_landmarks(colour), seen, atol=2e-3, rtol=0)
+
+
+def test_colour_is_removed_where_the_weights_were_trained_on_grey(drawn):
+    colour = drawn['images']*torch.tensor([1, 0, 0], dtype=torch.uint8)[:, None, None]
+    assert_close(builtin_landmarks(colour), builtin_landmarks(to_grey(colour)))
 
 
 def test_no_faces_no_points(drawn):
@@ -88,7 +94,18 @@ def test_a_file_gives_back_what_was_written(tmp_path, points, ending):
 @pytest.mark.parametrize('ending', ('csv', 'parquet'))
 def test_one_missing_point_is_a_face_not_found(tmp_path, points, ending):
     points[0, 3, 1] = float('nan')
-    assert read_landmarks(write_landmarks(tmp_path/f'p.{ending}', NAMES, points))[0].isnan().all()
+    path = write_landmarks(tmp_path/f'p.{ending}', NAMES, points)
+    assert read_landmarks(path)[0].isnan().all()
+    table = (pd.read_csv if ending == 'csv' else pd.read_parquet)(path)
+    assert table.drop(columns='name').iloc[0].isna().all()  # and so for every other reader
+
+
+def test_a_face_of_which_a_cell_is_empty_is_not_found(tmp_path, points):
+    path = write_landmarks(tmp_path/'p.csv', NAMES, points)
+    table = pd.read_csv(path)
+    table.loc[0, 'x5'] = None
+    table.to_csv(path, index=False)
+    assert read_landmarks(path)[0].isnan().all() and read_landmarks(path)[1].isfinite().all()
 
 
 def test_a_file_of_nobody(tmp_path, points):
