@@ -16,7 +16,7 @@ from .app_page import MAX_BYTES
 # %% ../../nbs/7_use/11_app_guard.ipynb #832b17d1
 API_PATH = '/gradio_api/'
 _PAGES = re.compile(r'/(?:|config/?|theme\.css|favicon\.ico|manifest\.json|pwa_icon(?:/\d+)?'
-                    r'|(?:assets|static|svelte)/[\w./@+-]+)')
+                    r'|(?:assets|static|svelte)/[\w./@+-]{1,200})', re.ASCII)
 _ASKS = re.compile(API_PATH + r'(?:info/?|theme\.css|startup-events|app_id/?|heartbeat/\w{1,40}'
                    r'|queue/data|upload_progress)')
 _POSTS = {API_PATH + name: most for name, most in (            # route → bytes at most

@@ -47,12 +47,16 @@ def request(port, method, path, body=b'', **headers):
     finally: link.close()
 
 
-def upload(port, image):
-    "Where the app has put a photograph."
+def as_png(image):
     image.save(file := io.BytesIO(), 'PNG')
+    return file.getvalue()
+
+
+def upload(port, data):
+    "Where the app has put a photograph."
     head = (b'--x\r\nContent-Disposition: form-data; name="files"; filename="face.png"\r\n'
             b'Content-Type: image/png\r\n\r\n')
-    body = head + file.getvalue() + b'\r\n--x--\r\n'
+    body = head + data + b'\r\n--x--\r\n'
     status, text = request(port, 'POST', '/gradio_api/upload', body, **FORM)
     assert status == 200, text
     return json.loads(text)[0]
@@ -85,8 +89,14 @@ def port(app): return int(app.local_url.rsplit(':', 1)[1].strip('/'))
 
 
 def test_a_photograph_is_read_through_the_guard(port):
-    page = read(port, upload(port, example()))
+    page = read(port, upload(port, as_png(example())))
     assert 'Happiness' in page and 'gf-bars' in page
+
+
+def test_a_broken_photograph_gets_a_sentence_without_its_folder(app, port):
+    sorry = read(port, upload(port, as_png(example())[:300]))
+    assert 'could not be read' in sorry and 'face.png' in sorry
+    assert str(app.settings['uploads']) not in sorry
 
 
 @pytest.mark.parametrize('path, headers, status', [
@@ -99,7 +109,7 @@ def test_the_guard_stands_before_the_app(port, path, headers, status):
 
 def test_uploads_lie_in_a_private_folder(app, port):
     folder = Path(app.settings['uploads'])
-    assert Path(upload(port, example('group'))).parent.parent == folder
+    assert Path(upload(port, as_png(example('group')))).parent.parent == folder
     assert folder.stat().st_mode & 0o077 == 0
 
 
@@ -164,7 +174,7 @@ def test_no_photograph_stays_behind_when_it_is_stopped(tmp_path, number):
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert f'http://127.0.0.1:{port}/' in app.stdout.readline()
-        photo = Path(upload(port, example()))
+        photo = Path(upload(port, as_png(example())))
         assert photo.exists() and photo.is_relative_to(tmp_path)
         app.send_signal(number)
         app.wait(60)

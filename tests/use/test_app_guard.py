@@ -127,7 +127,8 @@ def test_what_the_page_needs_is_served(ask, path): assert ask(path).status == 20
     '/gradio_api/proxy=http://example.org/', '/gradio_api/run/0', '/gradio_api/call/read',
     '/gradio_api/information', '/gradio_api/queue/data/x',
     '/gradio_api/vibe-code', '/gradio_api/stream/a/b/c', '/monitoring', '/login', '/logout',
-    '/assets/../../etc/passwd', '/assets/..', '/docs', '/gradio_api/mcp', '/config\n', '//'])
+    '/assets/../../etc/passwd', '/assets/..', '/docs', '/gradio_api/mcp', '/config\n', '//',
+    '/assets/' + 'x'*300, '/assets/' + 'é'*100])               # longer than a file's name can be
 def test_nothing_else_is_served(ask, path):
     refused = ask(path)
     assert (refused.status, refused.text) == (404, 'There is nothing here.')

@@ -110,6 +110,7 @@ def test_attention_is_clear_where_it_is_least_and_warm_where_it_is_largest():
     assert drawn[0, 0, 0] == 255 and drawn[0, 0, 1] < drawn[6, 6, 1]
 
 
+@pytest.mark.filterwarnings('error')
 def test_even_attention_shows_nothing(): assert not pixels(heat(np.ones((3, 3))))[..., 3].any()
 
 
@@ -221,6 +222,7 @@ def test_the_numbers_come_from_the_weights(predictor):
 
 @pytest.mark.parametrize('metadata, risk, said', [
     ({}, 0.1, 'carry no figures'),
+    (dict(validation=dict(n=9, accuracy=.5)), 0.1, 'carry no figures'),
     ({}, 0.1, 'it was not measured how often'),
     (dict(risk=[[.1, .5, .9]]), None, 'it was not measured how often'),
     (dict(risk=[[.1, .5, .9]]), 0.1, '(on validation)'),
