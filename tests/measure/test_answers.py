@@ -15,6 +15,7 @@ from grefel.measure.answers import (
     OUTPUTS, add_metadata, answer_settings, calibrate_weights, faces_in_words, flip_average,
     in_model_order, predict_data, tempered)
 from grefel.measure.calibration import apply_temperature, logit_adjustment
+from grefel.measure.metrics import nll_values
 from grefel.method.files import load_model, save_model
 
 COUNTS = [900, 700, 300, 300, 200, 10, 50, 10]
@@ -239,6 +240,14 @@ def test_a_calibrated_copy_answers_tempered_and_keeps_its_tensors(file, drawn, t
         for k in a.keys():
             old, new = a.get_tensor(k), b.get_tensor(k)
             assert torch.equal(old, new) and old.dtype == new.dtype
+
+
+def test_a_temperature_is_fitted_to_untempered_answers(file, drawn):
+    add_metadata(file, file, temperature=3.)
+    raw = final(load_model(file), drawn, temperature=1)
+    labels = in_model_order(drawn, EXPRESSIONS)[0]
+    before = calibrate_weights(file, drawn)['calibration']['nll'][0]
+    assert before == pytest.approx(nll_values(raw, labels).mean())
 
 
 def test_a_calibration_with_the_flip_is_another_one_and_noted(file, drawn, tmp_path):
