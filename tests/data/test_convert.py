@@ -99,6 +99,15 @@ def test_a_converted_data_set_is_the_same(tmp_path, name):
     assert sorted(zip(a.names, a.labels.tolist())) == sorted(zip(b.names, b.labels.tolist()))
 
 
+@pytest.mark.parametrize('name', ('affectnet', 'expw'))
+def test_a_box_is_cut_out_once(tmp_path, name):
+    source = lookalike(name, tmp_path/'d')
+    convert(source, tmp_path/'d.parquet', img_size=24)
+    a, b = (load_faces(x, None, img_size=24) for x in (source, tmp_path/'d.parquet'))
+    assert_same(a, b)
+    assert 'box_in_source' in b.extra
+
+
 def test_shards_hold_one_split_each_in_mixed_order(tmp_path, faces):
     done = convert(faces, tmp_path/'shards', shard_rows=20)
     names = [os.path.basename(f) for f in done['files']]

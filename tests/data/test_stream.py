@@ -93,8 +93,8 @@ def test_true_distributions(tmp_path):
 
 
 def test_votes_in_another_order_of_classes(tmp_path, drawn):
-    votes = [[7, 3] + [0]*8, [0, 6, 4] + [0]*7, [0]*7 + [10, 0, 0]]
-    table = pd.DataFrame(dict(name=list('abc'), image=[png(x[0]) for x in drawn['images'][:3]],
+    votes = [[7, 3] + [0]*8, [0, 6, 4] + [0]*7, [0]*7 + [10, 0, 0], [5, 5] + [0]*8]  # a tie
+    table = pd.DataFrame(dict(name=list('abcd'), image=[png(x[0]) for x in drawn['images'][:4]],
                               votes=votes))
     table.to_parquet(tmp_path/'v.parquet')
     usual, other = (ShardDataset(tmp_path/'v.parquet', None, classes=c, targets='votes')
@@ -102,7 +102,15 @@ def test_votes_in_another_order_of_classes(tmp_path, drawn):
     assert_close(other.share.flip(0), usual.share)
     assert_close(usual.share, everything(usual)['targets'].mean(0))
     assert_close(everything(other)['targets'].flip(1), everything(usual)['targets'])
-    assert usual.share[1] == pytest.approx(.3)
+    assert usual.share[1] == pytest.approx(.3) and len(usual.labels) == 3
+
+
+@pytest.mark.parametrize('rule', ('majority', 'argmax'))
+def test_a_row_without_votes_is_left_out(tmp_path, drawn, rule):
+    table = pd.DataFrame(dict(name=list('ab'), image=[png(x[0]) for x in drawn['images'][:2]],
+                              votes=[[0]*10, [0, 10] + [0]*8]))
+    table.to_parquet(tmp_path/'v.parquet')
+    assert everything(ShardDataset(tmp_path/'v.parquet', None, rule=rule))['names'] == ['b']
 
 
 def labelled(path, drawn, labels=('Happy', 'sad', 'None', 'contempt'), **more):
@@ -158,6 +166,15 @@ def test_an_epoch_repeats_and_the_next_is_another(root):
     assert rows(uneven(root)) == list(range(180))  # in order, if not shuffled
 
 
+def test_groups_come_in_another_order_and_rows_are_mixed(root):
+    # a buffer of one row mixes within the thirteen rows of a shard, hardly beyond
+    epochs = [rows(uneven(root, shuffle=True, buffer=1), epoch) for epoch in (0, 1)]
+    groups = [list(dict.fromkeys(i//13 for i in read)) for read in epochs]
+    assert groups[0] != groups[1] and sorted(groups[0]) == sorted(groups[1])
+    first = [i for i in epochs[0] if i//13 == groups[0][0]]
+    assert first != sorted(first)
+
+
 def test_shuffling_reaches_far(root):
     place = torch.tensor(rows(uneven(root, shuffle=True, buffer=64))).argsort()
     assert (place - torch.arange(180)).abs().float().mean()/180 > .2  # a perfect shuffle: 1/3
@@ -197,6 +214,12 @@ def test_mixing_loses_nothing():
     tables = (pa.table(dict(x=range(i, i + 10))) for i in range(0, 100, 10))
     mixed = sum((t['x'].to_pylist() for t in _mixed(tables, 25, torch.Generator())), [])
     assert sorted(mixed) == list(range(100)) and mixed != sorted(mixed)
+
+
+def test_mixing_holds_no_more_than_its_buffer():
+    read = []
+    tables = (read.append(i) or pa.table(dict(x=range(10))) for i in range(100))
+    assert len(next(_mixed(tables, 25, torch.Generator()))) == 5 and len(read) == 3
 
 
 # duplicates and bad rows

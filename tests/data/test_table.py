@@ -23,6 +23,7 @@ def test_columns_have_their_types():
                    box=[[0, 0, 48, 48], None], row=pa.array([0, None], pa.int32()))
     assert list(t.columns) == ['name', 'label', 'box', 'row']
     assert str(t.dtypes['label']) == 'category' and str(t.dtypes['row']) == 'Int32'
+    assert isinstance(t.dtypes['box'], pd.ArrowDtype)  # no Python object for each row
     assert t.row.isna().tolist() == [False, True]
 
 
