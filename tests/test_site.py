@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 
+import check_site
 import pytest
 import sidebar
 from tests.repository import NBS, PACKAGE, ROOT, call, last_line, notebooks, read, source
@@ -107,3 +108,18 @@ def test_settings_that_cured_faults_are_there():
                    'favicon:', 'canonical-url: true', 'twitter-card:'):
         assert wanted in text, wanted
     assert (NBS/'404.qmd').exists()
+
+
+@pytest.mark.parametrize('body, complaint', [
+    ('<a href="other.html">x</a>', None),
+    ('<a href="gone.html">x</a>', 'leads nowhere'),
+    ('<a href="other.html#here">x</a>', None),
+    ('<a href="other.html#there">x</a>', 'no such anchor'),
+    ('<script src="https://cdn.example/a.js"></script>', 'loads https://cdn.example/a.js'),
+    ('<link rel="stylesheet" href="//fonts.example/f.css">', 'loads //fonts.example/f.css'),
+    ('<a href="https://arxiv.org">x</a>', None)])
+def test_a_built_site_is_checked(body, complaint, tmp_path):
+    (tmp_path/'index.html').write_text(body)
+    (tmp_path/'other.html').write_text('<h2 id="here">x</h2>')
+    found = list(check_site.complaints(tmp_path))
+    assert (found == []) if complaint is None else (len(found) == 1 and complaint in found[0])
