@@ -23,13 +23,14 @@ class Page(HTMLParser):
         if attrs.get('id'): self.anchors.add(attrs['id'])
         if tag == 'a' and attrs.get('href'): self.links.append(attrs['href'])
         if tag in LOADS and attrs.get(LOADS[tag]): self.loads.append(attrs[LOADS[tag]])
-        if tag == 'link' and attrs.get('rel') not in ('canonical', 'alternate') and attrs.get('href'):
-            self.loads.append(attrs['href'])
+        loaded = tag == 'link' and attrs.get('rel') not in ('canonical', 'alternate')
+        if loaded and attrs.get('href'): self.loads.append(attrs['href'])
 
 
 def complaints(root):
     "What is wrong with the site below `root`, a line each."
-    pages = {p.resolve(): Page(p) for p in sorted(root.rglob('*.html')) if 'site_libs' not in p.parts}
+    files = [p for p in sorted(root.rglob('*.html')) if 'site_libs' not in p.parts]
+    pages = {p.resolve(): Page(p) for p in files}
     for path, page in pages.items():
         where = path.relative_to(root.resolve())
         for target in page.loads:
@@ -39,11 +40,13 @@ def complaints(root):
             if parts.scheme or link.startswith('//') or where.name == '404.html': continue
             to = (path.parent/unquote(parts.path)).resolve() if parts.path else path
             if to.is_dir(): to = to/'index.html'
+            anchors = pages[to].anchors if to in pages else None
             if not to.exists(): yield f'{where}: {link} leads nowhere'
-            elif parts.fragment and to in pages and unquote(parts.fragment) not in pages[to].anchors:
+            elif parts.fragment and anchors is not None and unquote(parts.fragment) not in anchors:
                 yield f'{where}: {link} has no such anchor'
     for css in root.rglob('*.css'):
-        if re.search(r'@import\s+url\(["\']?https?:', css.read_text(encoding='utf-8', errors='ignore')):
+        text = css.read_text(encoding='utf-8', errors='ignore')
+        if re.search(r'@import\s+url\(["\']?https?:', text):
             yield f'{css.relative_to(root)}: imports from elsewhere'
 
 

@@ -188,6 +188,15 @@ def _in_table(self:RowLog):
                               f'another file')
         if not _unread(row): yield row['file'], row['frame']
 
+# %% ../../nbs/7_use/06_journal.ipynb #a810cfa6
+@patch
+def _is_entry(self:RowLog, entry):
+    "Whether this is a key and rows of these columns."
+    if not isinstance(entry, dict) or entry.keys() != {'key', 'rows'}: return False
+    key, rows = entry['key'], entry['rows']
+    whole = isinstance(key, list) and isinstance(rows, list) and len(key) == 2 and bool(rows)
+    return whole and all(isinstance(r, dict) and r.keys() == set(self.columns) for r in rows)
+
 # %% ../../nbs/7_use/06_journal.ipynb #17e91865
 @patch
 def _whole_entries(self:RowLog):
@@ -197,7 +206,7 @@ def _whole_entries(self:RowLog):
     for line in self.file:
         try: entry = json.loads(line) if line.endswith(b'\n') else None
         except ValueError: entry = None
-        if entry is None: return
+        if not (self._is_entry(entry) if end else isinstance(entry, dict)): return
         end += len(line)
         yield entry, end
 
