@@ -1,5 +1,6 @@
 """Settings for all tests: offline, one thread, no window; slow tests only with SLOW=1."""
 import os
+import sys
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('MPLBACKEND', 'agg')
@@ -17,10 +18,12 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True)
 def seeded():
-    "Every test begins from the same random numbers, whatever ran before."
+    "Every test begins from the same random numbers and with no figure open, whatever ran before."
     import random
     import numpy as np
     import torch
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+    yield
+    if 'matplotlib.pyplot' in sys.modules: sys.modules['matplotlib.pyplot'].close('all')

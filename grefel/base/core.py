@@ -83,7 +83,7 @@ NO_EXPRESSION = ('other', 'none', 'uncertain', 'non-face')
 
 # %% ../../nbs/2_base/00_core.ipynb #9b02b31e
 def class_map(
-    source:str|tuple|list,               # a key of `CLASS_ORDERS`, or class names in their order
+    source:str|tuple|list,               # a key of CLASS_ORDERS, or class names in their order
     target:str|tuple|list=EXPRESSIONS,   # likewise
 ) -> list:  # for each source index the target index, or None where the target lacks it
     "How class indices of one order read in another, matched by name and never by position."

@@ -170,7 +170,9 @@ def free_port():
 def test_no_photograph_stays_behind_when_it_is_stopped(tmp_path, number):
     "Whoever stops it, with Ctrl-C or as a system does that shuts down: its uploads go."
     port, env = free_port(), os.environ | dict(TMPDIR=str(tmp_path))
-    app = subprocess.Popen([sys.executable, '-c', SERVE, str(port)], env=env,
+    # whoever runs these tests in the background passes on that Ctrl-C is ignored
+    heard = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
+    app = subprocess.Popen([sys.executable, '-c', heard + SERVE, str(port)], env=env,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert f'http://127.0.0.1:{port}/' in app.stdout.readline()
