@@ -58,11 +58,20 @@ def render_cell(cell):
     return [fenced(code, 'python')]*shown + outputs
 
 
+def badges():
+    "Only the repository shows these: do the tests pass, where is the site, which licence."
+    actions = 'https://github.com/grefel/grefel/actions/workflows/test.yaml'
+    return '\n'.join([f'[![tests]({actions}/badge.svg)]({actions})',
+                      '[![site](https://img.shields.io/badge/site-grefel.github.io-2f6db3)]'
+                      '(https://grefel.github.io/grefel)',
+                      '[![licence: MIT](https://img.shields.io/badge/licence-MIT-2f6db3)](LICENSE)'])
+
+
 def render():
-    "The whole README."
-    blocks = [block for cell in read(INDEX)['cells'] for block in render_cell(cell)]
+    "The whole README, the badges below its title."
+    title, *blocks = [block for cell in read(INDEX)['cells'] for block in render_cell(cell)]
     head = '<!-- Written from nbs/index.ipynb by `make readme`: edit the notebook. -->'
-    return '\n\n'.join([head, *filter(None, blocks)]) + '\n'
+    return '\n\n'.join([head, title, badges(), *filter(None, blocks)]) + '\n'
 
 
 def main():
