@@ -143,6 +143,16 @@ def test_only_validation_faces_are_crossfitted(reader):
     assert have == dict(train=False, valid=True, test=False)
 
 
+def test_duplicates_stay_in_one_fold(reader, drawn, monkeypatch):
+    def note(probs, labels, votes, groups, bootstrap):
+        seen.extend(groups)
+        return {}
+    seen, faces = [], drawn.subset(list(range(30)) + [4])
+    monkeypatch.setattr(room, 'crossfit', note)
+    evaluate(reader, faces, bootstrap=0)
+    assert seen[30] == seen[4] and len(set(seen)) == 30
+
+
 def test_thresholds_belong_to_the_settings_they_were_calibrated_with(nano, drawn):
     nano.metadata = dict(temperature=2., risk=[[0.5, 0.1, 1.]])
     calibrated, other = (evaluate(nano, drawn, bootstrap=0, flip_test=f) for f in (False, True))
