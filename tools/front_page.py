@@ -5,8 +5,11 @@ from nbtools import NBS
 
 EXPERIMENTS = NBS/'8_experiments'
 PLAIN = {'nano': 'plain, as costly as nano', 'small': 'plain, as costly as small'}
-# Installable tools on the same test images: measured once, sources in data/ferplus.md
-TOOLS = [('`@vladmandic/face-api` 1.7.15', .689, None), ('`fer` 25.10.3', .671, .059)]
+
+
+def scored():
+    "What was measured on the test images, once: shipped weights by name, and installable tools."
+    return json.loads((EXPERIMENTS/'heldout.json').read_text(encoding='utf-8'))
 
 
 def seeds(row, runs):
@@ -17,11 +20,10 @@ def seeds(row, runs):
 
 def held_out(size):
     "The test metrics of shipped weights, or None where other weights were scored."
-    from grefel.base.core import weights_file
     from grefel.method.files import load_model, weights_digest
-    scored = json.loads((EXPERIMENTS/'heldout.json').read_text(encoding='utf-8'))[f'grefel_{size}']
-    same = weights_digest(load_model(weights_file(size))) == scored['digest']
-    return scored if same else None
+    found = scored()[f'grefel_{size}']
+    same = weights_digest(load_model(size)) == found['digest']
+    return found if same else None
 
 
 def kl_untempered(row, runs):
@@ -51,7 +53,9 @@ def results_table():
                      f"| {milliseconds(f'grefel {size}', speeds)} |")
         lines.append(f'| plain network, as many multiplications | {seeds(PLAIN[size], runs)} | – | '
                      f'{kl_untempered(PLAIN[size], runs)} | – | – |')
-    for name, accuracy, ece in TOOLS:
-        lines.append(f"| {name}, installable | – | {100*accuracy:.1f} | – | "
-                     f"{'–' if ece is None else f'{ece:.3f}'.lstrip('0')} | – |")
+    for tool in scored()['tools']:
+        name, version = tool['name'].rsplit(' ', 1)
+        ece = f"{tool['ece']:.3f}".lstrip('0') if 'ece' in tool else '–'
+        lines.append(f"| `{name}` {version}, installable | – | {100*tool['accuracy']:.1f} | – | "
+                     f"{ece} | – |")
     return '\n'.join(lines)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.use.client import wait_for_answer
+
 from grefel.base.core import GrefelError
 from grefel.use.app import make_app, run_app
 from grefel.use.app_page import example, MAX_BYTES
@@ -66,13 +68,7 @@ def read(port, path):
     "Ask the app to read an upload, and wait for its answer."
     asked = dict(data=[dict(path=path)], fn_index=0, session_hash='test')
     assert request(port, 'POST', '/gradio_api/queue/join', json.dumps(asked).encode())[0] == 200
-    link = http.client.HTTPConnection('127.0.0.1', port, timeout=60)
-    link.request('GET', '/gradio_api/queue/data?session_hash=test')
-    try:
-        for line in link.getresponse():
-            message = json.loads(line[5:]) if line.startswith(b'data:') else {}
-            if message.get('msg') == 'process_completed': return message['output']['data'][0]
-    finally: link.close()
+    return wait_for_answer(port, 'test')
 
 
 # ---- While it runs

@@ -36,6 +36,7 @@ from PIL import Image
 from skimage.data import astronaut
 
 import grefel
+from tests.use.client import wait_for_answer
 from grefel.base.core import GrefelError
 from grefel.base.draw import action_units, draw_faces
 from grefel.base.images import load_image
@@ -679,13 +680,7 @@ class Client:
         asked = self.join | dict(data=[dict(path=self.upload(photo))], session_hash='after')
         body = json.dumps(asked).encode()
         assert self.request('POST', '/gradio_api/queue/join', body, **JSON)[0] == 200
-        link = http.client.HTTPConnection('127.0.0.1', self.port, timeout=60)
-        link.request('GET', '/gradio_api/queue/data?session_hash=after')
-        try:
-            for line in link.getresponse():
-                message = json.loads(line[5:]) if line.startswith(b'data:') else {}
-                if message.get('msg') == 'process_completed': return message['output']['data'][0]
-        finally: link.close()
+        return wait_for_answer(self.port, 'after')
 
 
 @pytest.fixture(scope='module')
