@@ -101,11 +101,11 @@ def landmark_loss(
 class GReFELLoss(nn.Module):
     "Weighted sum of classification, anchor, centre and landmark terms (GReFEL, arXiv 2410.15927)."
     def __init__(self,
-        cls:float=1.,              # λ_cls, on the final distribution
-        source:float=0.25,         # λ_source, the same term on each source; 0: as published
-        anchor:float=1.,           # λ_anchor
-        center:float=1.,           # λ_center
-        landmark:float=1.,         # λ_lmk
+        lambda_cls:float=1.,       # of the classification term on the final distribution
+        lambda_anchor:float=1.,    # of the anchor loss
+        lambda_center:float=1.,    # of the centre loss
+        lambda_landmark:float=1.,  # of the landmark loss
+        lambda_source:float=0.25,  # of the classification term on each source; 0: as published
         label_smoothing:float=0.,  # share of the target moved to all classes
         class_weights=None,        # (N,) or None
         prior=None,                # (N,) class shares to the power τ, for logit adjustment
@@ -114,8 +114,9 @@ class GReFELLoss(nn.Module):
         bounded:bool=True,         # False: the published anchor loss
     ):
         super().__init__()
-        self.cls, self.source, self.landmark = cls, source, landmark
-        self.anchor, self.center, self.label_smoothing = anchor, center, label_smoothing
+        self.weights = dict(cls=lambda_cls, anchor=lambda_anchor, center=lambda_center,
+                            landmark=lambda_landmark, source=lambda_source)
+        self.label_smoothing = label_smoothing
         hinge = partial(anchor_loss, margin=margin, kin_margin=kin_margin)
         self.apart = hinge if bounded else anchor_loss_unbounded
         for name, value in dict(class_weights=class_weights, prior=prior).items():
@@ -137,4 +138,4 @@ class GReFELLoss(nn.Module):
             parts['center'] = center_loss(out['distances'], targets, out['primary_confidence'],
                                           anchors.shape[-1])
         if 'landmarks' in out: parts['landmark'] = landmark_loss(out['landmarks'], landmarks)
-        return parts | dict(total=sum(getattr(self, name)*value for name, value in parts.items()))
+        return parts | dict(total=sum(self.weights[name]*value for name, value in parts.items()))

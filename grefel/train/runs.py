@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from .. import __version__
 from ..base.core import GrefelError, in_range, set_seed, weights_file, write_file
 from ..method.files import (
-    check_state, load_model, read_weights, save_model, to_device, weights_digest)
+    check_state, current_names, load_model, read_weights, save_model, to_device, weights_digest)
 from ..method.losses import GReFELLoss
 from ..method.model import create_model
 from ..data.faces import FaceData, load_faces
@@ -80,6 +80,7 @@ class Recipe:
 
     def __post_init__(self):
         for name, value in asdict(self).items(): setattr(self, name, _plain(value))
+        self.model, self.loss = current_names(self.model), current_names(self.loss)
         _check_numbers(self)
 
 # %% ../../nbs/6_train/08_runs.ipynb #a1080002
