@@ -36,8 +36,9 @@ def patches():
 
 def _assigned(node):
     "Names that a patched method gives to self."
-    return {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)
-            and getattr(n.value, 'id', None) == 'self'}
+    stored = (n for n in ast.walk(node)
+              if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store))
+    return {n.attr for n in stored if getattr(n.value, 'id', None) == 'self'}
 
 
 def _arguments(args):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from grefel.base.geometry import mean_shape
 from grefel.method.anchors import anchor_distances
 from grefel.method.balancing import confidence
+from grefel.method.files import RENAMED
 from grefel.method.losses import (
     adjust_prior, anchor_loss, anchor_loss_unbounded, center_loss, GReFELLoss, landmark_loss,
     smooth_labels, soft_nll)
@@ -17,8 +18,8 @@ B, N, K, D = 6, 5, 3, 16
 PROBS = 'primary_probs', 'anchor_probs', 'attention_probs', 'final_probs', 'correction_probs'
 
 
-def reference(out, y, lmk, a, cls=1., source=.25, anchor=1., center=1., landmark=1.,
-              label_smoothing=0., class_weights=None, prior=None, margin=.5, kin_margin=None,
+def reference(out, y, lmk, a, lambda_cls=1., lambda_anchor=1., lambda_center=1.,
+              lambda_landmark=1., lambda_source=.25, label_smoothing=0., class_weights=None, prior=None, margin=.5, kin_margin=None,
               bounded=True):
     "The whole loss in plain PyTorch, from the formulas and from nothing of the library."
     smooth = (1 - label_smoothing)*y + label_smoothing/N
@@ -41,7 +42,8 @@ def reference(out, y, lmk, a, cls=1., source=.25, anchor=1., center=1., landmark
     off = ((out['landmarks'][ok] - lmk[ok])/eyes).abs()
     points = torch.where(off < .05, off**2/.1, off - .025).mean()
     each = sum(ce(out[k]) for k in PROBS[:3])
-    return cls*ce(out['final_probs']) + source*each + anchor*apart + center*pull + landmark*points
+    return (lambda_cls*ce(out['final_probs']) + lambda_anchor*apart + lambda_center*pull
+            + lambda_landmark*points + lambda_source*each)
 
 
 @pytest.fixture
@@ -64,20 +66,18 @@ def batch():
 
 
 SHARES = [.4, .3, .15, .1, .05]
+NONE = dict(lambda_cls=0., lambda_anchor=0., lambda_center=0., lambda_landmark=0., lambda_source=0.)
 SETTINGS = {
     'defaults': {},
-    'as published': dict(source=0., bounded=False),
-    'only cls': dict(source=0., anchor=0., center=0., landmark=0.),
-    'only source': dict(cls=0., anchor=0., center=0., landmark=0., source=.5),
-    'only anchor': dict(cls=0., source=0., center=0., landmark=0., anchor=3.),
-    'only center': dict(cls=0., source=0., anchor=0., landmark=0., center=3.),
-    'only landmark': dict(cls=0., source=0., anchor=0., center=0., landmark=3.),
+    'as published': dict(lambda_source=0., bounded=False),
+    **{f'only {name}': NONE | {name: 3.} for name in NONE},
     'smoothed': dict(label_smoothing=.2),
     'weighted classes': dict(class_weights=[1., 2., .5, 1., 3.]),
     'adjusted logits': dict(prior=SHARES),
     'other margins': dict(margin=.9, kin_margin=.3),
-    'all at once': dict(cls=.7, source=.4, anchor=1.3, center=.6, landmark=1.7, label_smoothing=.1,
-                        class_weights=[1., 2., .5, 1., 3.], prior=SHARES, margin=.8, kin_margin=.4)}
+    'all at once': dict(lambda_cls=.7, lambda_anchor=1.3, lambda_center=.6, lambda_landmark=1.7,
+                        lambda_source=.4, label_smoothing=.1, class_weights=[1., 2., .5, 1., 3.],
+                        prior=SHARES, margin=.8, kin_margin=.4)}
 
 
 @pytest.mark.parametrize('settings', SETTINGS.values(), ids=SETTINGS)
@@ -97,9 +97,17 @@ def test_the_whole_loss_and_its_gradients_equal_the_reference(batch, settings):
 def test_the_total_is_the_weighted_sum_of_the_parts(batch):
     out, targets, known, anchors, _ = batch
     weights = dict(cls=.5, source=.2, anchor=2., center=3., landmark=4.)
-    parts = GReFELLoss(**weights)(out, targets, known, anchors)
+    settings = {f'lambda_{name}': w for name, w in weights.items()}
+    parts = GReFELLoss(**settings)(out, targets, known, anchors)
     assert set(parts) == {*weights, 'total'}
     torch.testing.assert_close(parts['total'], sum(w*parts[k] for k, w in weights.items()))
+
+
+@pytest.mark.parametrize('old, new', RENAMED.items())
+def test_what_a_weight_was_called_before_names_one_of_todays(batch, old, new):
+    out, targets, known, anchors, _ = batch
+    total = GReFELLoss(**NONE | {new: 2.})(out, targets, known, anchors)
+    torch.testing.assert_close(total['total'], 2*total[old])
 
 
 def test_a_plain_classifier_learns_by_cross_entropy_alone():

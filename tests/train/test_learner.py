@@ -30,7 +30,7 @@ def logged(learn):
 
 
 def test_the_loss_is_the_weighed_sum_of_its_parts_and_has_all_of_them(nano, faces):
-    loss = TrainLoss(GReFELLoss(anchor=2., landmark=.5), nano)
+    loss = TrainLoss(GReFELLoss(lambda_anchor=2., lambda_landmark=.5), nano)
     images = torch.randn(8, 3, 32, 32)
     loss.out = nano(images)
     total = loss(loss.out['final_probs'], faces.targets[:8], faces.landmarks[:8])

@@ -70,6 +70,13 @@ def test_a_file_of_an_older_version_lacks_fields_and_changes_come_on_top(tmp_pat
     assert read_recipe(tmp_path/'config.json', lr=1e-3) == expected
 
 
+def test_a_file_of_an_older_version_names_the_weights_of_the_loss_otherwise(tmp_path):
+    old = '{"recipe": {"loss": {"source": 0, "anchor": 0.001, "bounded": false}}}'
+    (tmp_path/'config.json').write_text(old)
+    today = Recipe(loss=dict(lambda_source=0, lambda_anchor=.001, bounded=False))
+    assert read_recipe(tmp_path/'config.json') == today
+
+
 @pytest.mark.parametrize('text, message', [
     ('{', 'not a readable recipe'), ('[]', 'not a readable recipe'), ('{}', 'holds no recipe'),
     ('{"recipe": 3}', 'holds no recipe'), ('{"recipe": {"epoch": 3}}', "unknown field 'epoch'")])
