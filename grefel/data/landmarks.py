@@ -20,7 +20,8 @@ from ..base.core import GrefelError, write_file
 from ..base.geometry import apply_affine, interocular, invert_affine, MIRROR, REGIONS
 from ..base.resume import fingerprint, merge_parts, Parts, refuse_overwrite, run_parts
 from ..method.files import load_model, sees_grey, weights_digest
-from .augment import flip_matrix, make_transform, to_grey, turn_matrix, warp_images
+from .augment import make_transform
+from .warp import flip_matrix, to_grey, turn_matrix, warp_images
 from .faces import decode_images
 from .table import find_layout, read_table, stored_images
 

@@ -20,7 +20,8 @@ from ..base.progress import ticking
 from ..method.balancing import confidence
 from ..method.files import load_model, read_weights, sees_grey
 from ..method.inference import AT_ONCE, pad_batch, thread_map
-from ..data.augment import batches, make_transform, to_grey
+from ..data.augment import batches, make_transform
+from ..data.warp import to_grey
 from grefel.measure.calibration import (
     apply_temperature, between_0_and_1, calibration_notes, logit_adjustment, same_images,
     training_shares)

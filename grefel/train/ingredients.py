@@ -12,7 +12,7 @@ from fastai.basics import Callback
 from ..base.core import GrefelError
 from ..method.anchors import anchors_of, init_anchors
 from ..method.window import DropPath
-from ..data.augment import erase_mask
+from ..data.warp import erase_mask
 from ..data.stream import ShardDataset
 from ..measure.answers import predict_data
 from .precision import autocasting

@@ -69,21 +69,42 @@ def evaluate(self:GReFELEvaluator,
     kw = dict(device=self.predictor.device, **self.predictor.how) | kw
     return evaluate(model, _faces_of(model, data, split), out=out, **kw)
 
+# %% ../../nbs/7_use/04_evaluator.ipynb #250c78ed
+def _answer_pair(data):
+    "Primary and final probabilities (n, N) of a dict; `GrefelError` names the one that is missing."
+    from grefel.measure.metrics import check_probs
+    for key in ('primary_probs', 'final_probs'):
+        if key not in data:
+            raise GrefelError(f'{key}: missing; the dict holds {", ".join(map(str, data)) or "nothing"}')
+    before, after = check_probs(data['primary_probs']), check_probs(data['final_probs'])
+    if before.shape != after.shape:
+        raise GrefelError(f'probabilities of shapes {before.shape} and {after.shape}')
+    return before, after
+
+def _changes(before, after):
+    "What can be said without labels."
+    changed = before.argmax(1) != after.argmax(1)
+    return dict(n=len(changed), changed=int(changed.sum()), change_rate=float(changed.mean()))
+
+
 # %% ../../nbs/7_use/04_evaluator.ipynb #602a43e8
 @patch
 def analyze_reliability_balancing(self:GReFELEvaluator,
     data='ferplus',   # a source, FaceData, or a dict of arrays: primary_probs, final_probs, labels
-    labels=None,      # (n,) class indices, if the dict lacks them
+    labels=None,      # (n,) class indices, if the dict lacks them; without any, changes are counted
     split='valid',    # which part of a source
-) -> dict:            # change_rate; counts changed, helped, hurt, neutral; more, see change_report
+) -> dict:            # change_rate, changed, n; with labels helped, hurt, more: see change_report
     "How many answers the correction changed, and how many of those for the better."
     from grefel.measure.metrics import change_report
     classes = None
     if not isinstance(data, dict):
         classes = list(_model_of(self).classes)
         data = _both_answers(self, _faces_of(_model_of(self), data, split))
-    labels = data['labels'] if labels is None else labels
-    return change_report(data['primary_probs'], data['final_probs'], labels, classes)
+    before, after = _answer_pair(data)
+    labels = data.get('labels') if labels is None else labels
+    if labels is None: return _changes(before, after)
+    return change_report(before, after, labels, classes)
+
 
 # %% ../../nbs/7_use/04_evaluator.ipynb #c5617c4a
 def _both_answers(evaluator, faces):

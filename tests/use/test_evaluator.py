@@ -41,6 +41,25 @@ def test_where_no_face_is_found_there_are_none(evaluator):
     assert (answer['faces'], answer['face_found']) == (0, False)
 
 
+# Changes
+
+PAIR = dict(primary_probs=np.array([[.8, .2], [.6, .4], [.3, .7]]),
+            final_probs=np.array([[.9, .1], [.4, .6], [.6, .4]]))
+
+
+def test_without_labels_the_share_of_changed_answers_is_told(evaluator):
+    found = evaluator.analyze_reliability_balancing(PAIR)
+    assert found == dict(n=3, changed=2, change_rate=pytest.approx(2/3))
+    with_labels = evaluator.analyze_reliability_balancing(PAIR, labels=[0, 1, 1])
+    assert with_labels['change_rate'] == found['change_rate'] and with_labels['helped'] == 1
+
+
+@pytest.mark.parametrize('lacking', ['primary_probs', 'final_probs'])
+def test_what_a_dict_lacks_is_named(evaluator, lacking):
+    with pytest.raises(GrefelError, match=f'{lacking}: missing'):
+        evaluator.analyze_reliability_balancing({k: v for k, v in PAIR.items() if k != lacking})
+
+
 # A data set
 
 @pytest.mark.parametrize('how', HOWS)
