@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXPRESSIONS', 'CLASS_ORDERS', 'NO_EXPRESSION', 'PACKAGE', 'DEFAULT_SIZE', 'GrefelError', 'in_range', 'canonical',
-           'class_map', 'data_home', 'manifest', 'weights_file', 'write_file', 'late', 'set_seed']
+           'class_map', 'as_path', 'data_home', 'manifest', 'shipped_size', 'weights_file', 'write_file', 'late',
+           'set_seed']
 
 # %% ../../nbs/2_base/00_core.ipynb #c8daa634
 import math
@@ -90,6 +91,28 @@ def class_map(
     source, target = (CLASS_ORDERS[o] if isinstance(o, str) else tuple(o) for o in (source, target))
     return [target.index(c) if c in target else None for c in source]
 
+# %% ../../nbs/2_base/00_core.ipynb #7647cec7
+_ADDRESS = re.compile(r'([a-z][a-z0-9+.-]+):/', re.I)  # two letters or more: C:/ is a disk
+
+def as_path(
+    path:str|os.PathLike,  # as a person writes it: a leading ~ is the home folder
+) -> Path:                 # not necessarily of something that exists
+    "The path that is meant; `GrefelError` for what is none, such as an address on the web."
+    text = os.fsdecode(path)
+    if not text: raise GrefelError('an empty path; this folder is .')
+    if '\0' in text: raise GrefelError(f'{text}: a path holds no zero byte')
+    if address := _ADDRESS.match(text):
+        raise GrefelError(f'{text}: an address ({address[1]}); nothing is downloaded here: save the '
+                          f'file, and name its path')
+    if text.startswith('./~'): return Path(text).absolute()  # Path would drop the dot
+    if not text.startswith('~'): return Path(text)
+    try: return Path(text).expanduser()
+    except RuntimeError: pass  # no such user, or no home folder known
+    first, slash, _ = text.partition('/')
+    if not slash and first != '~': return Path(text)  # Excel's ~$table.csv, and the like
+    raise GrefelError(f'{text}: no home folder is known for {first}; write the whole path, or '
+                      f'./{text} for a folder of that name')
+
 # %% ../../nbs/2_base/00_core.ipynb #a025468d
 PACKAGE = Path(find_spec('grefel').origin).parent  # the folder of the installed package
 
@@ -99,7 +122,7 @@ def data_home(
 ) -> Path|None:               # the folder that holds the data sets, or None if none is named
     "Where the data sets lie: `path`, else the folder that `GREFEL_DATA` names."
     path = path or os.environ.get('GREFEL_DATA')
-    return Path(path).expanduser().resolve() if path else None
+    return as_path(path).resolve() if path else None
 
 # %% ../../nbs/2_base/00_core.ipynb #8b6d7ef3
 def manifest(
@@ -119,18 +142,29 @@ def _sizes_shipped():
     files = (PACKAGE/'assets').glob('ferplus_*.safetensors')
     return sorted(f.stem.removeprefix('ferplus_') for f in files)
 
+# %% ../../nbs/2_base/00_core.ipynb #dbfec01b
+def shipped_size(
+    weights:str|Path|None=None,  # what somebody wrote for the weights
+) -> str|None:                   # the size of the shipped weights that is meant; None for a path
+    "The shipped size that a name means; `GrefelError` where a file or folder has that name too."
+    if weights is None: return DEFAULT_SIZE
+    prefix, _, name = str(weights).rpartition(':')
+    if name not in _sizes_shipped() or prefix not in ('', 'shipped'): return None
+    here = Path(name).is_file() or Path(name, 'weights.safetensors').exists()
+    if prefix or not here: return name
+    raise GrefelError(f'{name}: both a shipped size and something that lies here; write ./{name} '
+                      f'for what lies here, shipped:{name} for the size')
+
 # %% ../../nbs/2_base/00_core.ipynb #987493ce
 def weights_file(
     weights:str|Path|None=None,  # a file, a folder with weights.safetensors or a shipped size
 ) -> Path:                       # an existing file
     "The weights that are meant: a file, a run's folder or a shipped size (by default 'nano')."
-    shipped = PACKAGE/'assets'
-    if weights is None or str(weights) in _sizes_shipped():
-        return shipped/f'ferplus_{weights or DEFAULT_SIZE}.safetensors'
-    path = Path(weights).expanduser()
+    size, shipped = shipped_size(weights), ', '.join(_sizes_shipped())
+    if size: return PACKAGE/'assets'/f'ferplus_{size}.safetensors'
+    path = as_path(weights)
     if path.is_dir(): path = path/'weights.safetensors'
-    if not path.exists():
-        raise GrefelError(f'{path}: no such weights file (shipped: {", ".join(_sizes_shipped())})')
+    if not path.exists(): raise GrefelError(f'{path}: no such weights file (shipped: {shipped})')
     return path
 
 # %% ../../nbs/2_base/00_core.ipynb #4a2604d4
@@ -141,7 +175,7 @@ def write_file(
     content:str|bytes,  # all of it
 ) -> Path:              # the file
     "Write a whole file or leave what was there; `GrefelError` if the system refuses."
-    path = Path(path)
+    path = as_path(path)
     data = content.encode('utf-8') if isinstance(content, str) else content
     special = path.exists() and not path.is_file()  # a device, a pipe: nothing to replace
     part = path if special else path.with_name(path.name + '.part')

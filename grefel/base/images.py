@@ -11,9 +11,9 @@ import os
 import struct
 import warnings
 import numpy as np
-from pathlib import Path
-from PIL import Image, ImageOps
-from .core import GrefelError
+from importlib.util import find_spec
+from PIL import features, Image, ImageOps
+from .core import as_path, GrefelError
 
 # %% ../../nbs/2_base/02_images.ipynb #fa40a4b5
 def _to_uint8(array):
@@ -31,16 +31,20 @@ def _to_uint8(array):
     return np.round(array.astype(np.float32).clip(0, 1)*255).astype(np.uint8)
 
 # %% ../../nbs/2_base/02_images.ipynb #b7849224
+def _wide_integers(image):
+    "The numbers of an image of 32-bit integers in the type that they were meant in."
+    array = np.asarray(image)
+    low, high = array.min(), array.max()
+    if low < 0 or high > 65535:
+        raise ValueError(f'integers from {low} to {high}; at most 16 bits are read')
+    deep = image.format in ('PNG', 'PPM') or high > 255  # these two have 16 bits at most
+    return array.astype(np.uint16 if deep else np.uint8)
+
 def _eight_bits(image):
     "A PIL image of 16 or 32 bits a channel as mode L; others unchanged."
-    if image.mode not in ('I', 'F') and not image.mode.startswith('I;16'): return image
-    array = np.asarray(image)
-    if image.mode == 'I':
-        if array.min() < 0 or array.max() > 65535:
-            raise ValueError(f'integers from {array.min()} to {array.max()}; at most 16 bits are '
-                             f'read')
-        array = array.astype(np.uint16)
-    return Image.fromarray(_to_uint8(array))
+    if image.mode == 'I': return Image.fromarray(_to_uint8(_wide_integers(image)))
+    if image.mode != 'F' and not image.mode.startswith('I;16'): return image
+    return Image.fromarray(_to_uint8(np.asarray(image)))
 
 # %% ../../nbs/2_base/02_images.ipynb #36e544e0
 def _upright_rgb(image):
@@ -56,14 +60,34 @@ def _upright_rgb(image):
 
 # %% ../../nbs/2_base/02_images.ipynb #a9b9b0eb
 _FORMATS = 'JPEG PNG WEBP GIF BMP TIFF PPM JPEG2000 AVIF HEIF ICO'.split()
-IMAGE_ENDINGS = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff',
-                 '.ppm', '.pgm', '.pbm', '.pnm', '.jp2', '.avif', '.heic', '.heif')
+_HEIC_ENDINGS = ('.heic', '.heif')
+
+def _readable_endings():
+    "Endings of the formats that can be read here: two of them need a decoder."
+    always = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.webp', '.gif', '.bmp', '.tif', '.tiff',
+              '.ppm', '.pgm', '.pbm', '.pnm', '.jp2')
+    avif = ('.avif',) if features.check('avif') else ()
+    return always + avif + (_HEIC_ENDINGS if find_spec('pi_heif') else ())
+
+IMAGE_ENDINGS = _readable_endings()
+
+# %% ../../nbs/2_base/02_images.ipynb #39ca7de2
+_HEIC_BRANDS = (b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1', b'msf1')
+
+def _prepare_heic(prefix):
+    "Have HEIC read if a file begins like one; `ValueError` with what to install where it can't be."
+    if prefix[4:8] != b'ftyp' or prefix[8:12] not in _HEIC_BRANDS or 'HEIF' in Image.OPEN: return
+    if not find_spec('pi_heif'):
+        raise ValueError("is a HEIC picture; what reads them: pip install 'grefel[heic]'")
+    from pi_heif import register_heif_opener
+    register_heif_opener()
 
 # %% ../../nbs/2_base/02_images.ipynb #4d43683a
 def _read_header(file):
     "The image in a binary file, no pixel of it decoded yet; None if it is in no known format."
     file.seek(0)
     prefix = file.read(16)
+    _prepare_heic(prefix)
     for start_plugins in (Image.preinit, Image.init):     # the common formats first, then all
         start_plugins()
         for plugin, accepts in [Image.OPEN[name] for name in _FORMATS if name in Image.OPEN]:
@@ -137,7 +161,7 @@ def image_name(source):
 def _load(source, max_pixels):
     "`load_image` without its handling of errors."
     if isinstance(source, (str, os.PathLike)):
-        with _open_file(Path(source).expanduser()) as file: return _from_file(file, max_pixels)
+        with _open_file(as_path(source)) as file: return _from_file(file, max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
         if not len(source): raise ValueError('is empty')
         return _from_file(io.BytesIO(source), max_pixels)
@@ -160,6 +184,7 @@ def load_image(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return _load(source, max_pixels)
+    except GrefelError: raise  # what the path is, which it names
     except ValueError as error: reason = str(error)
     except OSError as error:
         reason = f'cannot be read ({error.strerror})' if error.strerror else f'is damaged ({error})'

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pathlib import Path
-from .core import GrefelError, write_file
+from .core import as_path, GrefelError, write_file
 from .progress import ticking
 
 # %% ../../nbs/2_base/08_resume.ipynb #8be9ec69
@@ -50,7 +50,7 @@ class Parts:
         folder,          # made if it is not there
         job:dict,        # what the work is: plain values that JSON can hold
     ):
-        self.folder, job = Path(folder), json.loads(json.dumps(job))
+        self.folder, job = as_path(folder), json.loads(json.dumps(job))
         before = self._job_before()
         if before not in (None, job):
             differs = ', '.join(sorted(k for k in {*before, *job} if before.get(k) != job.get(k)))
@@ -129,7 +129,7 @@ def merge_parts(
     metadata=None,      # replaces the schema's metadata: bytes -> bytes
 ) -> Path:              # the one file
     "Several Parquet files as one, put in place in one step."
-    files, out = list(files), Path(out)
+    files, out = list(files), as_path(out)
     part, schema = out.with_name(out.name + '.part'), pq.read_schema(files[0])
     schema = schema if metadata is None else schema.with_metadata(metadata)
     options = dict(compression='zstd', use_dictionary=_repeated(schema))
@@ -152,7 +152,7 @@ def refuse_overwrite(
     sources,    # files that it is made from
 ) -> Path:      # out
     "`GrefelError` if a result would take the place of what it is made from."
-    out = Path(out)
+    out = as_path(out)
     if out.resolve() in {Path(str(s)).resolve() for s in sources}:
         raise GrefelError(f'{out}: is read to make this; name another file for the result')
     return out

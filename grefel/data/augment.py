@@ -16,7 +16,7 @@ from ..base.core import GrefelError
 from .camera import CameraFaults
 from .warp import (
     colour_jitter, crop_matrix, erase_mask, flip_matrix, gaussian_blur, move_landmarks,
-    shrink_images, to_grey, turn_matrix, warp_images)
+    shrink_images, turn_matrix, warp_images)
 
 # %% ../../nbs/4_data/06_augment.ipynb #82c37760
 _NEUTRAL = dict(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAULTS', 'uneven_light', 'motion_blur', 'fewer_pixels', 'sensor_noise', 'jpeg_artifacts', 'cover_box', 'CameraFaults']
 
-# %% ../../nbs/4_data/06_camera.ipynb #2b127819
+# %% ../../nbs/4_data/06_camera.ipynb #46aa97f4
 import math
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,10 @@ from torch import Tensor
 from ..base.core import GrefelError
 from .warp import gaussian_blur, move_landmarks, turn_matrix, warp_images
 
-# %% ../../nbs/4_data/06_camera.ipynb #d5562fd9
+# %% ../../nbs/4_data/06_camera.ipynb #c65baa9e
 def uneven_light(
     images:Tensor,  # (B, C, S, S) in [0, 1]
-    slope:Tensor,   # (B,) brightness falls by this share of itself from the middle to one edge, 0 to 1
+    slope:Tensor,   # (B,) share of brightness lost from the middle to an edge, 0 to 1
     angle:Tensor,   # (B,) radians: towards where it's brighter
 ) -> Tensor:        # (B, C, S, S), may exceed 1
     "Light from one side: a linear gradient over each image."
@@ -25,7 +25,7 @@ def uneven_light(
     x, y = angle.cos()[:, None, None]*t[None, None], angle.sin()[:, None, None]*t[None, :, None]
     return images*(1 + slope[:, None, None]*(x + y)).to(images)[:, None]        # (B, C, S, S)
 
-# %% ../../nbs/4_data/06_camera.ipynb #2330ff5a
+# %% ../../nbs/4_data/06_camera.ipynb #e00b1b36
 def motion_blur(
     images:Tensor,  # (B, C, S, S)
     length:Tensor,  # (B,) pixels, at most `side` - 2
@@ -36,13 +36,13 @@ def motion_blur(
     kernel = _line(length, angle, side).to(images)                              # (B, side, side)
     B, C, H, W = images.shape
     x = F.pad(images.reshape(1, B*C, H, W), (side//2,)*4, mode='replicate')
-    kernel = kernel[:, None].repeat_interleave(C, 0)                            # (B·C, 1, side, side)
+    kernel = kernel[:, None].repeat_interleave(C, 0)                          # (B·C, 1, side, side)
     return F.conv2d(x, kernel, groups=B*C).view(B, C, H, W)
 
-# %% ../../nbs/4_data/06_camera.ipynb #0a9bc5c0
+# %% ../../nbs/4_data/06_camera.ipynb #79d93f85
 def _line(length, angle, side):
     "Kernels (B, side, side) of straight lines through the middle, each summing to 1."
-    t = torch.linspace(-.5, .5, 33)*length[:, None]                             # (B, 33) along the line
+    t = torch.linspace(-.5, .5, 33)*length[:, None]                         # (B, 33) along the line
     x, y = (t*f(angle)[:, None] + side//2 for f in (torch.cos, torch.sin))      # (B, 33) pixels
     left, top = (v.floor().clamp(0, side - 2) for v in (x, y))
     kernel = torch.zeros(len(length), side*side)
@@ -52,7 +52,7 @@ def _line(length, angle, side):
             kernel.scatter_add_(1, ((top + below)*side + left + right).long(), share)
     return (kernel/kernel.sum(1, keepdim=True)).view(-1, side, side)
 
-# %% ../../nbs/4_data/06_camera.ipynb #d74d5c12
+# %% ../../nbs/4_data/06_camera.ipynb #7e9fd04a
 def fewer_pixels(
     images:Tensor,  # (B, C, S, S)
     side:Tensor,    # (B,) whole numbers: pixels at which each was seen
@@ -65,11 +65,11 @@ def fewer_pixels(
         out[at] = F.interpolate(small, size=images.shape[-2:], mode='bilinear')
     return out
 
-# %% ../../nbs/4_data/06_camera.ipynb #ad6491d1
+# %% ../../nbs/4_data/06_camera.ipynb #d145a74b
 def sensor_noise(
     images:Tensor,   # (B, C, S, S) in [0, 1]
     sigma:Tensor,    # (B,) standard deviation at half brightness
-    shot:Tensor,     # (B,) bool: shot noise, which grows with the root of brightness; else read noise
+    shot:Tensor,     # (B,) bool: shot noise, which grows with brightness; else read noise
     generator=None,  # CPU torch.Generator; None draws from torch's global one
 ) -> Tensor:         # (B, C, S, S) in [0, 1]
     "Noise as a sensor makes it."
@@ -78,7 +78,7 @@ def sensor_noise(
     rise = torch.where(shot, (2*images).clamp(min=.02).sqrt(), 1.)
     return (images + sigma*rise*z).clamp(0, 1)
 
-# %% ../../nbs/4_data/06_camera.ipynb #a6238025
+# %% ../../nbs/4_data/06_camera.ipynb #1de44126
 _STEPS = torch.tensor([
     [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55],
     [14, 13, 16, 24, 40, 57, 69, 56], [14, 17, 22, 29, 51, 87, 80, 62],
@@ -92,7 +92,7 @@ def _cosines(n=8):
     basis[0] /= math.sqrt(2)
     return basis
 
-# %% ../../nbs/4_data/06_camera.ipynb #260f3870
+# %% ../../nbs/4_data/06_camera.ipynb #587249b8
 def jpeg_artifacts(
     images:Tensor,   # (B, C, S, S) in [0, 1]
     quality:Tensor,  # (B,) 1 to 100, as libjpeg counts
@@ -104,13 +104,13 @@ def jpeg_artifacts(
     steps = (_STEPS*scale[:, None, None]).round().clamp(1, 255).to(images)      # (B, 8, 8)
     x = F.pad(images, (0, -W % 8, 0, -H % 8), mode='replicate')*255 - 128
     h, w = x.shape[-2:]
-    blocks = x.view(B, C, h//8, 8, w//8, 8).transpose(3, 4)                     # (B, C, h/8, w/8, 8, 8)
+    blocks = x.view(B, C, h//8, 8, w//8, 8).transpose(3, 4)                 # (B, C, h/8, w/8, 8, 8)
     basis, steps = _cosines().to(x), steps[:, None, None, None]
     blocks = basis.T @ ((basis @ blocks @ basis.T/steps).round()*steps) @ basis
     x = blocks.transpose(3, 4).reshape(B, C, h, w)[..., :H, :W]
     return ((x + 128)/255).clamp(0, 1)
 
-# %% ../../nbs/4_data/06_camera.ipynb #bacdb15b
+# %% ../../nbs/4_data/06_camera.ipynb #9cf121be
 def cover_box(
     images:Tensor,  # (B, C, S, S)
     box:Tensor,     # (B, 4) x0, y0, x1, y1 in fractions of the side
@@ -122,7 +122,7 @@ def cover_box(
     mask = (inside[1][:, :, None] & inside[0][:, None, :])[:, None].to(images.device)
     return torch.where(mask, grey.to(images)[:, None, None, None], images)
 
-# %% ../../nbs/4_data/06_camera.ipynb #3fe89165
+# %% ../../nbs/4_data/06_camera.ipynb #a80f6796
 FAULTS = dict(   # chance of each, for a face that is not spared
     frame=.4,    # scale by up to a third either way, shift by a tenth, turn by 15 degrees
     cover=.1,    # a grey box, a tenth to four tenths of the side
@@ -132,10 +132,11 @@ FAULTS = dict(   # chance of each, for a face that is not spared
     noise=.45,   # up to 30 of 255, half of it shot noise
     jpeg=.3)     # quality 80 down to 8
 _SIDES = torch.tensor([12, 14, 16, 20, 24, 28, 34, 40])
-_DICE = ('zoom', 'dx', 'dy', 'turn', 'gamma', 'dim', 'slope', 'from_where', 'defocus', 'shake', 'angle',
-         'side', 'sigma', 'shot', 'quality', 'kind', 'width', 'height', 'left', 'top', 'grey')
+_DICE = ('zoom', 'dx', 'dy', 'turn', 'gamma', 'dim', 'slope', 'from_where', 'defocus',
+         'shake', 'angle', 'side', 'sigma', 'shot', 'quality', 'kind', 'width', 'height',
+         'left', 'top', 'grey')
 
-# %% ../../nbs/4_data/06_camera.ipynb #d8d4dc7c
+# %% ../../nbs/4_data/06_camera.ipynb #20692ab7
 class CameraFaults:
     "Some of the faults that cameras, files and finders have, drawn anew for every face."
     def __init__(self,
@@ -157,19 +158,19 @@ class CameraFaults:
         "Draw and apply."
         n, images = len(images), images.clone()
         spared = torch.rand(n, generator=generator) < self.clean
-        hit = {k: (torch.rand(n, generator=generator) < p) & ~spared for k, p in self.chances.items()}
+        hit = {k: (torch.rand(n, generator=generator) < p) & ~spared
+               for k, p in self.chances.items()}
         u = dict(zip(_DICE, torch.rand(n, len(_DICE), generator=generator).unbind(1)))
         for name in FAULTS:
             at = hit[name].nonzero()[:, 0]
             if not len(at): continue
             drawn, where = {k: v[at] for k, v in u.items()}, at.to(images.device)
-            if name == 'frame':
-                images[where], moved = self._frame(images[where], landmarks, at, drawn)
-                landmarks = moved
-            else: images[where] = getattr(self, f'_{name}')(images[where], drawn, generator)
+            if name == 'frame': x, landmarks = self._frame(images[where], landmarks, at, drawn)
+            else: x = getattr(self, f'_{name}')(images[where], drawn, generator)
+            images[where] = x
         return images, landmarks
 
-# %% ../../nbs/4_data/06_camera.ipynb #5ec6d24c
+# %% ../../nbs/4_data/06_camera.ipynb #6b0b3476
 @patch
 def _frame(self:CameraFaults, x, landmarks, at, u):
     "Framed by a finder: scaled, shifted, turned; the landmarks go along."
@@ -179,10 +180,11 @@ def _frame(self:CameraFaults, x, landmarks, at, u):
     if landmarks is not None:
         there = at.to(landmarks.device)
         landmarks = landmarks.clone()
-        landmarks[there] = move_landmarks(landmarks[there], matrix, torch.zeros(len(at), dtype=torch.bool))
+        mirrored = torch.zeros(len(at), dtype=torch.bool)
+        landmarks[there] = move_landmarks(landmarks[there], matrix, mirrored)
     return warp_images(x, matrix, x.shape[-1]), landmarks
 
-# %% ../../nbs/4_data/06_camera.ipynb #52cb17f5
+# %% ../../nbs/4_data/06_camera.ipynb #54423c1b
 @patch
 def _cover(self:CameraFaults, x, u, generator):
     "Something in the way."
@@ -199,7 +201,7 @@ def _light(self:CameraFaults, x, u, generator):
     x = uneven_light(x, .6*s*u['slope'], 2*math.pi*u['from_where'])
     return (x*dim.to(x)[:, None, None, None]).clamp(0, 1)
 
-# %% ../../nbs/4_data/06_camera.ipynb #0cb53196
+# %% ../../nbs/4_data/06_camera.ipynb #efbaa00e
 @patch
 def _blur(self:CameraFaults, x, u, generator):
     "Shaken, or out of focus; widths are those of 48 pixels, and grow with larger images."
@@ -216,7 +218,7 @@ def _pixels(self:CameraFaults, x, u, generator):
     side = _SIDES[(least + u['side']*(8 - least)).long().clamp(max=7)]
     return fewer_pixels(x, (side*x.shape[-1]/48).round().int())
 
-# %% ../../nbs/4_data/06_camera.ipynb #abe5024c
+# %% ../../nbs/4_data/06_camera.ipynb #b7cb76a4
 @patch
 def _noise(self:CameraFaults, x, u, generator):
     "A sensor's noise."

@@ -254,19 +254,25 @@ def _risk_curve(confidence, right):
     wrong, taken = rate[np.repeat(np.arange(len(level)), count)], np.arange(1, len(right) + 1)
     return taken/len(wrong), wrong.cumsum()/taken
 
+# %% ../../nbs/5_measure/01_metrics.ipynb #cd875f9d
+def _augrc(coverage, risk):
+    "Area under coverage times risk: how often a face is both answered and answered wrongly."
+    wrong = np.append(0., coverage*risk)                       # as a share of all faces
+    return float((wrong[1:] + wrong[:-1]).mean()/2)
+
 # %% ../../nbs/5_measure/01_metrics.ipynb #9e0a5b59
 def risk_coverage(
     probs,            # (n, N) probabilities
     labels,           # (n,) class indices
     confidence=None,  # (n,) what to sort by; None: the highest probability
-) -> dict:            # coverage (n,), risk (n,), aurc
-    "Share of wrong answers among the most confident, for every coverage, and its mean."
+) -> dict:            # coverage (n,), risk (n,), aurc, augrc
+    "Share of wrong answers among the most confident, for every coverage, and its two means."
     probs, labels = check_answers(probs, labels)
     confidence = probs.max(1) if confidence is None else np.asarray(confidence, float)
     if confidence.shape != labels.shape or not np.isfinite(confidence).all():
         raise GrefelError(f'confidence must be {len(labels)} finite numbers')
     coverage, risk = _risk_curve(confidence, (probs.argmax(1) == labels).astype(float))
-    return dict(coverage=coverage, risk=risk, aurc=float(risk.mean()))
+    return dict(coverage=coverage, risk=risk, aurc=float(risk.mean()), augrc=_augrc(coverage, risk))
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #2ea4179b
 def accuracy_at_coverage(
@@ -309,7 +315,7 @@ def _harmonic_steps(until, taken):
 
 # %% ../../nbs/5_measure/01_metrics.ipynb #7009627c
 def _risk_metrics(weights, confidence, right, coverages=(0.8, 0.9, 0.95)):
-    "AURC and accuracy at each coverage (1 + k, R) of weighted faces; ties share their mean error."
+    "AURC, AUGRC, accuracy at each coverage (2 + k, R) of weighted faces; ties share their error."
     order = np.argsort(-confidence, kind='stable')
     first = np.flatnonzero(np.append(True, np.diff(confidence[order]) != 0))    # of each tie (G,)
     taken = np.add.reduceat(weights[:, order], first, 1)                      # (R, G) faces
@@ -317,7 +323,8 @@ def _risk_metrics(weights, confidence, right, coverages=(0.8, 0.9, 0.95)):
     rate, n = wrong/np.maximum(taken, 1), int(round(taken[0].sum()))
     until, errors = taken.cumsum(1), wrong.cumsum(1)             # with all more confident ones
     before = errors - wrong - rate*(until - taken)
-    found = [(wrong + before*_harmonic_steps(until, taken)).sum(1)/n]
+    found = [(wrong + before*_harmonic_steps(until, taken)).sum(1)/n,
+             (taken*(errors - wrong/2)).sum(1)/n**2]
     for k in (np.ceil(c*n - 1e-9) for c in coverages):
         g, rows = (until < k - 0.5).sum(1), np.arange(len(until))    # the tie that holds place k
         found.append(1 - (errors[rows, g] - rate[rows, g]*(until[rows, g] - k))/k)
@@ -418,7 +425,8 @@ def _error_tables(probs, labels, votes):
 def _metrics_of(weights, probs, labels, values):
     "Everything but the calibration errors, of weighted faces: name → (R,)."
     answers, right = probs.argmax(1), (probs.argmax(1) == labels).astype(float)
-    names = ('balanced_accuracy', 'macro_f1', 'aurc', *(f'accuracy_at_{c}' for c in (80, 90, 95)))
+    names = ('balanced_accuracy', 'macro_f1', 'aurc', 'augrc',
+             *(f'accuracy_at_{c}' for c in (80, 90, 95)))
     rows = [*_class_metrics(weights, labels, answers, probs.shape[1]),
             *_risk_metrics(weights, probs.max(1), right)]
     def mean(v): return weights @ np.nan_to_num(v)/np.maximum(weights @ ~np.isnan(v), 1)

@@ -25,6 +25,7 @@ KEYS = dict(
     ece_classwise="each class's probability against labels (classwise ECE)",
     brier='Brier score, 0 to 2', nll='negative log-likelihood, nats',
     mean_confidence='mean confidence', aurc='area under risk–coverage (AURC)',
+    augrc='area under generalised risk–coverage (AUGRC): answered, and wrongly',
     accuracy_at_80='accuracy at 80% coverage', accuracy_at_90='accuracy at 90% coverage',
     accuracy_at_95='accuracy at 95% coverage',
     ece_votes="each class's probability against shares of votes",

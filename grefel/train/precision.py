@@ -9,17 +9,23 @@ __all__ = ['BFloat16', 'autocasting', 'pass_through', 'CompileStep']
 import torch
 from contextlib import nullcontext
 from fastai.basics import Callback
+from fastai.callback.fp16 import MixedPrecision
 from fastcore.basics import patch
 from ..base.core import GrefelError
 
 # %% ../../nbs/6_train/03_precision.ipynb #a91711fb
-class BFloat16(Callback):
-    "Run the forward pass under bfloat16 autocast on the learner's device."
-    order, cast = 10, None
+class BFloat16(MixedPrecision):
+    "fastai's mixed precision in bfloat16, on the learner's own device."
+    def __init__(self):
+        super().__init__('bf16')
+        self.cast = None
 
     def casting(self, **kw):
         "Autocasting to bfloat16, as a context."
         return torch.autocast(torch.device(self.dls.device).type, torch.bfloat16, **kw)
+
+    def before_fit(self):
+        self.learn.scaler, self.scales = torch.amp.GradScaler('cpu', enabled=False), []
 
     def before_batch(self):
         self.cast = self.casting()
@@ -27,6 +33,7 @@ class BFloat16(Callback):
 
     def after_loss(self): self.leave()
     def after_cancel_batch(self): self.leave()
+    def after_fit(self): self.learn.scaler = None
 
     def leave(self):
         "Cast no more."

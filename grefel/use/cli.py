@@ -103,6 +103,9 @@ def _evaluate_arguments(p):
                         'landmarks (default: builtin)')
     p.add_argument('--limit', type=int, help='use only this many faces')
     _how_arguments(p)
+    p.add_argument('--corruptions', action='store_true',
+                   help='measure under sixteen kinds of camera fault at five severities as well: '
+                        'corruptions.csv and corruptions.svg (81 times the work)')
     p.add_argument('--out', required=True, metavar='DIR',
                    help='where report.html, metrics.json and predictions.csv go')
 
@@ -290,8 +293,19 @@ def evaluate_command(args):
     metrics = evaluate(model, faces, out=args.out, device=args.device, landmarks=landmarks,
                        history=next((h for h in histories if h.exists()), None),
                        weights=path.name, progress=_watched(args), **_how(args))
+    if args.corruptions: metrics |= _measure_corruptions(model, faces, args)
     if not args.json: return _say_metrics(metrics, Path(args.out))
     _print_json(args, {k: v for k, v in metrics.items() if not isinstance(v, (list, dict))})
+
+# %% ../../nbs/7_use/13_cli.ipynb #4eb367f3
+def _measure_corruptions(model, faces, args):
+    "Write corruptions.csv and .svg; the mean over all conditions, for whoever asked."
+    from grefel.measure.corruptions import robustness, write_robustness
+    rows = robustness(model, faces, device=args.device, progress=_watched(args), **_how(args))
+    write_robustness(rows, args.out)
+    faulty = [r for r in rows if r['severity']]
+    return {f'corrupted_{k}': sum(r[k] for r in faulty)/len(faulty)
+            for k in ('accuracy', 'mean_confidence', 'ece')}
 
 # %% ../../nbs/7_use/13_cli.ipynb #4310206c
 def _say_metrics(m, out):
@@ -301,6 +315,10 @@ def _say_metrics(m, out):
           f"macro-F1 {m['macro_f1']:.3f}, ECE {m['ece']:.3f}")
     print(f"Balancing changed {m['changed']} of {m['n']:,} answers, {m['helped']} for the better "
           f"and {m['hurt']} for the worse (primary accuracy {m['primary_accuracy']:.2%})")
+    if 'corrupted_accuracy' in m:
+        print(f"Under camera faults: accuracy {m['corrupted_accuracy']:.2%}, mean confidence "
+              f"{m['corrupted_mean_confidence']:.2%}, ECE {m['corrupted_ece']:.3f} (means of 80 "
+              f"conditions, in {out/'corruptions.csv'})")
     print(f"Report: {out/'report.html'}")
 
 # %% ../../nbs/7_use/13_cli.ipynb #d01ea557

@@ -13,8 +13,9 @@ import torch
 
 from grefel.base import core
 from grefel.base.core import (
-    CLASS_ORDERS, DEFAULT_SIZE, EXPRESSIONS, GrefelError, NO_EXPRESSION, canonical, class_map,
-    data_home, in_range, late, manifest, set_seed, weights_file, write_file)
+    CLASS_ORDERS, DEFAULT_SIZE, EXPRESSIONS, GrefelError, NO_EXPRESSION, as_path, canonical,
+    class_map, data_home, in_range, late, manifest, set_seed, shipped_size, weights_file,
+    write_file)
 
 
 def test_an_error_is_one_line_whatever_was_put_into_it():
@@ -99,6 +100,53 @@ def test_data_lie_where_they_are_said_to(tmp_path, monkeypatch):
     assert data_home(tmp_path/'x'/'..') == tmp_path.resolve()
     monkeypatch.delenv('GREFEL_DATA')
     assert data_home() is None
+
+
+@pytest.mark.parametrize('text, meant', [
+    ('~/t.csv', '{home}/t.csv'), ('~', '{home}'), ('~$a.png', '~$a.png'), ('a~b/c', 'a~b/c'),
+    ('C:/faces', 'C:/faces'), ('./a.png', 'a.png'), ('faces:2/a.png', 'faces:2/a.png'),
+    ('./~nobody-here/x', '{here}/~nobody-here/x')])
+def test_a_path_is_what_a_person_means(tmp_path, monkeypatch, text, meant):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    wanted = Path(meant.format(home=tmp_path, here=Path.cwd()))
+    assert as_path(text) == wanted
+    assert as_path(as_path(text)) == wanted  # asked again, it says the same
+
+
+@pytest.mark.parametrize('text, said', [
+    ('~nobody-here/x', './~nobody-here/x'), ('', 'empty'), ('a\0b', 'zero byte'),
+    ('https://example.org/a.png', 'https'), (Path('https://example.org/a.png'), 'address'),
+    ('s3://faces/train', 'address'), ('hf://datasets/x', 'nothing is downloaded')])
+def test_what_is_no_path_is_refused_with_what_to_type(text, said):
+    with pytest.raises(GrefelError, match=said): as_path(text)
+
+
+def test_without_a_home_folder_only_a_path_into_it_is_refused(monkeypatch):
+    def nowhere(self): raise RuntimeError('Could not determine home directory.')
+    monkeypatch.setattr(Path, 'expanduser', nowhere)
+    with pytest.raises(GrefelError, match='no home folder is known for ~; write the whole path'):
+        as_path('~/t.csv')
+    assert as_path('~$a.png') == Path('~$a.png') and as_path('t.csv') == Path('t.csv')
+
+
+def test_a_file_is_written_into_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path/'home'))
+    monkeypatch.chdir(tmp_path)
+    assert write_file('~/t.csv', 'a') == tmp_path/'home'/'t.csv'
+    assert not Path('~').exists()
+
+
+@pytest.mark.parametrize('own', ['nano', 'nano/weights.safetensors'])
+def test_a_name_that_is_a_size_and_a_path_is_refused(tmp_path, monkeypatch, own):
+    monkeypatch.chdir(tmp_path)
+    Path('nano').mkdir()  # a folder alone is no run
+    assert shipped_size('nano') == 'nano'
+    if own == 'nano': Path('nano').rmdir()
+    Path(own).touch()
+    with pytest.raises(GrefelError, match='write ./nano for .*, shipped:nano for'):
+        weights_file('nano')
+    assert weights_file('./nano') == Path(own)
+    assert weights_file('shipped:nano') == weights_file()
 
 
 def test_manifests_ship_with_the_package():

@@ -1,4 +1,5 @@
 "Reading images: every file as a person sees it, everything else refused in one line."
+import base64
 import io
 import os
 import struct
@@ -14,6 +15,7 @@ from PIL import Image
 from skimage.data import astronaut
 
 from grefel.base.core import GrefelError
+from grefel.base import images
 from grefel.base.images import _to_uint8, crop_box, image_name, load_image
 
 UP = Image.Transpose
@@ -135,6 +137,54 @@ def test_files_of_floats_and_32_bit_integers_are_scaled(grey):
     assert (np.asarray(load_image(floats)) == grey[..., None]).all()
     integers = Image.fromarray(grey.astype(np.int32)*257)
     assert integers.mode == 'I' and (np.asarray(load_image(integers)) == grey[..., None]).all()
+
+
+@pytest.mark.parametrize('factor', [1, 257])
+@pytest.mark.parametrize('format', ['TIFF', None])
+def test_32_bit_integers_are_bytes_unless_one_is_more_than_a_byte(format, factor, grey):
+    wide = Image.fromarray(grey.astype(np.int32)*factor)
+    source = stored(wide, format) if format else wide
+    assert (np.asarray(load_image(source)) == grey[..., None]).all()
+
+
+def test_a_dark_file_of_16_bits_stays_dark():
+    header = b'P5 2 1 65535\n'
+    assert np.asarray(load_image(header + b'\x00\xff\x00\x80')).max() == 1
+
+
+HEIC = base64.b85decode(
+    '0000OW^{RQXk}?*00000ZE0pPXk}?*0003eZDn*}000000000XXk=`10000000000aA{+70000000000'
+    '00000000004sdC7Z2$lO000310016oY;R)#0000)000310RR910RR92M*si-P5=M^BWY=FW&i*H00031'
+    '000$fZf0cy000000RRAKc4ILB00021X>f9I0001vX>en20001TXm(>m0R#vD005t;000009`FGC{rLC*'
+    '01pG80096OKmiN^|NjIC00093pQr!;0{{RXx&lC<0096dLID8;2mk;B0H3G;00RI39-ttB1(xbbGP$52'
+    '00093AOHXZ03o6P0RRU?0l{*xB0vBD02FC+aAg1h0000006+i$06+i$02OI)ZD9Za00000009620)YYm'
+    '0035PWMOmw002rT0j~+*BRd!W_=C7$TIUNM(gL)Y!;PDcXo>&&7{Dmpt`Q$?QUCdCWC|xrRR2j;kM%w_'
+    'du6b*$LqiA$4Ce5>rFp25*rZjzy')  # red and blue, above at half the light
+
+
+def test_heic_registers_itself_in_a_program_that_has_read_none_before(tmp_path):
+    pytest.importorskip('pi_heif')
+    (tmp_path/'phone.heic').write_bytes(HEIC)
+    program = ('import sys\nfrom grefel.base.images import load_image\n'
+               'image = load_image(sys.argv[1])\n'
+               'print(image.size, [image.getpixel(p)[0] > 99 for p in ((5, 50), (50, 50))])')
+    command = [sys.executable, '-c', program, str(tmp_path/'phone.heic')]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == '(64, 64) [True, False]\n', done.stderr
+
+
+def test_heic_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(images, 'find_spec', lambda name: None)
+    monkeypatch.setattr(images.Image, 'OPEN', {k: v for k, v in Image.OPEN.items() if k != 'HEIF'})
+    assert "pip install 'grefel[heic]'" in complaint(HEIC)
+    assert not {'.heic', '.heif'} & {*images._readable_endings()}
+    assert {'.jpg', '.tif', '.webp'} <= {*images._readable_endings()}
+
+
+def test_only_readable_kinds_are_listed_as_images(monkeypatch):
+    monkeypatch.setattr(images, 'find_spec', lambda name: name == 'pi_heif')
+    monkeypatch.setattr(images.features, 'check', lambda name: name != 'avif')
+    assert '.heic' in images._readable_endings() and '.avif' not in images._readable_endings()
 
 
 @pytest.mark.parametrize('orientation, turn', [
