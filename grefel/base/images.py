@@ -31,18 +31,18 @@ def _to_uint8(array):
     return np.round(array.astype(np.float32).clip(0, 1)*255).astype(np.uint8)
 
 # %% ../../nbs/2_base/02_images.ipynb #b7849224
-def _wide_integers(image):
+def _wide_integers(image, kind):
     "The numbers of an image of 32-bit integers in the type that they were meant in."
     array = np.asarray(image)
     low, high = array.min(), array.max()
     if low < 0 or high > 65535:
         raise ValueError(f'integers from {low} to {high}; at most 16 bits are read')
-    deep = image.format in ('PNG', 'PPM') or high > 255  # these two have 16 bits at most
+    deep = kind in ('PNG', 'PPM') or high > 255  # these two have 16 bits at most
     return array.astype(np.uint16 if deep else np.uint8)
 
-def _eight_bits(image):
-    "A PIL image of 16 or 32 bits a channel as mode L; others unchanged."
-    if image.mode == 'I': return Image.fromarray(_to_uint8(_wide_integers(image)))
+def _eight_bits(image, kind=None):
+    "A PIL image of 16 or 32 bits a channel, from a file of some kind, as mode L; others unchanged."
+    if image.mode == 'I': return Image.fromarray(_to_uint8(_wide_integers(image, kind)))
     if image.mode != 'F' and not image.mode.startswith('I;16'): return image
     return Image.fromarray(_to_uint8(np.asarray(image)))
 
@@ -50,9 +50,10 @@ def _eight_bits(image):
 def _upright_rgb(image):
     "Decode a PIL image and make it upright, opaque, RGB and 8 bits a channel."
     image.load()
+    kind = image.format  # a turned copy has lost it
     try: image = ImageOps.exif_transpose(image)
     except Exception: pass  # a broken EXIF note: keep the image as it is stored
-    image = _eight_bits(image)
+    image = _eight_bits(image, kind)
     if image.has_transparency_data:
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
