@@ -12,9 +12,11 @@ from grefel.base.core import GrefelError
 from grefel.base.geometry import MIRROR, mirror_landmarks
 from grefel.base.synth import synth_faces
 from grefel.data.augment import (
-    AUGMENTATIONS, batches, BatchTransform, colour_jitter, crop_matrix, draw_parameters, erase_mask,
-    flip_matrix, gaussian_blur, IMAGENET_MEAN, IMAGENET_STD, make_transform, move_landmarks,
-    shift_hue, shrink_images, to_grey, turn_matrix, warp_images)
+    AUGMENTATIONS, batches, BatchTransform, draw_parameters, IMAGENET_MEAN, IMAGENET_STD,
+    make_transform)
+from grefel.data.warp import (
+    colour_jitter, crop_matrix, erase_mask, flip_matrix, gaussian_blur, move_landmarks, shift_hue,
+    shrink_images, to_grey, turn_matrix, warp_images)
 
 CLOSE = dict(atol=1e-5, rtol=0)
 ROUGH = dict(rotate=8., padding='reflection', shift=.1, gamma=.8, blur=2., noise=.12, erase=1.)
@@ -319,7 +321,7 @@ def test_the_config_builds_the_same_transform(images):
 
 
 @pytest.mark.parametrize('setting, said', [
-    ('strong', "unknown augmentation 'strong'; known: none, light, heavy"),
+    ('strong', "unknown augmentation 'strong'; known: none, light, camera, heavy"),
     (dict(rotation=5), "unknown augmentation part 'rotation'; known: crop, flip"),
     (dict(crop=2), r"'crop' must be in \(0, 1\], not 2"), (dict(padding='grey'), "not 'grey'")])
 def test_bad_settings(setting, said):

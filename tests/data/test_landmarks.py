@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from grefel.base.core import GrefelError
 from grefel.base.geometry import interocular
 from grefel.base.synth import synth_faces
-from grefel.data.augment import to_grey
+from grefel.data.warp import to_grey
 from grefel.data.faces import load_faces
 from grefel.data.landmarks import (
     agreed_landmarks, alignment_landmarks, builtin_landmarks, error_table, find_landmarks,

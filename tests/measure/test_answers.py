@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from grefel.base.core import EXPRESSIONS, GrefelError
 from grefel.base.geometry import mirror_landmarks
-from grefel.data.augment import to_grey
+from grefel.data.warp import to_grey
 from grefel.measure.answers import (
     OUTPUTS, add_metadata, answer_settings, calibrate_weights, faces_in_words, flip_average,
     in_model_order, predict_data, tempered)
