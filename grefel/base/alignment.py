@@ -13,8 +13,8 @@ from .core import manifest
 from .images import crop_box
 
 # %% ../../nbs/2_base/03_alignment.ipynb #dc48dd95
-CROP_SCALE = 1.025         # side of a training face's frame, in sides of the detector's box
-CROP_SHIFT = (0., -0.007)  # its middle, right of and below the box's middle, in the same unit
+CROP_SCALE = 1.067            # side of a training face's frame, in roots of the box's area
+CROP_SHIFT = (0.005, -0.017)  # its middle, right of and below the box's middle, in the same unit
 
 # %% ../../nbs/2_base/03_alignment.ipynb #87798bb4
 def frame(
@@ -29,12 +29,12 @@ def frame(
 
 # %% ../../nbs/2_base/03_alignment.ipynb #011f4c7f
 def face_frame(
-    box,             # (x0, y0, x1, y1) in pixels, as a face detector gives it
+    box,             # (x0, y0, x1, y1) in pixels, as a face finder gives it
     tilt:float=0.,   # degrees, clockwise as seen
 ) -> np.ndarray:     # (2, 3)
     "The frame that a training image would have around the face in `box`."
     x0, y0, x1, y1 = box
-    side = max(x1 - x0, y1 - y0)
+    side = np.sqrt((x1 - x0)*(y1 - y0))
     turn = frame((0, 0), side, tilt)[:, :2]
     return frame(np.array([x0 + x1, y0 + y1])/2 + turn @ CROP_SHIFT, CROP_SCALE*side, tilt)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CORRUPTIONS', 'SEVERITIES', 'corrupt', 'conditions', 'robustness', 'plot_robustness', 'write_robustness']
 
-# %% ../../nbs/5_measure/10_corruptions.ipynb #e83f47e3
+# %% ../../nbs/5_measure/10_corruptions.ipynb #97138858
 import csv
 import io
 import math
@@ -23,7 +23,7 @@ from ..data.warp import gaussian_blur, turn_matrix, warp_images
 from .answers import in_model_order, predict_data
 from .metrics import calibration_error, vote_divergence
 
-# %% ../../nbs/5_measure/10_corruptions.ipynb #75a4c005
+# %% ../../nbs/5_measure/10_corruptions.ipynb #2bded511
 CORRUPTIONS = dict(
     noise=('standard deviation of read noise, of 255', (5, 10, 15, 20, 25)),
     shot=('standard deviation of shot noise at half brightness, of 255', (5, 10, 15, 20, 25)),
@@ -43,7 +43,7 @@ CORRUPTIONS = dict(
     turned=('degrees', (5, 10, 15, 20, 25)))
 SEVERITIES = (1, 2, 3, 4, 5)
 
-# %% ../../nbs/5_measure/10_corruptions.ipynb #a4bea2af
+# %% ../../nbs/5_measure/10_corruptions.ipynb #80dcf429
 def _framed(x, scale=1., turn=0., dx=0., dy=0.):
     "Each image through its own scale, turn (degrees) and shift (of the side)."
     parts = [torch.as_tensor(v).float().expand(len(x)) for v in (turn, scale, dx, dy)]
@@ -61,7 +61,7 @@ def _jpeg(x, quality):
         out.append(back[None] if back.ndim == 2 else back.transpose(2, 0, 1))
     return torch.from_numpy(np.stack(out))
 
-# %% ../../nbs/5_measure/10_corruptions.ipynb #8332b04a
+# %% ../../nbs/5_measure/10_corruptions.ipynb #2d42cd96
 def _sensor(x, v, g):
     "Read noise of v/255."
     return sensor_noise(x, torch.full((len(x),), v/255), torch.zeros(len(x), dtype=torch.bool), g)
@@ -80,7 +80,7 @@ def _shifted(x, v, g):
     angle = 2*math.pi*torch.rand(len(x), generator=g)
     return _framed(x, dx=v*angle.cos(), dy=v*angle.sin())
 
-# %% ../../nbs/5_measure/10_corruptions.ipynb #65c379e2
+# %% ../../nbs/5_measure/10_corruptions.ipynb #2b03a275
 def _angles(x, g): return 2*math.pi*torch.rand(len(x), generator=g)
 def _signs(x, g): return torch.randint(2, (len(x),), generator=g)*2. - 1
 
@@ -99,7 +99,7 @@ _DO = dict(   # images (n, C, S, S) in [0, 1], setting, generator -> images
     larger=lambda x, v, g: _framed(x, scale=v),
     turned=lambda x, v, g: _framed(x, turn=v*_signs(x, g)))
 
-# %% ../../nbs/5_measure/10_corruptions.ipynb #bd993bd2
+# %% ../../nbs/5_measure/10_corruptions.ipynb #611a2279
 def corrupt(
     images,          # (n, C, S, S) uint8
     kind:str,        # a key of CORRUPTIONS
@@ -118,7 +118,7 @@ def corrupt(
         out.append((faulty.clamp(0, 1)*255).round().byte())
     return torch.cat(out)
 
-# %% ../../nbs/5_measure/10_corruptions.ipynb #d297c91b
+# %% ../../nbs/5_measure/10_corruptions.ipynb #3d77e436
 def conditions(
     kinds=tuple(CORRUPTIONS),  # which corruptions
     severities=SEVERITIES,     # which severities
@@ -126,7 +126,7 @@ def conditions(
     "Clean faces first, then each corruption at each severity."
     return [('clean', 0)] + [(k, s) for k in kinds for s in severities]
 
-# %% ../../nbs/5_measure/10_corruptions.ipynb #ac93b10e
+# %% ../../nbs/5_measure/10_corruptions.ipynb #44e57e41
 def robustness(
     model,            # as predict_data takes it
     faces,            # FaceData: images (n, C, S, S) uint8, labels, votes if known
@@ -146,7 +146,7 @@ def robustness(
             tick()
     return rows
 
-# %% ../../nbs/5_measure/10_corruptions.ipynb #53fb7b0d
+# %% ../../nbs/5_measure/10_corruptions.ipynb #673a14bd
 def _score(probs, labels, votes):
     "What is kept of one condition."
     said, known = probs.argmax(1), labels >= 0
@@ -157,7 +157,7 @@ def _score(probs, labels, votes):
     if votes is not None: row['kl_votes'] = float(np.nanmean(vote_divergence(probs, votes)[0]))
     return row
 
-# %% ../../nbs/5_measure/10_corruptions.ipynb #505cda07
+# %% ../../nbs/5_measure/10_corruptions.ipynb #edc7057f
 def plot_robustness(
     rows,          # from robustness, of one model
     columns:int=4, # plots beside each other
@@ -187,7 +187,7 @@ def _plot_kind(ax, rows, kind):
     ax.set_xticks(range(6))
     ax.tick_params(labelsize=9)
 
-# %% ../../nbs/5_measure/10_corruptions.ipynb #f6035af9
+# %% ../../nbs/5_measure/10_corruptions.ipynb #3fa2060e
 def write_robustness(
     rows,        # from robustness, of one model
     out:Path,    # folder

@@ -139,7 +139,8 @@ def stored_threshold(
         raise GrefelError('coverage: these weights were calibrated without votes, so they promise '
                           'nothing about annotators')
     if key not in known:
-        raise GrefelError(f'coverage {key} is not stored with these weights; {", ".join(known)} are')
+        raise GrefelError(f'coverage {key} is not stored with these weights; {", ".join(known)} '
+                          f'are')
     return known[key]
 
 # %% ../../nbs/5_measure/03_sets.ipynb #e14a00fe

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['overlaps', 'Tracker', 'with_persons', 'PersonSummary', 'durations', 'share_interval', 'summarise_persons']
 
-# %% ../../nbs/7_use/06_persons.ipynb #11fe90a0
+# %% ../../nbs/7_use/06_persons.ipynb #05a5b29d
 import numpy as np
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import NamedTuple
 from ..base.core import EXPRESSIONS
 
-# %% ../../nbs/7_use/06_persons.ipynb #7ba6cb26
+# %% ../../nbs/7_use/06_persons.ipynb #d66da4a8
 def overlaps(
     a,              # (M, 4) boxes x0, y0, x1, y1, pixels
     b,              # (N, 4) likewise
@@ -25,7 +25,7 @@ def overlaps(
     def area(box): return (box[..., 2:] - box[..., :2]).clip(0).prod(-1)
     return inner/np.maximum(area(a) + area(b) - inner, 1e-9)
 
-# %% ../../nbs/7_use/06_persons.ipynb #2d744c87
+# %% ../../nbs/7_use/06_persons.ipynb #ee246c54
 class _Person:
     "One person: a number, and where the face was lately."
     def __init__(self, number, second, box):
@@ -48,7 +48,7 @@ class _Person:
         speed = np.polyfit(t, centres, 1)[0]                                # (2,) pixels a second
         return last + np.tile(speed*gone, 2)
 
-# %% ../../nbs/7_use/06_persons.ipynb #45386b02
+# %% ../../nbs/7_use/06_persons.ipynb #96429306
 class Tracker:
     "Gives the faces of a film the numbers of persons, frame by frame."
     def __init__(self,
@@ -96,7 +96,7 @@ def _grown(boxes, factor):
     middle, half = (boxes[..., :2] + boxes[..., 2:])/2, (boxes[..., 2:] - boxes[..., :2])/2*factor
     return np.concatenate([middle - half, middle + half], -1)
 
-# %% ../../nbs/7_use/06_persons.ipynb #3019f52b
+# %% ../../nbs/7_use/06_persons.ipynb #d68425f0
 def with_persons(
     rows:Iterable[dict],   # of a table, those of a frame in a row
 ) -> Iterator[dict]:       # the same, with the column person filled in for films
@@ -113,7 +113,7 @@ def with_persons(
         alone = 1 if frame is not None and not faces and group[0]['faces'] else None
         yield from (r | dict(person=numbers.get(id(r), alone)) for r in group)
 
-# %% ../../nbs/7_use/06_persons.ipynb #b51b4dd1
+# %% ../../nbs/7_use/06_persons.ipynb #8c094a6f
 class PersonSummary(NamedTuple):
     "What a film says about one person."
     file: str
@@ -135,7 +135,7 @@ def durations(
     steps = np.diff(seconds).clip(0, longest)
     return np.append(steps, np.median(steps))
 
-# %% ../../nbs/7_use/06_persons.ipynb #78d8b7f5
+# %% ../../nbs/7_use/06_persons.ipynb #806a9df1
 def share_interval(
     blocks,            # (B, N) seconds of each kind in each block
     draws:int=1000,    # of the bootstrap
@@ -149,7 +149,7 @@ def share_interval(
     shares = sums/np.maximum(sums.sum(1, keepdims=True), 1e-9)
     return np.quantile(shares, [0.025, 0.975], axis=0)
 
-# %% ../../nbs/7_use/06_persons.ipynb #85f167b3
+# %% ../../nbs/7_use/06_persons.ipynb #d62880c4
 def _summary(file, person, points, classes):
     "The summary of one person's (second, kind) points; kind is an expression's number, or N."
     seconds, kinds = np.array([p[0] for p in points]), np.array([p[1] for p in points])
@@ -164,7 +164,7 @@ def _summary(file, person, points, classes):
     return PersonSummary(file, person, float(seconds[0]), float(seconds[-1]), len(points),
                          float(spent.sum()), float(total[n]), shares)
 
-# %% ../../nbs/7_use/06_persons.ipynb #a9dc5a55
+# %% ../../nbs/7_use/06_persons.ipynb #97f17b76
 def summarise_persons(
     rows:Iterable[dict],   # of a table with persons
     classes=EXPRESSIONS,   # of the predictor

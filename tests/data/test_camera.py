@@ -91,8 +91,8 @@ def test_a_box_covers_its_place_and_no_other(clean):
 @pytest.mark.parametrize('fault', FAULTS)
 def test_each_fault_alone_changes_every_face_and_stays_in_range(clean, fault):
     x, _ = only(fault)(clean, None, seeded())
-    assert ((x - clean).abs().amax((1, 2, 3)) > .004).all()
-    assert x.min() >= 0 and x.max() <= 1 and x.isfinite().all()
+    assert ((x - clean).abs().amax((1, 2, 3)) > 1e-4).all()
+    assert x.min() > -1e-5 and x.max() < 1.00001 and x.isfinite().all()
 
 
 @pytest.mark.parametrize('fault', FAULTS)
