@@ -34,7 +34,6 @@ setup(
     ],
     python_requires=f'>={cfg["min_python"]}',
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
-    # grefel/manifests is a link to data/: the wheel holds the files themselves
     package_data={cfg['lib_name']: ['py.typed', '*.pyi', 'assets/**/*', 'manifests/**/*']},
     include_package_data=False,
     zip_safe=False,

@@ -17,7 +17,6 @@ def wheel(tmp_path_factory):
         if relative(p).startswith(('nbs/', '.', 'tests/')): continue
         (copy/relative(p)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(p, copy/relative(p))
-    os.symlink('../data', copy/'grefel/manifests')
     done = call(sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation',
                 '--no-index', '-w', copy/'dist', '.', cwd=copy)
     assert not done.returncode, last_line(done)
@@ -26,8 +25,7 @@ def wheel(tmp_path_factory):
 
 def test_holds_everything(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {re.sub('^data/', 'grefel/manifests/', relative(p)) for p in files()
-              if relative(p).startswith(('grefel/', 'data/'))}
+    wanted = {relative(p) for p in files() if relative(p).startswith('grefel/')}
     assert not {n for n in wanted if '__pycache__' not in n} - held
 
 
