@@ -41,10 +41,15 @@ class GeometryAwareAnchors(nn.Module):
     @property
     def delta(self): return self.log_delta.exp()
 
-    def forward(self, embedding):                                       # (B, D)
+    def logits(self, embedding):                                        # (B, D)
+        "log t_g and the distances; a loss needs the logarithm where t_g rounds to zero."
         d = anchor_distances(embedding, self.anchors)                   # (B, N, K)
-        similarity = (-d.flatten(1)/self.delta).softmax(-1)             # (B, N·K), float32
-        return similarity.view_as(d).sum(-1), d                         # (B, N), (B, N, K)
+        similarity = (-d.flatten(1)/self.delta).log_softmax(-1)         # (B, N·K), float32
+        return similarity.view_as(d).logsumexp(-1), d                   # (B, N), (B, N, K)
+
+    def forward(self, embedding):                                       # (B, D)
+        log_t, d = self.logits(embedding)
+        return log_t.exp(), d                                           # (B, N), (B, N, K)
 
 # %% ../../nbs/3_method/06_anchors.ipynb #8d9e8dc8
 @torch.no_grad()

@@ -34,6 +34,7 @@ class Baseline(nn.Module):
     ):
         super().__init__()
         self.classes = tuple(classes or EXPRESSIONS[:num_classes])
+        if num_classes < 2: raise ValueError(f'{num_classes} classes: there must be two or more')
         if len(self.classes) != num_classes:
             raise ValueError(f'{num_classes} classes, {len(self.classes)} class names')
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in (own or {}).items()}
@@ -46,8 +47,9 @@ class Baseline(nn.Module):
         **more,    # further tensors for losses and reports
     ) -> dict:     # what GReFELModel returns, as far as there is such a thing
         "The dict that training, evaluation and prediction read."
-        p = logits.float().softmax(-1)                                               # (B, N)
-        return dict(logits=logits.float(), primary_probs=p, final_probs=p,
+        log_p = logits.float().log_softmax(-1)                                       # (B, N)
+        p = log_p.exp()
+        return dict(logits=logits.float(), primary_probs=p, final_probs=p, final_logits=log_p,
                     primary_confidence=confidence(p)) | more
 
 # %% ../../nbs/3_method/12_baselines.ipynb #bcd1a3be

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from einops import rearrange
-from .geometry_maps import geometry_pyramid, LandmarkHead
+from fastcore.basics import patch
+from .geometry_maps import geometry_pyramid, known_landmarks, LandmarkHead
 from .pyramid import conv_norm, image_pyramid
 from .window import ConcatBlock, DropPath, LayerScale, mlp, WindowCrossBlock
 
@@ -119,13 +120,13 @@ def cross_blocks(
 
 # %% ../../nbs/3_method/05_fusion.ipynb #a7c7829e
 def choose_landmarks(
-    given,   # (B, 68, 2) fractions, or None; a row with a NaN counts as not given
+    given,   # (B, 68, 2) fractions, or None; a row with a NaN or infinity counts as not given
     found,   # (B, 68, 2) what the built-in head predicts
-):           # (B, 68, 2) without NaN
-    "The given landmarks where there are any, the predicted ones elsewhere."
+):           # (B, 68, 2) numbers
+    "The given landmarks where they are known, the predicted ones elsewhere."
     if given is None: return found
-    missing = given.isnan().flatten(1).any(1)[:, None, None]   # (B, 1, 1)
-    return torch.where(missing, found, given.to(found.dtype))
+    known = known_landmarks(given)[:, None, None]              # (B, 1, 1)
+    return torch.where(known, given.to(found.dtype), found)
 
 # %% ../../nbs/3_method/05_fusion.ipynb #b43d8653
 def attention_map(
@@ -160,41 +161,45 @@ class MultiScaleFeatureExtractor(nn.Module):
         query_proj:bool=True,         # W_q in the window attention
         landmark_grad:bool=False,     # True: the class gradient also moves predicted landmarks
         token_norm:bool=False,        # batch normalisation of each scale's tokens
-        shortcut:bool=False,          # add the average of the deepest map to the embedding
+        shortcut:bool=False,          # add the average of the coarsest map to the embedding
         layer_scale:float=0.1,        # start value of the crossing blocks' factors
         cross:str='attention',        # geometry meets the image so, or by 'concat'
     ):
         super().__init__()
-        self.landmark_grad = landmark_grad
         if pyramid == 'patch' and widths is None:
             widths = (embed_dim//2, embed_dim//4, embed_dim//8)
         self.pyramid = image_pyramid(pyramid, img_size, widths, depths, patch_sizes, pretrained)
         channels, grids = self.pyramid.channels, self.pyramid.grids
-        self.landmark_head = LandmarkHead(channels, grids)
+        self.landmark_head, self.landmark_grad = LandmarkHead(channels, grids), landmark_grad
         self.geometry = geometry_pyramid(geometry, channels, grids, pretrained)
         self.cross = cross_blocks(cross, channels, grids, num_heads, window_mlp_ratio,
                                   layer_scale, query_proj)
         self.tokens = Tokens(channels, grids, embed_dim, token_grid, token_norm)
-        self.shortcut = nn.Linear(channels[-1], embed_dim) if shortcut else None
+        self.coarsest = min(range(len(grids)), key=lambda i: grids[i])
+        self.shortcut = nn.Linear(channels[self.coarsest], embed_dim) if shortcut else None
         self.fusion = Fusion(embed_dim, depth, num_heads, mlp_ratio, drop_rate, drop_path_rate)
-
-    def forward_features(self, images, landmarks=None, need_attention=False):
-        maps = self.pyramid(images)                                         # [(B, C_s, h_s, h_s)]
-        found = self.landmark_head(maps)                                    # (B, 68, 2)
-        used = found if self.landmark_grad else found.detach()
-        used = choose_landmarks(landmarks, used)                            # (B, 68, 2)
-        asks = self._asks(images, used) or maps                             # [(B, C_s, h_s, h_s)]
-        crossed = [block(m, g, need_attention) for block, m, g in zip(self.cross, maps, asks)]
-        extra = None if self.shortcut is None else self.shortcut(maps[-1].mean((2, 3)))  # (B, D)
-        embedding, tokens = self.fusion(self.tokens([m for m, _ in crossed]), extra)
-        out = dict(embedding=embedding, tokens=tokens, landmarks=found, landmarks_used=used)
-        if not need_attention or crossed[0][1] is None: return out
-        grids = self.pyramid.grids
-        return out | dict(attention=[attention_map(w, g) for (_, w), g in zip(crossed, grids)])
-
-    def _asks(self, images, landmarks):
-        if self.geometry is None: return None
-        return self.geometry(images if self.geometry.takes == 'images' else landmarks)
 
     def forward(self, images, landmarks=None):
         return self.forward_features(images, landmarks)['embedding']
+
+# %% ../../nbs/3_method/05_fusion.ipynb #a7f73794
+@patch
+def forward_features(self:MultiScaleFeatureExtractor,
+    images,                # (B, 3, S, S)
+    landmarks=None,        # (B, 68, 2) fractions; rows with a NaN or infinity are predicted
+    need_attention=False,  # also return where the geometry looked
+) -> dict:                 # embedding (B, D), tokens (B, T, D), landmarks and landmarks_used
+    "All that the rest of the model reads."
+    maps = self.pyramid(images)                                         # [(B, C_s, h_s, h_s)]
+    found = self.landmark_head(maps)                                    # (B, 68, 2)
+    used = choose_landmarks(landmarks, found if self.landmark_grad else found.detach())
+    if self.geometry is None: asks = maps                               # the image asks itself
+    else: asks = self.geometry(images if self.geometry.takes == 'images' else used)
+    crossed = [block(m, g, need_attention) for block, m, g in zip(self.cross, maps, asks)]
+    coarse = maps[self.coarsest].mean((2, 3))                           # (B, C_s)
+    extra = None if self.shortcut is None else self.shortcut(coarse)    # (B, D)
+    embedding, tokens = self.fusion(self.tokens([m for m, _ in crossed]), extra)
+    out = dict(embedding=embedding, tokens=tokens, landmarks=found, landmarks_used=used)
+    if not need_attention or crossed[0][1] is None: return out
+    maps = [attention_map(w, g) for (_, w), g in zip(crossed, self.pyramid.grids)]
+    return out | dict(attention=maps)

@@ -12,15 +12,16 @@ import torch.nn.functional as F
 from functools import partial
 from torch import nn
 from ..base.geometry import interocular
+from .geometry_maps import known_landmarks
 
 # %% ../../nbs/3_method/10_losses.ipynb #1c898f1c
 def soft_nll(
-    probs,                # (B, N) predicted distributions
+    logits,               # (B, N) of the predicted distributions, or their logarithms
     targets,              # (B, N) target distributions
     class_weights=None,   # (N,) or None
 ):                        # scalar
     "Cross-entropy of a predicted distribution against a target distribution, mean over the batch."
-    nll = -(targets*probs.float().clamp_min(1e-7).log())       # (B, N)
+    nll = -targets*logits.float().log_softmax(-1)              # (B, N)
     if class_weights is None: return nll.sum(-1).mean()
     weights = targets*class_weights                            # (B, N)
     return (nll*class_weights).sum()/weights.sum().clamp_min(1e-7)
@@ -35,13 +36,11 @@ def smooth_labels(
 
 # %% ../../nbs/3_method/10_losses.ipynb #aabaf104
 def adjust_prior(
-    probs,         # (B, N) predicted distributions
+    logits,        # (B, N) of the predicted distributions, or their logarithms
     prior=None,    # (N,) π^τ, up to a factor; None: no adjustment
-):                 # (B, N) distributions
+):                 # (B, N) logits
     "What a prediction for equally frequent classes says where they are as frequent as in training."
-    if prior is None: return probs
-    weighed = probs.float()*prior                              # (B, N)
-    return weighed/weighed.sum(-1, keepdim=True)
+    return logits if prior is None else logits.float() + prior.log()
 
 # %% ../../nbs/3_method/10_losses.ipynb #6f3cd45a
 def _pairs(anchors):
@@ -86,12 +85,12 @@ def center_loss(
 # %% ../../nbs/3_method/10_losses.ipynb #da11565a
 def landmark_loss(
     predicted,            # (B, 68, 2) fractions of the image side
-    known,                # (B, 68, 2), NaN rows where unknown; or None
+    known,                # (B, 68, 2), NaN or infinite rows where unknown; or None
     beta:float=0.05,      # errors below this (in inter-ocular distances) count squared
 ):                        # scalar ≥ 0
     "Smooth L1 in units of the inter-ocular distance, over the faces whose landmarks are known."
     if known is None: return predicted.new_zeros(())
-    ok = ~known.isnan().flatten(1).any(1)                                             # (B,)
+    ok = known_landmarks(known)                                                       # (B,)
     safe = torch.where(ok[:, None, None], known, predicted.detach())  # a NaN times 0 is still NaN
     unit = interocular(safe).clamp_min(0.05)[:, None, None]                           # (B, 1, 1)
     error = F.smooth_l1_loss(predicted/unit, safe/unit, beta=beta, reduction='none')  # (B, 68, 2)
@@ -130,8 +129,8 @@ class GReFELLoss(nn.Module):
     ):                    # dict of scalars
         y = smooth_labels(targets, self.label_smoothing)
         def nll(name): return soft_nll(adjust_prior(out[name], self.prior), y, self.class_weights)
-        parts = dict(cls=nll('final_probs'))
-        sources = [k for k in ('primary_probs', 'anchor_probs', 'attention_probs') if k in out]
+        parts = dict(cls=nll('final_logits'))
+        sources = [k for k in ('primary_logits', 'anchor_logits', 'attention_logits') if k in out]
         if len(sources) > 1: parts['source'] = sum(nll(k) for k in sources)
         if anchors is not None:
             parts['anchor'] = self.apart(anchors)

@@ -88,10 +88,9 @@ class GReFELModel(nn.Module):
     def forward(self, images, landmarks=None, need_attention=False):   # (B, 3, S, S), (B, 68, 2)
         out = self.extractor.forward_features(images, landmarks, need_attention)
         logits = self.head(out['embedding']).float()/self.temperature  # (B, N)
-        primary = logits.softmax(-1)                                   # (B, N)
         e, tokens = self.reduce(out.pop('embedding')), self.reduce(out.pop('tokens'))
-        balanced = self.balancing(e, primary, tokens)                  # from (B, A) and (B, T, A)
-        return dict(logits=logits, primary_probs=primary) | balanced | dict(embedding=e) | out
+        balanced = self.balancing(e, logits, tokens)                   # from (B, A) and (B, T, A)
+        return dict(logits=logits) | balanced | dict(embedding=e) | out
 
 # %% ../../nbs/3_method/08_model.ipynb #2014ae53
 _CONV = dict(img_size=48, embed_dim=96, num_heads=4, depth=1, pyramid='conv', token_grid=3,

@@ -15,10 +15,10 @@ from torch import nn
 def spared(
     model:nn.Module,   # any; may have no_weight_decay(), names of parameters, as in timm
 ) -> list:             # the parameters themselves
-    "What weight decay must leave alone: biases, norms, layer scales, and what the model names."
+    "What weight decay must leave alone: all but the layers' matrices, and what the model names."
     named = getattr(model, 'no_weight_decay', set)()
     return [p for name, p in model.named_parameters()
-            if p.ndim < 2 or name in named or name.endswith('bias')]
+            if p.ndim < 2 or not name.endswith('weight') or name in named]
 
 # %% ../../nbs/6_train/04_optimiser.ipynb #0cd17255
 class AdamW(OptimWrapper):

@@ -174,7 +174,7 @@ def save_state(self:KeepRun):
     "All that is needed to continue after this epoch, as last.pt."
     ema, opt = getattr(self.learn, 'ema', None), self.opt.state_dict()
     # NumPy's numbers could not be read back with weights_only
-    opt['hypers'] = [{k: float(v) for k, v in h.items()} for h in opt['hypers']]
+    for group in opt['param_groups']: group['lr'] = float(group['lr'])
     state = dict(epoch=self.epoch, rows=self.rows, opt=opt,
                  raw=ema.raw if ema and ema.raw else self.model.state_dict(),
                  average=ema.average.state_dict() if ema else None)

@@ -123,8 +123,9 @@ def _finding_arguments(p):
 # %% ../../nbs/7_use/13_cli.ipynb #3378a4b0
 def _table_arguments(p):
     "Where the answers of many images go."
-    p.add_argument('--every', type=int, default=1, metavar='N',
-                   help='of a video or camera, answer every n-th frame')
+    p.add_argument('--every', default=1, metavar='STEP',
+                   help='of a video or camera, answer every n-th frame (5), or one in so many '
+                        'seconds (0.5s)')
     p.add_argument('--out', metavar='FILE',
                    help='write a table, .csv, .jsonl or .parquet; the same command goes on after a '
                         'stop')
@@ -137,7 +138,8 @@ def _predict_arguments(p):
     p.add_argument('paths', nargs='*', metavar='PATH',
                    help='images, videos, folders of them, or patterns in quotes')
     p.add_argument('--camera', type=int, metavar='N',
-                   help='watch a camera instead: 0 is the first (Ctrl-C ends it)')
+                   help='watch a camera instead, in a window or in the terminal: 0 is the first '
+                        '(q or Ctrl-C ends it)')
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
     p.add_argument('--backend', default='torch', choices=['torch', 'onnx'],
                    help='onnx starts much faster, since PyTorch is not loaded (default: torch)')
@@ -331,56 +333,70 @@ def predict_command(args):
     paths = args.paths if args.camera is None else [args.camera]
     predictor = Predictor(args.weights, args.device, args.backend, args.crop, args.align,
                           args.detector, risk=args.risk, threads=args.threads, **_how(args))
-    sources = find_sources(paths)
-    if args.out or args.annotate or any(s.kind in ('video', 'camera') for s in sources):
-        return _predict_table(args, paths, predictor)
-    answers = predictor.predict_many(s.file for s in sources if s.kind != 'error')
-    failed = False
-    for s in sources:
-        answer = GrefelError(s.error) if s.kind == 'error' else next(answers)
-        failed |= isinstance(answer, GrefelError)
-        _say_face(args, s.file, answer)
-    return 1 if failed else 0
+    if args.out or args.annotate: return _predict_table(args, paths, predictor)
+    return _predict_lines(args, find_sources(paths), predictor)
 
 # %% ../../nbs/7_use/13_cli.ipynb #a51372b2
 def _predict_table(args, paths, predictor):
-    "`grefel predict` into a table, onto images, or of videos; without a table, rows are printed."
+    "`grefel predict` into a table, or onto images and videos."
     from grefel.use.annotate import annotate
-    stored = args.out or args.annotate
+    view = _camera_view(args)
     found = annotate(paths, predictor, args.out, args.annotate, every=args.every,
-                     progress=None if stored else False,
-                     on_rows=None if stored else lambda rows: _say_rows(args, rows))
-    if stored and args.json: _print_json(args, found)
-    elif stored:
-        earlier = f", {found['skipped']:,} done earlier" if found['skipped'] else ''
-        print(f"{found['items']:,} images{earlier}: {found['faces']:,} faces, "
-              f"{found['errors']:,} errors", file=sys.stderr)
+                     progress=False if view else None, on_item=view and view.show)
+    if args.json: _print_json(args, found)
+    else: print(_summary(found), file=sys.stderr)
     return 1 if found['errors'] else 0
 
+def _summary(found):
+    "A line about the whole table."
+    parts = [f"{found['skipped']:,} done earlier"]*bool(found['skipped'])
+    parts += [f"{len(found['changed']):,} changed since and read again"]*bool(found['changed'])
+    earlier = f" ({', '.join(parts)})" if parts else ''
+    return (f"{found['items']:,} images{earlier}: {found['faces']:,} faces, {found['unsure']:,} "
+            f"unsure, {found['errors']:,} errors")
+
 # %% ../../nbs/7_use/13_cli.ipynb #2f4cffaa
-def _say_rows(args, rows):
-    "The rows of an image or frame, as `annotate` gives them."
-    for row in rows:
-        when = '' if row['seconds'] is None else f", {row['seconds']:.2f} s"
-        if args.json: _print_json(args, row)
-        elif row['error']: print(f"grefel: {row['error']}", file=sys.stderr, flush=True)
-        elif row['face_found']:
-            print(f"{row['file']}{when}: {row['emotion']} {row['confidence']:.0%}", flush=True)
+def _camera_view(args):
+    "What shows a camera's images; None where none is watched. SIGTERM ends it as Ctrl-C does."
+    if args.camera is None: return None
+    import signal
+    from grefel.use.drawing import LiveView
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    return LiveView()
+
+def _predict_lines(args, sources, predictor):
+    "`grefel predict` without a table: a line a face, or an object an image or frame."
+    from grefel.use.annotate import answer_items
+    from grefel.use.journal import item_rows
+    from grefel.use.media import checked_step, read_items
+    view, failed = _camera_view(args), False
+    items = read_items(sources, checked_step(args.every))
+    try:
+        for item, answer in answer_items(items, predictor, chunk=1 if view else 16):
+            failed |= isinstance(answer, GrefelError)
+            if view: view.show(item, item_rows(item, answer, predictor.classes))
+            if not (view and view.terminal): _say_face(args, item, answer)
+    except KeyboardInterrupt:
+        if not view: raise
+    return 1 if failed else 0
 
 # %% ../../nbs/7_use/13_cli.ipynb #ba62a334
-def _say_face(args, file, answer):
-    "One image's answer: its faces, or the error."
+def _say_face(args, item, answer):
+    "The answer to one image or frame: its faces, or the error."
     failed = isinstance(answer, GrefelError)
     if args.json:
         faces = [] if failed else [f.as_dict() for f in answer]
-        said = dict(error=str(answer)) if failed else faces[0] | dict(faces=faces)
-        return _print_json(args, dict(file=str(file)) | said)
+        said = dict(error=str(answer)) if failed else (faces or [{}])[0] | dict(faces=faces)
+        place = dict(file=str(item.file), frame=item.frame, seconds=item.seconds)
+        return _print_json(args, place | said)
     if failed: return print(f'grefel: {answer}', file=sys.stderr, flush=True)
+    name = item.file if item.seconds is None else f'{item.file}, {item.seconds:.2f} s'
+    if not answer: print(f'{name}: no face found', flush=True)
     for f in answer:
         where = ', '.join(str(round(v)) for v in f.box) if f.face_found else ''
-        found = f'face at {where}' if where else 'no face found, whole image used'
+        found = f'face at {where}' if where else f.note
         unsure = ', unsure' if f.reliable is False else ''
-        print(f'{file}: {f.emotion} {f.confidence:.0%}{unsure} ({found})', flush=True)
+        print(f'{name}: {f.emotion} {f.confidence:.0%}{unsure} ({found})', flush=True)
 
 # %% ../../nbs/7_use/13_cli.ipynb #5735903b
 def list_command(args):

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'PANELS', 'mark_faces', 'smooth_over_time', 'plot_timeline', 'rows_by_frame', 'add_points', 'save_timeline',
-           'draw_video', 'terminal_image']
+           'draw_video', 'terminal_image', 'LiveView']
 
 # %% ../../nbs/7_use/07_drawing.ipynb #66f7d21f
 import io
 import numpy as np
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from itertools import groupby
 from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
-from fastcore.basics import patch
 from ..base.alignment import frame, frame_points
 from ..base.core import EXPRESSIONS, GrefelError, write_file
 from .media import film_items, frame_rate, MediaSource, open_film
@@ -82,7 +83,7 @@ def _window(seconds, values, t, sigma):
                       out=np.zeros(values.shape[1]), where=both.sum(0) > 0)
     return mean, np.sqrt(noise*(w**2).sum(0))/np.where(weight > 0, weight, 1)
 
-# %% ../../nbs/7_use/07_drawing.ipynb #a3ab99df
+# %% ../../nbs/7_use/07_drawing.ipynb #17cf1aae
 def smooth_over_time(
     seconds,            # (T,) increasing
     values,             # (T, N), NaN where there is nothing
@@ -98,7 +99,7 @@ def smooth_over_time(
             if np.nanmax(errors[i], initial=0) <= agree: break
     return means, errors
 
-# %% ../../nbs/7_use/07_drawing.ipynb #a93b1a82
+# %% ../../nbs/7_use/07_drawing.ipynb #808fd494
 PANELS = 6   # persons with a panel of their own in a timeline
 
 def _absences(seconds, values):
@@ -106,7 +107,7 @@ def _absences(seconds, values):
     gaps = np.flatnonzero(np.diff(seconds) > max(1., 3*np.median(np.diff(seconds)))) + 1
     return np.insert(seconds, gaps, seconds[gaps]), np.insert(values, gaps, np.nan, axis=0)
 
-# %% ../../nbs/7_use/07_drawing.ipynb #c548e725
+# %% ../../nbs/7_use/07_drawing.ipynb #42e7191d
 def _panel(ax, points, classes, colours):
     "One person's course; points are (second, probabilities, reliable)."
     seconds, probs, sure = (np.array(x) for x in zip(*points))
@@ -140,7 +141,8 @@ def plot_timeline(
     axes[-1].set_xlabel('seconds')
     figure.suptitle(title, parse_math=False)       # a file's name is no formula
     lines = {h.get_label(): h for ax in axes for h in ax.lines}
-    if lines: figure.legend(lines.values(), lines, frameon=False, ncols=4, loc='outside lower center')
+    if lines: figure.legend(lines.values(), lines, frameon=False, ncols=4,
+                            loc='outside lower center')
     return figure
 
 # %% ../../nbs/7_use/07_drawing.ipynb #ac130bc3
@@ -206,7 +208,7 @@ def _sound(out, path, start):
             except (av.FFmpegError, ValueError): pass    # damaged sound ends here, images go on
     return packets()
 
-# %% ../../nbs/7_use/07_drawing.ipynb #e0237cdb
+# %% ../../nbs/7_use/07_drawing.ipynb #4ffa7253
 def _copied(source, audio, new, start):
     "Packets of sound as they are, but for the time that their film begins."
     for packet in source.demux(audio):
@@ -283,7 +285,7 @@ def draw_video(
     part.replace(file)
     return [file, save_timeline(people, f'{path}_timeline.png', classes, Path(source.file).name)]
 
-# %% ../../nbs/7_use/07_drawing.ipynb #3b23e855
+# %% ../../nbs/7_use/07_drawing.ipynb #b6dec8f3
 def terminal_image(
     image:Image.Image,   # RGB
     columns:int=60,      # characters a line
@@ -295,3 +297,46 @@ def terminal_image(
         return '\x1b[38;2;{};{};{};48;2;{};{};{}m▀'.format(*top, *low)
     return '\n'.join(''.join(map(block, a, b)) + '\x1b[0m'
                      for a, b in zip(pixels[::2].tolist(), pixels[1::2].tolist()))
+
+# %% ../../nbs/7_use/07_drawing.ipynb #8f53bdb6
+def _has_screen():
+    "Whether windows can be opened here: asking Qt without a display would end the program."
+    screen = os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')
+    return sys.platform in ('darwin', 'win32') or bool(screen)
+
+class LiveView:
+    "Images with their answers as they come: in a window, else in the terminal, else nowhere."
+    def __init__(self,
+        title:str='grefel',   # of the window
+        out=None,             # the terminal; None: standard error
+    ):
+        self.title, self.out, self.shown = title, out or sys.stderr, False
+        self.window = _has_screen() and self._opened()
+        self.terminal = not self.window and self.out.isatty()
+
+    def _opened(self):
+        import cv2
+        try: cv2.namedWindow(self.title, cv2.WINDOW_NORMAL)
+        except cv2.error: return False      # an OpenCV without windows
+        return True
+
+    def show(self, item, rows):
+        "One Item with its rows; KeyboardInterrupt where q was pressed or the window closed."
+        if not isinstance(item.image, Image.Image): return
+        if self.window: self._show_window(mark_faces(item.image, rows))
+        elif self.terminal: self._show_text(item.image, rows)
+
+    def _show_window(self, image):
+        import cv2
+        cv2.imshow(self.title, np.ascontiguousarray(np.asarray(image)[..., ::-1]))
+        pressed, gone = cv2.waitKey(1), cv2.getWindowProperty(self.title, cv2.WND_PROP_VISIBLE) < 1
+        if pressed in (ord('q'), 27) or gone: raise KeyboardInterrupt
+
+    def _show_text(self, image, rows):
+        said = [f"{r['emotion']} {r['confidence']:.0%}{'?' if r['reliable'] is False else ''}"
+                for r in rows if r['emotion']]
+        start = '\x1b[H' if self.shown else '\x1b[2J\x1b[H'
+        self.out.write(start + terminal_image(mark_faces(image, rows)) + '\n\x1b[K'
+                       + (', '.join(said) or 'no face') + '\n')
+        self.out.flush()
+        self.shown = True

@@ -133,7 +133,7 @@ def _typed(row):
     return {k: None if _empty(v) else _TYPES.get(k, float)(v) for k, v in row.items()
             if k not in _INDEXES}
 
-# %% ../../nbs/7_use/06_journal.ipynb #43eb67d0
+# %% ../../nbs/7_use/06_journal.ipynb #23117a8f
 def _raw_rows(path):
     "The rows of a table as its format gives them; `ValueError` at the first broken one."
     if table_format(path) == '.parquet':
@@ -157,7 +157,7 @@ def read_rows(
     except (ValueError, TypeError, AttributeError, csv.Error) as e:
         raise GrefelError(f'{path}: not a table of this library ({e})') from None
 
-# %% ../../nbs/7_use/06_journal.ipynb #b5480267
+# %% ../../nbs/7_use/06_journal.ipynb #5087cb66
 class Known(NamedTuple):
     "What earlier runs have answered of a file."
     file_id: str|None   # what the file was then
@@ -272,7 +272,7 @@ def _learn_log(self:RowLog):
     self.file.seek(end)
     if first: self._write(self.first)
 
-# %% ../../nbs/7_use/06_journal.ipynb #b09b9139
+# %% ../../nbs/7_use/06_journal.ipynb #0efc8d72
 @patch
 def _take(self:RowLog, entry):
     "Note an entry of the log."
@@ -300,7 +300,7 @@ def add(self:RowLog,
     self._take(entry)
     self._write(entry)
 
-# %% ../../nbs/7_use/06_journal.ipynb #23cfe187
+# %% ../../nbs/7_use/06_journal.ipynb #2ff291a5
 @patch
 def end(self:RowLog,
     file:str,   # name of a film of which all is answered
@@ -317,7 +317,7 @@ def sync(self:RowLog):
     self.file.flush()
     os.fsync(self.file.fileno())
 
-# %% ../../nbs/7_use/06_journal.ipynb #a212bb84
+# %% ../../nbs/7_use/06_journal.ipynb #2ead6758
 @patch
 def state(self:RowLog,
     file:str,            # its name
@@ -343,7 +343,7 @@ def rows(self:RowLog):
             for row in entry.get('rows', ()):
                 if number >= self.begins.get(row['file'], 0): yield row
 
-# %% ../../nbs/7_use/06_journal.ipynb #31496e18
+# %% ../../nbs/7_use/06_journal.ipynb #63962e96
 @patch
 def _tell_unfinished(self:RowLog):
     "A row for each film whose end was not reached."
