@@ -25,7 +25,7 @@ BY = ['name', 'kind', 'severity']
 
 
 def table():
-    "What is known so far."
+    "What is known so far, a row for each condition."
     return pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=BY + ['digest'])
 
 

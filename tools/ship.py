@@ -1,25 +1,31 @@
 """Turn a finished run into weights that ship with the package.
 
-    tools/ship.py RUN [--from WORDS] [--no-onnx]
+    tools/ship.py RUN [--from WORDS] [--no-onnx] [--all-the-same]
     tools/ship.py --onnx SIZE
 
 RUN is a run's folder, or a file that `grefel.train.runs.average_weights` made, with the last run's
-history.csv beside it. Its best epoch is stored as float16. What is stored is then calibrated and
-measured on the validation images of FER+, which must lie in $GREFEL_DATA.
+history.csv beside it. Its best epoch is stored as float16. What is stored is then calibrated on a
+mixture of clean and spoiled faces, and measured clean and under every camera fault of the
+robustness page, all on the validation images of FER+, which must lie in $GREFEL_DATA.
 
-Four files go to grefel/assets:
+Weights that are worse than what ships are refused: on clean faces more than 0.2 points less
+accurate, or less accurate in the mean over the camera faults. Otherwise these files change:
 
-    ferplus_SIZE.safetensors  the weights, with calibration and metrics in their header
-    ferplus_SIZE.onnx         the same model as ONNX, twice as large; --no-onnx leaves it out,
-                              and whoever wants it runs `grefel export`
-    ferplus_SIZE.md           a card in words
-    ferplus_SIZE.csv          the run's history; the last one's, where a run went on from another
+    grefel/assets/ferplus_SIZE.safetensors  the weights, all that was measured in their header
+    grefel/assets/ferplus_SIZE.onnx         the same model as ONNX, twice as large; --no-onnx
+                                            leaves it out: `grefel export` makes it
+    grefel/assets/ferplus_SIZE.md           a card in words
+    grefel/assets/ferplus_SIZE.csv          the run's history; the last one's, where a run went on
+                                            from another
+    nbs/8_experiments/E17_robustness.csv    a row for each camera fault
+    nbs/index.ipynb, README.md              the table of weights
 
 --onnx SIZE only writes the ONNX file of shipped weights anew.
 """
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,16 +33,20 @@ from pathlib import Path
 from grefel.base.core import GrefelError
 from grefel.data.faces import load_faces
 from grefel.measure.answers import add_metadata, calibrate_weights
+from grefel.measure.corruptions import camera_mixture
 from grefel.measure.report import evaluate
 from grefel.method.files import load_model, save_model
 from grefel.train.runs import stages
 from grefel.use.onnx import export_onnx
 
+import robustness
 from nbtools import ROOT
 
 KEPT = ('n', 'accuracy', 'accuracy_low', 'accuracy_high', 'balanced_accuracy', 'macro_f1', 'ece',
         'nll', 'brier', 'primary_accuracy', 'primary_ece', 'changed', 'helped', 'hurt', 'p_value',
         'crossfit_ece', 'crossfit_nll')
+FAULTY = ('accuracy', 'mean_confidence', 'ece')   # of the mean over all camera faults
+TOLERANCE = .002                                  # accuracy on clean faces that may be lost
 
 # The card's first table: what a row is about, and what it says
 FACTS = {
@@ -44,7 +54,7 @@ FACTS = {
              '{img_size} px grey faces (three equal channels)',
     'classes, in order': '{classes}',
     'trained on': 'FER+ train ({n_train:,} images of FER2013, {train_rule_words}, {duplicates} '
-                  'training images with a twin in validation or test removed), nothing else: '
+                  'training images with a duplicate in validation or test removed), nothing else: '
                   'no outside faces, no pretrained weights',
     'labels': "the crowd's vote distribution",
     'recipe': '{training}; all: weight decay {wd}, augmentation `{augment}`, '
@@ -54,9 +64,13 @@ FACTS = {
                               '{accuracy_high:.2%}, {n:,} images, '
                               "landmarks from the model's own head)",
     'balanced accuracy, macro-F1': '{balanced_accuracy:.2%}, {macro_f1:.3f}',
-    'calibration': 'temperature {temperature:.2f}; with it ECE {crossfit_ece:.3f} and negative '
-                   'log-likelihood {crossfit_nll:.3f}, each face judged with a temperature fitted '
-                   'on others; without it {raw_ece:.3f} and {raw_nll:.3f}',
+    'under camera faults': '{faulty_accuracy:.1%} right, {faulty_mean_confidence:.1%} sure, ECE '
+                           '{faulty_ece:.3f}: means over sixteen kinds at five severities '
+                           '(nbs/8_experiments/E17_robustness)',
+    'calibration': 'temperature {temperature:.2f}, fitted on faces of which half went through '
+                   'camera faults (ECE {raw_ece:.3f} without it, {fitted_ece:.3f} with it, each '
+                   'face judged with a temperature fitted on others); clean faces: ECE {ece:.3f}, '
+                   'negative log-likelihood {nll:.3f}',
     'reliability balancing': 'primary head alone {primary_accuracy:.2%}, ECE {primary_ece:.3f}; '
                              'balancing changed {changed} answers, {helped} for the better and '
                              '{hurt} for the worse (p = {p_value:.2f})',
@@ -79,7 +93,7 @@ images ({rare}): their figures are uncertain.
 
 FER2013 (Goodfellow et al. 2013, arXiv 1307.0414) was collected from the web and released for
 research; FER+ labels (Barsoum et al. 2016, arXiv 1608.01041) are under the MIT licence. The weights
-are released with this package under the MIT licence; whether the research terms of the pictures
+are released with this package under the MIT licence; whether the research terms of the images
 restrict your use of a model trained on them is for you to settle.
 
 They say which expression a crowd would name for a face. They do not tell what a person feels, and
@@ -194,10 +208,12 @@ def training_words(about):
 
 def measured_words(metrics, notes):
     "What the card says of the measurement."
-    raw = {f'raw_{k}': notes['calibration'][k][0] for k in ('ece', 'nll')}
+    raw, fitted = notes['calibration']['ece']
     rare = ', '.join(f"{c['class']} {c['n']}" for c in metrics['per_class'] if c['n'] < 100)
-    return {k: metrics[k] for k in KEPT} | raw | dict(
-        temperature=notes['temperature'], per_class=per_class(metrics), rare=rare)
+    faulty = {f'faulty_{k}': metrics['corruptions'][k] for k in FAULTY}
+    return {k: metrics[k] for k in KEPT} | faulty | dict(
+        raw_ece=raw, fitted_ece=fitted, temperature=notes['temperature'],
+        per_class=per_class(metrics), rare=rare)
 
 
 def card(model, metrics, notes, onnx):
@@ -230,14 +246,37 @@ def onnx_words(size, onnx):
     return f"as ONNX too, whose outputs differ by at most {ship_onnx(size)['difference']:.0e}"
 
 
-def measure_stored(model, out, faces):
+def measure_stored(model, out, size, faces):
     "Write the weights, then calibrate and measure what is stored: the metrics and the calibration."
     save_model(model, out, half=True, grey=True)
-    notes = calibrate_weights(out, faces, out)
-    with tempfile.TemporaryDirectory() as scratch:
-        metrics = evaluate(load_model(out), faces, out=scratch)
-    add_metadata(out, out, validation={k: metrics[k] for k in KEPT})
+    notes = calibrate_weights(out, camera_mixture(faces), out)
+    model = load_model(out)
+    with tempfile.TemporaryDirectory() as scratch: metrics = evaluate(model, faces, out=scratch)
+    rows = robustness.measure(model, size, faces)
+    rows = rows[rows.severity > 0]
+    metrics['corruptions'] = {k: round(float(rows[k].mean()), 5) for k in FAULTY}
+    add_metadata(out, out, validation={k: metrics[k] for k in (*KEPT, 'corruptions')})
     return metrics, notes
+
+
+def refuse_worse(size, new):
+    "Stop, in one line, where new weights are worse than those that ship."
+    old = load_model(asset(size)).metadata['validation']
+    lost = old['accuracy'] - new['accuracy']
+    if lost > TOLERANCE:
+        raise GrefelError(f'clean faces: {new["accuracy"]:.2%} right, and {old["accuracy"]:.2%} '
+                          'with the weights that ship; --all-the-same ships them')
+    under = {k: m.get('corruptions', {}).get('accuracy') for k, m in (('old', old), ('new', new))}
+    if under['old'] is not None and under['new'] < under['old']:
+        raise GrefelError(f"camera faults: {under['new']:.2%} right, and {under['old']:.2%} with "
+                          'the weights that ship; --all-the-same ships them')
+
+
+def refresh_pages():
+    "Run the front page anew, and write README.md from it."
+    for script in (['run_notebooks.py', 'nbs/index.ipynb'], ['readme.py']):
+        subprocess.run([sys.executable, str(ROOT/'tools'/script[0]), *script[1:]], cwd=ROOT,
+                       check=True)
 
 
 def note_origin(about, history, chosen_from):
@@ -247,19 +286,27 @@ def note_origin(about, history, chosen_from):
     if ran < about['recipe']['epochs']: about['ran'] = ran
 
 
-def ship(run, onnx=True, chosen_from=None):
-    "Write all files of a run."
+def ship(run, onnx=True, chosen_from=None, all_the_same=False):
+    "Write all files of a run, or refuse it and leave everything as it was."
     model = load_model(run)
     history = (Path(run) if Path(run).is_dir() else Path(run).parent)/'history.csv'
     note_origin(model.metadata, history, chosen_from)
     size = model.config['name'].removeprefix('grefel_')
-    out = asset(size)
-    metrics, notes = measure_stored(model, out, load_faces('ferplus', split='valid'))
+    rows = robustness.TABLE.read_bytes() if robustness.TABLE.exists() else None
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch)/asset(size).name
+        metrics, notes = measure_stored(model, out, size, load_faces('ferplus', split='valid'))
+        try: all_the_same or refuse_worse(size, metrics)
+        except GrefelError:
+            if rows is not None: robustness.TABLE.write_bytes(rows)
+            raise
+        shutil.copy(out, asset(size))
     text = card(model, metrics, notes, onnx_words(size, onnx))
-    out.with_suffix('.md').write_text(text, encoding='utf-8')
-    shutil.copy(history, out.with_suffix('.csv'))
-    print(json.dumps({k: metrics[k] for k in KEPT}, indent=1))
-    print(f'{out.relative_to(ROOT)}: {out.stat().st_size/2**20:.2f} MiB')
+    asset(size).with_suffix('.md').write_text(text, encoding='utf-8')
+    shutil.copy(history, asset(size).with_suffix('.csv'))
+    print(json.dumps({k: metrics[k] for k in (*KEPT, 'corruptions')}, indent=1))
+    print(f'{asset(size).relative_to(ROOT)}: {asset(size).stat().st_size/2**20:.2f} MiB')
+    refresh_pages()
 
 
 def main():
@@ -272,10 +319,11 @@ def main():
                         help='what else these weights were chosen from, for the card: '
                              "'six such weights (nbs/8_experiments/E12_seeds)'")
     parser.add_argument('--no-onnx', action='store_true', help='write no ONNX file')
+    parser.add_argument('--all-the-same', action='store_true', help='ship even what is worse')
     args = parser.parse_args()
     try:
         if args.onnx: ship_onnx(args.onnx)
-        else: ship(args.run, not args.no_onnx, args.chosen_from)
+        else: ship(args.run, not args.no_onnx, args.chosen_from, args.all_the_same)
     except GrefelError as e: sys.exit(f'{parser.prog}: {e}')
 
 

@@ -18,10 +18,11 @@ from typing import NamedTuple
 from ..base.core import CLASS_ORDERS, EXPRESSIONS, GrefelError
 from ..base.images import IMAGE_ENDINGS
 from .labels import VOTES
+from .columns import label_column, split_column
 from .table import (
-    all_faults, boxes, emotion_column, file_names, files_by_split, find_column, folder_names,
-    join_tables, label_column, Layout, LAYOUTS, locate, made_splits, make_table, read_text_table,
-    register_layout, Remark, repeated, split_column, SPLITS, stray_files, written_oddly)
+    all_faults, boxes, file_names, files_by_split, find_column, folder_names, join_tables, Layout,
+    LAYOUTS, locate, made_splits, make_table, read_folder, read_text_table,
+    register_layout, Remark, repeated, row_place, SPLITS, stray_files, written_oddly)
 
 # %% ../../nbs/4_data/04_sources.ipynb #12375953
 _FERPLUS_FOLDERS = dict(train='FER2013Train', valid='FER2013Valid', test='FER2013Test')
@@ -81,8 +82,8 @@ def _check_fer2013_pair(images, crowd, file, new):
                           f'go row by row')
     usage = find_column(crowd, new, 'usage')
     for row in np.flatnonzero(find_column(images, file, 'usage').to_numpy() != usage.to_numpy()):
-        raise GrefelError(f'{new}, row {row}: Usage differs from {file.name}; the files do not '
-                          f'belong together')
+        raise GrefelError(f"{row_place(new, crowd['row'].iloc[row])}: Usage differs from "
+                          f'{file.name}; the files do not belong together')
     return usage
 
 # %% ../../nbs/4_data/04_sources.ipynb #22702b6f
@@ -94,7 +95,7 @@ def read_fer2013(path, split=None):
     splits, faults = split_column(_check_fer2013_pair(images, crowd, file, new))
     votes = _vote_lists(find_column(crowd, new, v.lower()) for v in VOTES)
     name, pixels = find_column(crowd, new, 'image name'), find_column(images, file, 'pixels')
-    own = emotion_column(find_column(images, file, 'emotion'))
+    own = label_column(find_column(images, file, 'emotion'), CLASS_ORDERS['fer2013'])
     if nameless := int((name == '').sum()):
         said = f'{nameless} rows without a name: no face, left out'
         more = [*more, Remark(str(new), said, nameless)]
@@ -126,9 +127,9 @@ def _text(file):
 
 # %% ../../nbs/4_data/04_sources.ipynb #08403881
 def _lines(file):
-    "The lines of a text file that are not empty, their numbers from 0, and what is odd."
+    "The lines of a text file that are not empty, their numbers from 1, and what is odd."
     text, odd = _text(file)
-    lines = [(i, line.strip()) for i, line in enumerate(text.splitlines())]
+    lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1)]
     rows = np.array([i for i, line in lines if line], np.int32)
     return [line for _, line in lines if line], rows, odd
 

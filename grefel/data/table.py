@@ -247,8 +247,8 @@ def _stored_table(file, images=True):
         columns = [c for c in schema.names if c != unread]
         table = pq.read_table(file, columns=columns, read_dictionary=words)
         cells = {c: _plain_words(table[c]) for c in columns}
-        if unread: cells['image'] = pa.nulls(len(table), schema.field('image').type)
-        return cells, len(table), schema.metadata
+        if unread: cells[unread] = pa.nulls(len(table), schema.field(unread).type)
+        return cells, unread, schema.metadata
     except (pa.ArrowException, OSError) as e:
         raise GrefelError(f'{file}: not a readable Parquet file ({e})') from None
 
@@ -261,12 +261,12 @@ def _plain_words(column):
 # %% ../../nbs/4_data/03_table.ipynb #05b73084
 def _parquet_table(file, split, images, columns, classes, outside):
     "One Parquet file as a table."
-    cells, n, metadata = _stored_table(file, images)
-    if not n: raise GrefelError(f'{file}: no rows')
-    rows, given = np.arange(n, dtype=np.int32), _class_names(metadata)
+    cells, unread, metadata = _stored_table(file, images)
+    n, given = len(next(iter(cells.values()))), _class_names(metadata)
+    rows = np.arange(n, dtype=np.int32)
     own = OwnTable(file, cells, rows, columns, classes, outside, numbers=given, guess=False)
     table, odd = own.read()
-    if not images: table.pop('image', None)
+    if unread: table.pop('image', None)
     if 'split' not in table and split: table['split'] = repeated([split], [n])
     return make_table(odd, **table)
 
@@ -599,7 +599,8 @@ def _images(self:OwnTable):
     image = image_bytes(cells)
     if place < 0 or not image.null_count: return dict(image=image), None
     lacking = pc.if_else(pc.is_null(image), pc.struct_field(cells, 'path'), None)
-    return dict(image=image) | self._located(lacking)[0], self._located(lacking)[1]
+    paths, faults = self._located(lacking)
+    return dict(image=image) | paths, faults
 
 # %% ../../nbs/4_data/03_table.ipynb #945e8b5d
 @patch
@@ -619,8 +620,9 @@ def read(self:OwnTable):
     n, (images, faults), unknown = len(self.rows), self._images(), None
     kept = {p: self.cells[c] for p, c in self.parts.items()
             if p in ('votes', 'landmarks', 'box', 'pixel_hash', 'subject', 'name')}
-    if 'name' in kept: kept['name'] = kept['name'].cast(pa.string())
-    elif 'path' in self.parts: kept['name'] = self.cells[self.parts['path']].cast(pa.string())
+    named = 'path' if 'path' in self.parts else 'name'
+    if named == 'path' and 'name' in kept: self.extra['name_'] = kept['name']
+    if named in self.parts: kept['name'] = self.cells[self.parts[named]].cast(pa.string())
     else: kept['name'] = [f'{self.file.stem}_{i}' for i in range(n)]
     if 'split' in self.parts:
         kept['split'], unknown = split_column(self.cells[self.parts['split']])

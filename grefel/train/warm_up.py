@@ -6,7 +6,9 @@
 __all__ = ['barlow_twins_loss', 'warm_up']
 
 # %% ../../nbs/6_train/07_warm_up.ipynb #a9982fbd
+import math
 import torch
+from ..base.core import GrefelError
 from ..base.progress import ticking
 from ..data.augment import batches
 from .ingredients import in_memory
@@ -49,6 +51,9 @@ def warm_up(
             opt.step()
             schedule.step()
             losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise GrefelError(f'warm-up, step {len(losses) - 1}: the loss is not a finite '
+                                  'number; try another seed, or leave it out')
             tick()
     model.zero_grad()
     return losses
