@@ -28,7 +28,8 @@ from ..base.core import class_map, EXPRESSIONS, GrefelError, in_range, manifest,
 from ..base.images import crop_box, load_image
 from .labels import (
     apply_rule, check_votes, counted_votes, in_order_of, TARGETS, votes_to_targets)
-from .table import column_values, read_table, SPLITS, vectors
+from .table import (
+    column_values, read_table, row_place, SPLITS, vectors)
 
 # %% ../../nbs/4_data/05_faces.ipynb #a2a646ea
 @dataclass(repr=False)
@@ -132,19 +133,31 @@ def _check_labels(names, classes=EXPRESSIONS):
     wrong = {int(i): complaint(i) for i in np.flatnonzero(~fine[column.codes])}
     return of[column.codes], wrong
 
+# %% ../../nbs/4_data/05_faces.ipynb #599b75f8
+def _repeats(df):
+    "A function of two rows of a table: what is said of the later one, which repeats the earlier."
+    files, rows, labels = (column_values(df, c) for c in ('file', 'row', 'label'))
+    def said(i, first):
+        where = row_place(files[first] or 'the table', first if rows[first] is None else rows[first])
+        where = where.removeprefix(f"{files[i] or 'the table'}, ")
+        other = labels[first] == labels[first] is not None and labels[i] != labels[first]
+        return f'the same picture as {where}' + (f', labelled {labels[first]} there' if other else '')
+    return said
+
 # %% ../../nbs/4_data/05_faces.ipynb #df257c98
 def check_repeats(
     df,        # a table, see read_table
-) -> dict:     # row number -> which row it repeats
+) -> dict:     # row number -> which row it repeats, and that row's label if it is another
     "Rows that name the same image, and the same box in it, as an earlier one."
     if 'path' not in df or not len(df): return {}
-    key = pd.Series(pd.factorize(df['path'])[0])                                        # (n,)
+    key = pd.factorize(df['path'], use_na_sentinel=False)[0]                            # (n,)
     if 'box' in df:
         box = np.nan_to_num(vectors(df['box'], 4)[0], nan=-1.)
-        key = pd.Series(pd.factorize(pd.MultiIndex.from_arrays([key, *box.T]))[0])
-    rows, first = np.flatnonzero(key.duplicated()), np.unique(key, return_index=True)[1][key]
-    row = df['row'] if 'row' in df else pd.Series(range(len(df)))
-    return {int(i): f'the same picture as row {row.iloc[first[i]]}' for i in rows}
+        key = pd.factorize(pd.MultiIndex.from_arrays([key, *box.T]))[0]
+    first = np.unique(key, return_index=True)[1][key]                                   # (n,)
+    again = np.flatnonzero((first < np.arange(len(df))) & df['path'].notna().to_numpy())
+    said = _repeats(df) if len(again) else None
+    return {int(i): said(i, first[i]) for i in again}
 
 # %% ../../nbs/4_data/05_faces.ipynb #2345f1ca
 def _grey_if_grey(array):
@@ -273,7 +286,8 @@ def decode_images(
 def _longer_side(row, box):
     "The longer side of one image in pixels, or of the box in it."
     if np.isfinite(box).all(): return max(box[2:] - box[:2])
-    content = row.path if 'path' in row._fields else io.BytesIO(row.image)
+    path = getattr(row, 'path', None)
+    content = path if isinstance(path, str) else io.BytesIO(row.image)
     with Image.open(content) as image: return max(image.size)
 
 def _pixel_side(cell):
@@ -354,7 +368,7 @@ def _set_aside(df, wrong, strict, bad):
     ok = np.ones(len(df), bool)
     for i, why in sorted(wrong.items()):
         file, row = df['file'].iloc[i], df['row'].iloc[i]
-        where = file if pd.isna(row) else f'{file}, row {row}'
+        where = row_place(file, row)
         why = why.removeprefix(f'{where}: ')
         if strict: raise GrefelError(f'{where}: {why}')
         bad.append((where, why))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from ..base.core import CLASS_ORDERS, EXPRESSIONS, GrefelError
 from ..base.images import IMAGE_ENDINGS
 from .labels import VOTES
-from .columns import label_column, split_column
+from .columns import label_column, name_labels, split_column
 from .table import (
     all_faults, boxes, file_names, files_by_split, find_column, folder_names, join_tables, Layout,
     LAYOUTS, locate, made_splits, make_table, read_folder, read_text_table,
@@ -44,12 +44,12 @@ def _ferplus_names(first):
     return ['name', 'box'][:len(first) - 10] + list(VOTES)
 
 # %% ../../nbs/4_data/04_sources.ipynb #076e084b
-def _ferplus_table(file, split):
+def _ferplus_table(file, split, outside):
     "One label.csv and the images beside it."
     try: df, odd = read_text_table(file, _ferplus_names)
     except GrefelError as e:
         raise GrefelError(f'{file}: {str(e).removeprefix(f"{file}: ")}') from None
-    paths, faults, strays = locate(file.parent, df['name'].tolist())
+    paths, faults, strays = locate(file.parent, df['name'].tolist(), outside=outside)
     odd += [o for o in strays if o.where != str(file)]
     return make_table(odd, name=df['name'], path=paths, votes=_vote_lists(df[v] for v in VOTES),
                       fault=faults, split=repeated([split], [len(df)]),
@@ -57,11 +57,12 @@ def _ferplus_table(file, split):
 
 # %% ../../nbs/4_data/04_sources.ipynb #7feb4322
 @register_layout(lambda path: any((path/f/'label.csv').exists() for f in _FERPLUS_FOLDERS.values()))
-def read_ferplus(path, split=None):
+def read_ferplus(path, split=None, allow_outside=False):
     "Folders FER2013Train, FER2013Valid, FER2013Test with label.csv and the images it names."
     files = {s: path/folder/'label.csv' for s, folder in _FERPLUS_FOLDERS.items()
              if split in (None, s)}
-    return join_tables([_ferplus_table(f, s) for s, f in files.items() if split == s or f.exists()])
+    return join_tables([_ferplus_table(f, s, allow_outside) for s, f in files.items()
+                        if split == s or f.exists()])
 
 # %% ../../nbs/4_data/04_sources.ipynb #7999fa87
 def _fer2013_pair(path):
@@ -112,7 +113,7 @@ _RAF_GROUPS = dict(sex=('male', 'female', 'unsure'),
 def _first_file(folder, *names): return next((folder/n for n in names if (folder/n).exists()), None)
 
 def _rafdb_list(path):
-    lists = [f'{base}EmoLabel/list_pa{r}tition_label.txt' for base in ('', 'basic/')
+    lists = [f'{base}EmoLabel/list_pa{r}tition_label.txt' for base in ('', 'basic/', 'compound/')
              for r in ('', 'r')]
     return _first_file(path, *lists) if path.is_dir() else None
 
@@ -142,24 +143,62 @@ def _raf_attributes(folder, stems):
         return [dict(zip('01234', names)).get(v) for names, v in zip(_RAF_GROUPS.values(), values)]
     return zip(*map(read, stems))
 
+# %% ../../nbs/4_data/04_sources.ipynb #6e1fe46d
+_RAF_NAME = re.compile(r'(train|test)_\d{5}(_aligned)?\.\w+')
+
+def _rafdb_copy(path):
+    "Where numbered class folders hold images of RAF-DB's names; None if that is nowhere here."
+    if not path.is_dir(): return None
+    for base in (path, path/'DATASET'):
+        for folder in (base/'train', base/'test', base):
+            numbered = sorted(n for n in folder_names(folder) if n.isdecimal())
+            inside = file_names(folder/numbered[0]) if numbered else []
+            if inside and _RAF_NAME.fullmatch(inside[0]): return base
+
+def _rafdb_folders(base, classes):
+    "A rearranged copy of RAF-DB as a table."
+    numbers = {int(n) for folder in (base, base/'train', base/'test') for n in folder_names(folder)
+               if n.isdecimal()}
+    if classes is None and not numbers <= set(range(1, 8)):
+        raise GrefelError(f"{base}: RAF-DB's images in folders {min(numbers)} to {max(numbers)}, but "
+                          f'its labels are 1 to 7; say what the folders mean: --classes '
+                          '0=neutral,1=happiness,…')
+    return read_folder(base, classes=classes or 'rafdb')
+
 # %% ../../nbs/4_data/04_sources.ipynb #67825481
-@register_layout(_rafdb_list)
-def read_rafdb(path, split=None):
+def _aligned(base, stems):
+    "The folder of RAF-DB's aligned images, and their names: copies differ in both."
+    folder = _first_file(base, 'Image/aligned', 'aligned') or base/'Image'/'aligned'
+    longer = any(n.endswith('_aligned.jpg') for n in file_names(folder)) or not folder.exists()
+    return folder, [f'{s}_aligned.jpg' if longer else f'{s}.jpg' for s in stems]
+
+def _refuse_compound(file, labels):
+    "`GrefelError` if a list is that of RAF-DB's compound expressions."
+    if file.parent.parent.name != 'compound' and len({'8', '9', '10', '11'} & {*labels}) < 3: return
+    raise GrefelError(f"{file}: RAF-DB's compound expressions (1 to 11, such as happily surprised); "
+                      'a model here knows the basic ones: name the folder basic of the archive')
+
+# %% ../../nbs/4_data/04_sources.ipynb #c6983932
+@register_layout(lambda path: _rafdb_list(path) or _rafdb_copy(path))
+def read_rafdb(path, split=None, classes=None):
     "RAF-DB, basic expressions: EmoLabel/list_patition_label.txt and Image/aligned/."
     file = _rafdb_list(path)
+    if not file: return _rafdb_folders(_rafdb_copy(path), classes)
     base, (lines, rows, odd) = file.parent.parent, _lines(file)
     cells = [(line.rsplit(None, 1) + [''])[:2] for line in lines]
     names, labels = [c[0] for c in cells], [c[1] for c in cells]
+    _refuse_compound(file, labels)
     stems = [Path(n).stem for n in names]
-    paths, faults, others = locate(base/'Image'/'aligned', [f'{s}_aligned.jpg' for s in stems])
+    paths, faults, others = locate(*_aligned(base, stems))
     splits, unknown = split_column([s.split('_')[0] for s in stems])
     groups, manual = {}, base/'Annotation'/'manual'
     if manual.is_dir() and stems:
         groups = dict(zip(_RAF_GROUPS, map(pd.Categorical, _raf_attributes(manual, stems))))
-    return make_table(odd + others, name=names, path=paths,
-                      label=label_column(labels, CLASS_ORDERS['rafdb'], first=1),
-                      split=splits, **groups, fault=all_faults(unknown, faults),
-                      file=repeated([file], [len(names)]), row=pa.array(rows))
+    if classes is None: label = label_column(labels, CLASS_ORDERS['rafdb'], first=1)
+    else: label, _ = name_labels(labels, classes)
+    return make_table(odd + others, name=names, path=paths, label=label, split=splits, **groups,
+                      fault=all_faults(unknown, faults), file=repeated([file], [len(names)]),
+                      row=pa.array(rows))
 
 # %% ../../nbs/4_data/04_sources.ipynb #6cf6c9ad
 _AFFECTNET_COLUMNS = ('subDirectory_filePath face_x face_y face_width face_height facial_landmarks '
@@ -204,14 +243,15 @@ def _parsed_landmarks(texts, box):
 
 # %% ../../nbs/4_data/04_sources.ipynb #23549076
 @register_layout(lambda path: path.is_dir() and all(_affectnet_lists(path)))
-def read_affectnet(path, split=None, landmarks=True):
+def read_affectnet(path, split=None, landmarks=True, allow_outside=False):
     "AffectNet's first release: training.csv, validation.csv and Manually_Annotated_Images/."
     lists, images = _affectnet_lists(path)
     tables = [_affectnet_table(f, s, landmarks) for s, f in lists.items() if split in (None, s)]
     if not tables:
         raise GrefelError(f'{path}: no rows in split {split!r}; splits here: {", ".join(lists)}')
     df = join_tables(tables)  # the lists share their folders, so they are looked up together
-    paths, faults, strays = locate(images, df['name'].tolist(), strays=len(tables) == len(lists))
+    paths, faults, strays = locate(images, df['name'].tolist(), len(tables) == len(lists),
+                                   allow_outside)
     found = pd.concat([df, make_table(path=paths, fault=faults)], axis=1)
     found.attrs['odd'] = df.attrs['odd'] + strays
     return found
@@ -341,32 +381,32 @@ def _repeated(numbers):
 _NO_LABEL = -2
 
 def _video_classes(file):
-    "What a video's file says: the text below the line of classes, the classes, and what is odd."
+    "What a video's file says: the text of labels, its first line, the classes, and what is odd."
     text, odd = _text(file)
     head, _, body = text.replace('\r', '\n').strip().partition('\n')
     if re.fullmatch(r'-?\d+', head.strip()):                                # no line of classes
         order = CLASS_ORDERS['affwild2']
         what = f'its first line names no classes; taken as {", ".join(order)}'
-        return f'{head}\n{body}', order, [*odd, Remark(str(file), what)]
+        return f'{head}\n{body}', 1, order, [*odd, Remark(str(file), what)]
     names = [n.strip().lower() for n in head.split(',') if n.strip()]
-    return body, tuple(n if n == 'other' else str(label_column([n])[0]) for n in names), odd
+    return body, 2, tuple(n if n == 'other' else str(label_column([n])[0]) for n in names), odd
 
 # %% ../../nbs/4_data/04_sources.ipynb #4bf16f6f
 def _video_labels(file):
-    "A video's labels by name of class: (n,) indices into the names, the names, and what is odd."
-    body, order, odd = _video_classes(file)
+    "A video's labels: (n,) indices into the names of classes, the first one's line, names, Remarks."
+    body, first, order, odd = _video_classes(file)
     words = body.split()
-    try: return np.array(words, np.int64), order, odd
+    try: return np.array(words, np.int64), first, order, odd
     except ValueError:
         values = np.array([int(w) if re.fullmatch(r'-?\d{1,9}', w) else _NO_LABEL for w in words])
-    odd += [Remark(f'{file}, row {i}', f'{words[i][:40]!r} is no label')
+    odd += [Remark(row_place(file, first + i), f'{words[i][:40]!r} is no label')
             for i in np.flatnonzero(values == _NO_LABEL)]
-    return values, order, odd
+    return values, first, order, odd
 
 # %% ../../nbs/4_data/04_sources.ipynb #f833ab80
 class Video(NamedTuple):
     "The frames of a video that have a label."
-    rows: np.ndarray      # (n,) which rows of the file of labels
+    rows: np.ndarray      # (n,) which lines of the file of labels, from 1
     labels: np.ndarray    # (n,) indices into order
     order: tuple          # the names of the classes
     images: pa.Array      # (n,) the frames' file names
@@ -375,24 +415,24 @@ class Video(NamedTuple):
 # %% ../../nbs/4_data/04_sources.ipynb #d20bf34f
 def _video(file, frames):
     "One video's labels, joined with its frames."
-    values, order, odd = _video_labels(file)
+    values, first, order, odd = _video_labels(file)
     folder = Path(frames)/file.stem
     images, number, others = _frame_numbers(file_names(folder))
     odd = odd + stray_files(folder, others + [p for p, k in zip(images, number) if k < 1])
     lookup = np.full(max(len(values), number.max(initial=0)) + 1, -1)
     lookup[number] = np.arange(len(number))
     at = lookup[1:len(values) + 1]  # (rows,) which image, -1 for none
-    odd += _video_remarks(file, folder, values, at, number)
+    odd += _video_remarks(file, first, folder, values, at, number)
     rows = np.flatnonzero((values != -1) & (at >= 0))
     images = pa.array(images, pa.string()).take(pa.array(at[rows]))
-    return Video(rows.astype(np.int32), values[rows], order, images, odd)
+    return Video((first + rows).astype(np.int32), values[rows], order, images, odd)
 
 # %% ../../nbs/4_data/04_sources.ipynb #5b0cfcf3
-def _video_remarks(file, folder, values, at, number):
+def _video_remarks(file, first, folder, values, at, number):
     "Where a video's labels and frames do not agree."
     def note(what, rows):
         if not len(rows): return []
-        where = f'{file}, row{"s"*(len(rows) > 1)} {ranges(rows)}'
+        where = f'{file}, line{"s"*(len(rows) > 1)} {ranges(first + rows)}'
         return [Remark(where, f'{what}: {len(rows)} in all', len(rows))]
     odd = [Remark(str(file), 'an empty video: no labels')] if not len(values) else []
     if not len(number): odd.append(Remark(str(folder), 'an empty video: no frames'))
@@ -436,7 +476,7 @@ def _expw_list(path):
 
 # %% ../../nbs/4_data/04_sources.ipynb #45e92b68
 @register_layout(_expw_list)
-def read_expw(path, split=None):
+def read_expw(path, split=None, allow_outside=False):
     "ExpW: label.lst with boxes, and image/origin/."
     file = _expw_list(path)
     images = _first_file(path, 'image/origin', 'origin', 'image') or path/'image'/'origin'
@@ -448,7 +488,7 @@ def read_expw(path, split=None):
     cells = pd.DataFrame([c if len(c) == 8 else [line] + [None]*6 + ['']
                           for c, line in zip(cells, lines)])
     top, left, right, bottom = (_numbers(cells[i]) for i in range(2, 6))
-    paths, faults, others = locate(images, cells[0].tolist())
+    paths, faults, others = locate(images, cells[0].tolist(), outside=allow_outside)
     return make_table(odd + others, name=cells[0] + '#' + cells[1].fillna(''), path=paths,
                       fault=all_faults(short, faults), box=boxes(left, top, right, bottom),
                       label=label_column(cells[7], CLASS_ORDERS['expw']),

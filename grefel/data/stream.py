@@ -19,11 +19,11 @@ from pathlib import Path
 from fastcore.basics import patch
 from torch.utils.data import DataLoader, get_worker_info, IterableDataset
 from ..base.core import class_map, EXPRESSIONS, GrefelError, NO_EXPRESSION
+from .columns import canonical_split, column_codes, label_column
 from .faces import (
     decode_images, FaceData, ferplus_duplicates, has_ferplus_splits, natural_size)
 from .labels import apply_rule, check_votes, counted_votes, in_order_of, votes_to_targets
-from .table import (
-    canonical_split, column_codes, label_column, split_of_file, SPLITS, vectors)
+from .table import split_of_file, SPLITS, vectors
 
 # %% ../../nbs/4_data/10_stream.ipynb #5083a7c9
 def shard_files(

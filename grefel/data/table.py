@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'LAYOUTS', 'GENERAL', 'Remark', 'row_place', 'make_table', 'join_tables', 'repeated', 'vectors', 'boxes',
-           'column_values', 'Layout', 'register_layout', 'split_of_file', 'files_by_split', 'read_parquet',
-           'image_bytes', 'stored_images', 'written_oddly', 'read_text_table', 'find_column', 'file_names', 'locate',
-           'all_faults', 'stray_files', 'made_splits', 'OwnTable', 'read_csv', 'all_files', 'folder_names',
-           'read_folder', 'find_layout', 'known_split', 'read_table']
+           'column_values', 'Layout', 'register_layout', 'written_oddly', 'read_text_table', 'find_column',
+           'file_names', 'locate', 'all_faults', 'stray_files', 'made_splits', 'OwnTable', 'read_csv', 'split_of_file',
+           'files_by_split', 'read_parquet', 'image_bytes', 'stored_images', 'all_files', 'folder_names', 'read_folder',
+           'find_layout', 'known_split', 'read_table']
 
 # %% ../../nbs/4_data/03_table.ipynb #fe7bc421
 import hashlib
@@ -189,117 +189,6 @@ def register_layout(
         LAYOUTS[read.__name__.removeprefix('read_')] = Layout(recognise, read)
         return read
     return register
-
-# %% ../../nbs/4_data/03_table.ipynb #49323741
-def split_of_file(
-    file:Path,   # train.parquet, or a shard such as train-00000-of-00002.parquet
-):               # 'train', 'valid', 'test'; None for another name
-    "The split that a file's name tells."
-    return canonical_split(re.sub(r'-\d+-of-\d+$', '', file.stem))
-
-# %% ../../nbs/4_data/03_table.ipynb #12afe45c
-def files_by_split(
-    path:Path,   # a folder
-) -> dict:       # split -> files; those of other names under None, if there are no others
-    "The Parquet files of a folder, or of its folder data."
-    found = {}
-    for file in sorted(f for folder in (path, path/'data') if folder.is_dir()
-                       for f in folder.glob('*.parquet')):
-        found.setdefault(split_of_file(file), []).append(file)
-    # files of other names only: a column split sorts them
-    return {s: found[s] for s in SPLITS if s in found} or found
-
-# %% ../../nbs/4_data/03_table.ipynb #9e601e0d
-def _is_parquet(path):
-    return path.suffix.lower() == '.parquet' if path.is_file() else bool(files_by_split(path))
-
-# %% ../../nbs/4_data/03_table.ipynb #f48e8424
-@register_layout(_is_parquet)
-def read_parquet(path, split=None, images=True, columns=None, classes=None, allow_outside=False):
-    "A folder of train.parquet, valid.parquet, test.parquet (those that exist), or one such file."
-    def read(file, split):
-        return _parquet_table(file, split, images, columns, classes, allow_outside)
-    if path.is_file(): return read(path, None)
-    files = files_by_split(path)
-    if split is not None and split not in files and None not in files:
-        raise GrefelError(f'{path/split}.parquet: no such file; splits here: {", ".join(files)}')
-    wanted = [s for s in files if split in (None, s) or s is None]
-    return join_tables([read(f, s) for s in wanted for f in files[s]])
-
-# %% ../../nbs/4_data/03_table.ipynb #1d151c3e
-def _unread(schema, rows):
-    "The column of images that need not be read: bytes in every row, under the usual name."
-    if 'image' not in schema.names or not is_bytes(schema.field('image').type): return None
-    lacking = 0
-    for g in range(rows.num_row_groups):
-        for column in map(rows.row_group(g).column, range(rows.num_columns)):
-            known = column.statistics and column.statistics.null_count
-            if column.path_in_schema in ('image', 'image.bytes'): lacking += known or 0
-    return None if lacking else 'image'
-
-def _stored_table(file, images=True):
-    "The columns of a Parquet file; words that repeat are stored once."
-    import pyarrow.parquet as pq
-    try:
-        schema, rows = pq.read_schema(file), pq.read_metadata(file)
-        words = [f.name for f in schema if f.name != 'name' and pa.types.is_string(f.type)]
-        unread = None if images else _unread(schema, rows)
-        columns = [c for c in schema.names if c != unread]
-        table = pq.read_table(file, columns=columns, read_dictionary=words)
-        cells = {c: _plain_words(table[c]) for c in columns}
-        if unread: cells[unread] = pa.nulls(len(table), schema.field(unread).type)
-        return cells, unread, schema.metadata
-    except (pa.ArrowException, OSError) as e:
-        raise GrefelError(f'{file}: not a readable Parquet file ({e})') from None
-
-def _plain_words(column):
-    "A column; words that are stored as codes of another kind than ours are stored anew."
-    kind = column.type
-    if not pa.types.is_dictionary(kind) or kind.index_type == pa.int32(): return column
-    return column.cast(kind.value_type)
-
-# %% ../../nbs/4_data/03_table.ipynb #05b73084
-def _parquet_table(file, split, images, columns, classes, outside):
-    "One Parquet file as a table."
-    cells, unread, metadata = _stored_table(file, images)
-    n, given = len(next(iter(cells.values()))), _class_names(metadata)
-    rows = np.arange(n, dtype=np.int32)
-    own = OwnTable(file, cells, rows, columns, classes, outside, numbers=given, guess=False)
-    table, odd = own.read()
-    if unread: table.pop('image', None)
-    if 'split' not in table and split: table['split'] = repeated([split], [n])
-    return make_table(odd, **table)
-
-# %% ../../nbs/4_data/03_table.ipynb #6366633d
-def _class_names(metadata):
-    "Number -> name, as `datasets` keeps the class names in a Parquet file; None if it does not."
-    try:
-        info = json.loads((metadata or {}).get(b'huggingface', b'{}')).get('info', {})
-        names = info.get('features', {}).get('label', {}).get('names')
-    except (ValueError, AttributeError): return None
-    if names: return {str(i): str(label_column([name])[0]) for i, name in enumerate(names)}
-
-# %% ../../nbs/4_data/03_table.ipynb #f2e31d88
-def image_bytes(
-    column,        # an Arrow array of bytes, or of structs with bytes in them
-):                 # an Arrow array of bytes
-    "The bytes in a column of images."
-    return pc.struct_field(column, 'bytes') if pa.types.is_struct(column.type) else column
-
-def stored_images(
-    df,              # rows of a table that was read with images=False, in its order
-    at_once=1024,    # so many images are in memory
-):                   # yields the bytes of one image a row, or None
-    "The images of some rows, from the Parquet files that hold them."
-    import pyarrow.parquet as pq
-    for file, rows in df.groupby('file', observed=True, sort=False)['row']:
-        rows, first = rows.to_numpy(np.int64), 0
-        for batch in pq.ParquetFile(file).iter_batches(at_once, columns=['image']):
-            start, stop = np.searchsorted(rows, (first, first + len(batch)))
-            if start < stop:
-                wanted = pa.array(rows[start:stop] - first)
-                yield from image_bytes(batch['image']).take(wanted).to_pylist()
-            first += len(batch)
 
 # %% ../../nbs/4_data/03_table.ipynb #50d69a8e
 class _Written(NamedTuple):
@@ -650,6 +539,117 @@ def read_csv(path, split=None, columns=None, classes=None, allow_outside=False):
         groups = table['subject'].to_pylist() if 'subject' in table else None
         table['split'] = made_splits(keys, own.label, groups)
     return make_table(odd + more, **table)
+
+# %% ../../nbs/4_data/03_table.ipynb #49323741
+def split_of_file(
+    file:Path,   # train.parquet, or a shard such as train-00000-of-00002.parquet
+):               # 'train', 'valid', 'test'; None for another name
+    "The split that a file's name tells."
+    return canonical_split(re.sub(r'-\d+-of-\d+$', '', file.stem))
+
+# %% ../../nbs/4_data/03_table.ipynb #12afe45c
+def files_by_split(
+    path:Path,   # a folder
+) -> dict:       # split -> files; those of other names under None, if there are no others
+    "The Parquet files of a folder, or of its folder data."
+    found = {}
+    for file in sorted(f for folder in (path, path/'data') if folder.is_dir()
+                       for f in folder.glob('*.parquet')):
+        found.setdefault(split_of_file(file), []).append(file)
+    # files of other names only: a column split sorts them
+    return {s: found[s] for s in SPLITS if s in found} or found
+
+# %% ../../nbs/4_data/03_table.ipynb #9e601e0d
+def _is_parquet(path):
+    return path.suffix.lower() == '.parquet' if path.is_file() else bool(files_by_split(path))
+
+# %% ../../nbs/4_data/03_table.ipynb #f48e8424
+@register_layout(_is_parquet)
+def read_parquet(path, split=None, images=True, columns=None, classes=None, allow_outside=False):
+    "A folder of train.parquet, valid.parquet, test.parquet (those that exist), or one such file."
+    def read(file, split):
+        return _parquet_table(file, split, images, columns, classes, allow_outside)
+    if path.is_file(): return read(path, None)
+    files = files_by_split(path)
+    if split is not None and split not in files and None not in files:
+        raise GrefelError(f'{path/split}.parquet: no such file; splits here: {", ".join(files)}')
+    wanted = [s for s in files if split in (None, s) or s is None]
+    return join_tables([read(f, s) for s in wanted for f in files[s]])
+
+# %% ../../nbs/4_data/03_table.ipynb #1d151c3e
+def _unread(schema, rows):
+    "The column of images that need not be read: bytes in every row, under the usual name."
+    if 'image' not in schema.names or not is_bytes(schema.field('image').type): return None
+    lacking = 0
+    for g in range(rows.num_row_groups):
+        for column in map(rows.row_group(g).column, range(rows.num_columns)):
+            known = column.statistics and column.statistics.null_count
+            if column.path_in_schema in ('image', 'image.bytes'): lacking += known or 0
+    return None if lacking else 'image'
+
+def _stored_table(file, images=True):
+    "The columns of a Parquet file; words that repeat are stored once."
+    import pyarrow.parquet as pq
+    try:
+        schema, rows = pq.read_schema(file), pq.read_metadata(file)
+        words = [f.name for f in schema if f.name != 'name' and pa.types.is_string(f.type)]
+        unread = None if images else _unread(schema, rows)
+        columns = [c for c in schema.names if c != unread]
+        table = pq.read_table(file, columns=columns, read_dictionary=words)
+        cells = {c: _plain_words(table[c]) for c in columns}
+        if unread: cells[unread] = pa.nulls(len(table), schema.field(unread).type)
+        return cells, unread, schema.metadata
+    except (pa.ArrowException, OSError) as e:
+        raise GrefelError(f'{file}: not a readable Parquet file ({e})') from None
+
+def _plain_words(column):
+    "A column; words that are stored as codes of another kind than ours are stored anew."
+    kind = column.type
+    if not pa.types.is_dictionary(kind) or kind.index_type == pa.int32(): return column
+    return column.cast(kind.value_type)
+
+# %% ../../nbs/4_data/03_table.ipynb #05b73084
+def _parquet_table(file, split, images, columns, classes, outside):
+    "One Parquet file as a table."
+    cells, unread, metadata = _stored_table(file, images)
+    n, given = len(next(iter(cells.values()))), _class_names(metadata)
+    rows = np.arange(n, dtype=np.int32)
+    own = OwnTable(file, cells, rows, columns, classes, outside, numbers=given, guess=False)
+    table, odd = own.read()
+    if unread: table.pop('image', None)
+    if 'split' not in table and split: table['split'] = repeated([split], [n])
+    return make_table(odd, **table)
+
+# %% ../../nbs/4_data/03_table.ipynb #6366633d
+def _class_names(metadata):
+    "Number -> name, as `datasets` keeps the class names in a Parquet file; None if it does not."
+    try:
+        info = json.loads((metadata or {}).get(b'huggingface', b'{}')).get('info', {})
+        names = info.get('features', {}).get('label', {}).get('names')
+    except (ValueError, AttributeError): return None
+    if names: return {str(i): str(label_column([name])[0]) for i, name in enumerate(names)}
+
+# %% ../../nbs/4_data/03_table.ipynb #f2e31d88
+def image_bytes(
+    column,        # an Arrow array of bytes, or of structs with bytes in them
+):                 # an Arrow array of bytes
+    "The bytes in a column of images."
+    return pc.struct_field(column, 'bytes') if pa.types.is_struct(column.type) else column
+
+def stored_images(
+    df,              # rows of a table that was read with images=False, in its order
+    at_once=1024,    # so many images are in memory
+):                   # yields the bytes of one image a row, or None
+    "The images of some rows, from the Parquet files that hold them."
+    import pyarrow.parquet as pq
+    for file, rows in df.groupby('file', observed=True, sort=False)['row']:
+        rows, first = rows.to_numpy(np.int64), 0
+        for batch in pq.ParquetFile(file).iter_batches(at_once, columns=['image']):
+            start, stop = np.searchsorted(rows, (first, first + len(batch)))
+            if start < stop:
+                wanted = pa.array(rows[start:stop] - first)
+                yield from image_bytes(batch['image']).take(wanted).to_pylist()
+            first += len(batch)
 
 # %% ../../nbs/4_data/03_table.ipynb #f4aa1805
 def _hidden(name): return name.startswith('.') or name == '__MACOSX'

@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from einops import rearrange
-from ..base.core import EXPRESSIONS
 from .balancing import confidence
 from .fusion import Fusion, Tokens, TransformerBlock
 from .geometry_maps import LandmarkHead
-from .model import GReFELModel, IMAGENET, SIZES
+from .model import class_names, GReFELModel, IMAGENET, SIZES
 from .pyramid import ConvPyramid
 
 # %% ../../nbs/3_method/12_baselines.ipynb #b962bff2
@@ -33,10 +32,7 @@ class Baseline(nn.Module):
         std=IMAGENET['std'],   # likewise
     ):
         super().__init__()
-        self.classes = tuple(classes or EXPRESSIONS[:num_classes])
-        if num_classes < 2: raise ValueError(f'{num_classes} classes: there must be two or more')
-        if len(self.classes) != num_classes:
-            raise ValueError(f'{num_classes} classes, {len(self.classes)} class names')
+        self.classes = class_names(classes, num_classes)
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in (own or {}).items()}
         self.config = dict(name=name, num_classes=num_classes, img_size=img_size,
                            classes=list(self.classes), mean=list(mean), std=list(std), **own)

@@ -32,11 +32,9 @@ def _settings(predictor, every, max_frames):
     made = json.dumps([config, predictor.metadata, predictor.engine.digest], sort_keys=True,
                       default=str)
     model = hashlib.blake2b(made.encode(), digest_size=8).hexdigest()
-    settings = dict(crop=predictor.crop, align=predictor.align, detector=predictor.detector,
-                    smallest=predictor.smallest, risk=predictor.risk, **predictor.how)
-    return dict(settings, model=model, every=every, max_frames=max_frames)
+    return dict(predictor.settings, model=model, every=every, max_frames=max_frames)
 
-# %% ../../nbs/7_use/08_annotate.ipynb #19dbd62a
+# %% ../../nbs/7_use/08_annotate.ipynb #c986f263
 def _left(sources, log):
     "(sources to read, file → last frame that is answered, files that have changed)."
     left, after, changed = [], {}, []
@@ -84,7 +82,7 @@ def _draw_film(source, rows, folder, classes):
     writer.writerows(persons)
     return [*files, write_file(f'{path}_persons.csv', text.getvalue().encode())]
 
-# %% ../../nbs/7_use/08_annotate.ipynb #277a955f
+# %% ../../nbs/7_use/08_annotate.ipynb #abb1fd4b
 def _draw(sources, table, folder, fresh, classes, max_pixels):
     "Draw from the table what is not drawn yet; the files of films."
     lacking, files = _lacking(sources, folder, fresh), []
@@ -149,7 +147,7 @@ def _collect(answers, sources, log, pictures, classes, told):
             raise
     return count, fresh
 
-# %% ../../nbs/7_use/08_annotate.ipynb #330cde30
+# %% ../../nbs/7_use/08_annotate.ipynb #790c70ec
 def _counted(rows, counts):
     "The rows, counted on their way."
     for _, group in groupby(rows, lambda r: (r['file'], r['frame'])):
@@ -195,7 +193,7 @@ def annotate(
                       max_pixels) if pictures else []
     return found | dict(out=out and str(out), files=[str(f) for f in files])
 
-# %% ../../nbs/7_use/08_annotate.ipynb #2ca44cb9
+# %% ../../nbs/7_use/08_annotate.ipynb #1cb30982
 def _fill(table, settings, sources, predictor, every, max_frames, max_pixels, chunk, progress,
           pictures, told):
     "Answer what is left to do and write the table; the counts, and the films with new frames."

@@ -388,7 +388,7 @@ def _say_face(args, item, answer):
         faces = [] if failed else [f.as_dict() for f in answer]
         said = dict(error=str(answer)) if failed else (faces or [{}])[0] | dict(faces=faces)
         place = dict(file=str(item.file), frame=item.frame, seconds=item.seconds)
-        return _print_json(args, place | said)
+        return _print_json(args, said | place)
     if failed: return print(f'grefel: {answer}', file=sys.stderr, flush=True)
     name = item.file if item.seconds is None else f'{item.file}, {item.seconds:.2f} s'
     if not answer: print(f'{name}: no face found', flush=True)

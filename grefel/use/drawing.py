@@ -83,7 +83,7 @@ def _window(seconds, values, t, sigma):
                       out=np.zeros(values.shape[1]), where=both.sum(0) > 0)
     return mean, np.sqrt(noise*(w**2).sum(0))/np.where(weight > 0, weight, 1)
 
-# %% ../../nbs/7_use/07_drawing.ipynb #17cf1aae
+# %% ../../nbs/7_use/07_drawing.ipynb #aeb80082
 def smooth_over_time(
     seconds,            # (T,) increasing
     values,             # (T, N), NaN where there is nothing
@@ -99,7 +99,7 @@ def smooth_over_time(
             if np.nanmax(errors[i], initial=0) <= agree: break
     return means, errors
 
-# %% ../../nbs/7_use/07_drawing.ipynb #808fd494
+# %% ../../nbs/7_use/07_drawing.ipynb #adaf0105
 PANELS = 6   # persons with a panel of their own in a timeline
 
 def _absences(seconds, values):
@@ -107,7 +107,7 @@ def _absences(seconds, values):
     gaps = np.flatnonzero(np.diff(seconds) > max(1., 3*np.median(np.diff(seconds)))) + 1
     return np.insert(seconds, gaps, seconds[gaps]), np.insert(values, gaps, np.nan, axis=0)
 
-# %% ../../nbs/7_use/07_drawing.ipynb #42e7191d
+# %% ../../nbs/7_use/07_drawing.ipynb #dfd7e6e1
 def _panel(ax, points, classes, colours):
     "One person's course; points are (second, probabilities, reliable)."
     seconds, probs, sure = (np.array(x) for x in zip(*points))
@@ -141,8 +141,8 @@ def plot_timeline(
     axes[-1].set_xlabel('seconds')
     figure.suptitle(title, parse_math=False)       # a file's name is no formula
     lines = {h.get_label(): h for ax in axes for h in ax.lines}
-    if lines: figure.legend(lines.values(), lines, frameon=False, ncols=4,
-                            loc='outside lower center')
+    if lines:
+        figure.legend(lines.values(), lines, frameon=False, ncols=4, loc='outside lower center')
     return figure
 
 # %% ../../nbs/7_use/07_drawing.ipynb #ac130bc3
@@ -175,10 +175,10 @@ class _VideoWriter:
         import av
         self._let_sound_come(second)
         if image.size != self.size: image = image.crop((0, 0, *self.size))
-        frame = av.VideoFrame.from_image(image)
-        self.last = frame.pts = max(self.last + 1, round(second/_TICK))
-        frame.time_base = _TICK
-        self.out.mux(self.stream.encode(frame))
+        shown = av.VideoFrame.from_image(image)
+        self.last = shown.pts = max(self.last + 1, round(second/_TICK))
+        shown.time_base = _TICK
+        self.out.mux(self.stream.encode(shown))
 
     def _let_sound_come(self, second):
         while self.waiting and self.waiting[0] <= second:
@@ -208,7 +208,7 @@ def _sound(out, path, start):
             except (av.FFmpegError, ValueError): pass    # damaged sound ends here, images go on
     return packets()
 
-# %% ../../nbs/7_use/07_drawing.ipynb #4ffa7253
+# %% ../../nbs/7_use/07_drawing.ipynb #e8404b63
 def _copied(source, audio, new, start):
     "Packets of sound as they are, but for the time that their film begins."
     for packet in source.demux(audio):
@@ -220,11 +220,11 @@ def _copied(source, audio, new, start):
 
 def _encoded(source, audio, new, start):
     "The same of sound that has to be written anew."
-    for frame in source.decode(audio):
-        second = float(frame.pts*frame.time_base) - start
+    for wave in source.decode(audio):
+        second = float(wave.pts*wave.time_base) - start
         if second < 0: continue
-        frame.pts = round(second/frame.time_base)
-        yield from ((second, packet) for packet in new.encode(frame))
+        wave.pts = round(second/wave.time_base)
+        yield from ((second, packet) for packet in new.encode(wave))
     yield from ((np.inf, packet) for packet in new.encode(None))
 
 # %% ../../nbs/7_use/07_drawing.ipynb #2c5edef2
@@ -285,20 +285,20 @@ def draw_video(
     part.replace(file)
     return [file, save_timeline(people, f'{path}_timeline.png', classes, Path(source.file).name)]
 
-# %% ../../nbs/7_use/07_drawing.ipynb #b6dec8f3
+# %% ../../nbs/7_use/07_drawing.ipynb #1a4b1a1d
 def terminal_image(
     image:Image.Image,   # RGB
     columns:int=60,      # characters a line
 ) -> str:                # lines of coloured half blocks
     "An image as a terminal of 24-bit colours shows it."
     lines = max(1, round(columns*image.height/image.width/2))
-    pixels = np.asarray(image.convert('RGB').resize((columns, 2*lines)))      # (2 lines, columns, 3)
+    pixels = np.asarray(image.convert('RGB').resize((columns, 2*lines)))  # (2 lines, columns, 3)
     def block(top, low):
         return '\x1b[38;2;{};{};{};48;2;{};{};{}m▀'.format(*top, *low)
     return '\n'.join(''.join(map(block, a, b)) + '\x1b[0m'
                      for a, b in zip(pixels[::2].tolist(), pixels[1::2].tolist()))
 
-# %% ../../nbs/7_use/07_drawing.ipynb #8f53bdb6
+# %% ../../nbs/7_use/07_drawing.ipynb #a0e5c392
 def _has_screen():
     "Whether windows can be opened here: asking Qt without a display would end the program."
     screen = os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')

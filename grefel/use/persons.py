@@ -6,7 +6,7 @@
 __all__ = ['overlaps', 'Tracker', 'with_persons', 'PersonSummary', 'durations', 'share_interval', 'PersonNotes',
            'summarise_persons', 'summary_rows']
 
-# %% ../../nbs/7_use/06_persons.ipynb #f2e55870
+# %% ../../nbs/7_use/06_persons.ipynb #4300fa50
 import numpy as np
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import NamedTuple
 from ..base.core import EXPRESSIONS
 
-# %% ../../nbs/7_use/06_persons.ipynb #1575ba7c
+# %% ../../nbs/7_use/06_persons.ipynb #057472d1
 def overlaps(
     a,              # (M, 4) boxes x0, y0, x1, y1, pixels
     b,              # (N, 4) likewise
@@ -26,7 +26,7 @@ def overlaps(
     def area(box): return (box[..., 2:] - box[..., :2]).clip(0).prod(-1)
     return inner/np.maximum(area(a) + area(b) - inner, 1e-9)
 
-# %% ../../nbs/7_use/06_persons.ipynb #7706b039
+# %% ../../nbs/7_use/06_persons.ipynb #fe6df803
 class _Person:
     "One person: a number, and where the face was lately."
     def __init__(self, number, second, box):
@@ -49,7 +49,7 @@ class _Person:
         speed = np.polyfit(t, centres, 1)[0]                                # (2,) pixels a second
         return last + np.tile(speed*gone, 2)
 
-# %% ../../nbs/7_use/06_persons.ipynb #b7b87308
+# %% ../../nbs/7_use/06_persons.ipynb #ec47a554
 class Tracker:
     "Gives the faces of a film the numbers of persons, frame by frame."
     def __init__(self,
@@ -97,7 +97,7 @@ def _grown(boxes, factor):
     middle, half = (boxes[..., :2] + boxes[..., 2:])/2, (boxes[..., 2:] - boxes[..., :2])/2*factor
     return np.concatenate([middle - half, middle + half], -1)
 
-# %% ../../nbs/7_use/06_persons.ipynb #a1b54b22
+# %% ../../nbs/7_use/06_persons.ipynb #aa16842c
 def with_persons(
     rows:Iterable[dict],   # of a table, those of a frame in a row
 ) -> Iterator[dict]:       # the same, with the column person filled in for films
@@ -114,7 +114,7 @@ def with_persons(
         alone = 1 if frame is not None and not faces and group[0]['faces'] else None
         yield from (r | dict(person=numbers.get(id(r), alone)) for r in group)
 
-# %% ../../nbs/7_use/06_persons.ipynb #2952f886
+# %% ../../nbs/7_use/06_persons.ipynb #bfc573bc
 class PersonSummary(NamedTuple):
     "What a film says about one person."
     file: str
@@ -136,7 +136,7 @@ def durations(
     steps = np.diff(seconds).clip(0, longest)
     return np.append(steps, np.median(steps))
 
-# %% ../../nbs/7_use/06_persons.ipynb #8b081b75
+# %% ../../nbs/7_use/06_persons.ipynb #ebee317b
 def share_interval(
     blocks,            # (B, N) seconds of each kind in each block
     draws:int=1000,    # of the bootstrap
@@ -150,7 +150,7 @@ def share_interval(
     shares = sums/np.maximum(sums.sum(1, keepdims=True), 1e-9)
     return np.quantile(shares, [0.025, 0.975], axis=0)
 
-# %% ../../nbs/7_use/06_persons.ipynb #7cd21eb3
+# %% ../../nbs/7_use/06_persons.ipynb #23db672c
 def _summary(file, person, points, classes):
     "The summary of one person's (second, kind) points; kind is an expression's number, or N."
     seconds, kinds = np.array([p[0] for p in points]), np.array([p[1] for p in points])
@@ -165,7 +165,7 @@ def _summary(file, person, points, classes):
     return PersonSummary(file, person, float(seconds[0]), float(seconds[-1]), len(points),
                          float(spent.sum()), float(total[n]), shares)
 
-# %% ../../nbs/7_use/06_persons.ipynb #0488e402
+# %% ../../nbs/7_use/06_persons.ipynb #b7826f44
 class PersonNotes:
     "Notes on who shows what when, taken row by row: two numbers a face."
     def __init__(self,
@@ -191,7 +191,7 @@ class PersonNotes:
         found = [_summary(*key, p, self.classes) for key, p in self.points.items()]
         return [s for s in found if s.seconds >= least]
 
-# %% ../../nbs/7_use/06_persons.ipynb #bdeab4f4
+# %% ../../nbs/7_use/06_persons.ipynb #d1feccc8
 def summarise_persons(
     rows:Iterable[dict],   # of a table with persons
     classes=EXPRESSIONS,   # of the predictor
@@ -201,7 +201,7 @@ def summarise_persons(
     for row in rows: notes.add(row)
     return notes.summaries()
 
-# %% ../../nbs/7_use/06_persons.ipynb #546bc270
+# %% ../../nbs/7_use/06_persons.ipynb #1698e942
 def summary_rows(
     summaries,    # of PersonSummary
 ) -> list:        # dicts of plain values, for a table

@@ -534,8 +534,11 @@ def _sureness(probs):
 
 # %% ../../nbs/7_use/03_predict.ipynb #989ff207
 @patch
-def _ask(self:Predictor, x, explain=False):
-    "The model's answer, in the way that is asked for (`how`)."
+def ask(self:Predictor,
+    x,                   # (B, 3, S, S) float32, from prepare
+    explain:bool=False,  # attention as well
+) -> dict:               # arrays by name, final_probs (B, N) among them, not calibrated
+    "The model's answer, in the way that is asked for (how)."
     out = dict(self.engine(x, explain))
     if self.how['flip_test']:
         mirrored = self.engine(np.ascontiguousarray(x[..., ::-1]))
@@ -563,7 +566,7 @@ def _answer(self:Predictor, crops, explain):
     "A face for each crop, `bs` of them at a time."
     for start in range(0, len(crops), self.bs):
         batch = crops[start:start + self.bs]
-        out = self._ask(self.prepare([c.image for c in batch]), explain)
+        out = self.ask(self.prepare([c.image for c in batch]), explain)
         broken = [k for k, v in out.items() if not np.isfinite(v).all()]
         if broken:
             raise GrefelError(f'{broken[0]}: the model answers what is no number (NaN); its weights '

@@ -192,6 +192,7 @@ def test_risk_over_coverage_by_hand():
     assert_allclose(curve['risk'], [0, 0, 1/3, 1/4])
     assert_allclose(curve['coverage'], [1/4, 1/2, 3/4, 1])
     assert curve['aurc'] == pytest.approx((1/3 + 1/4)/4)
+    assert curve['augrc'] == pytest.approx((1/2 + 1)/4/4)             # trapezoids, of all four faces
     assert [accuracy_at_coverage(curve, c) for c in (0.5, 0.6, 0.75)] == pytest.approx(
         [1, 2/3, 2/3])
 
@@ -215,7 +216,8 @@ def test_resampled_metrics_are_those_of_the_resampled_rows(world):
                          sk.f1_score(y, a[row], average='macro')])
         curve = risk_coverage(q[row], y, by[row])
         at = [accuracy_at_coverage(curve, c) for c in (0.8, 0.9, 0.95)]
-        assert_allclose(_risk_metrics(w, by, (a == labels)*1.)[:, 1], [curve['aurc'], *at],
+        assert_allclose(_risk_metrics(w, by, (a == labels)*1.)[:, 1],
+                        [curve['aurc'], curve['augrc'], *at],
                         atol=1e-9)
 
 
@@ -308,6 +310,7 @@ def test_metrics_agree_with_the_functions_they_are_made_of(world):
     m, curve = classification_metrics(p, y, votes=world.votes), risk_coverage(p, y)
     kl, tv = vote_divergence(p, world.votes)
     want = dict(accuracy=sk.accuracy_score(y, p.argmax(1)), aurc=curve['aurc'],
+                augrc=curve['augrc'],
                 balanced_accuracy=sk.balanced_accuracy_score(y, p.argmax(1)),
                 macro_f1=sk.f1_score(y, p.argmax(1), average='macro'),
                 accuracy_at_90=accuracy_at_coverage(curve, 0.9), mean_confidence=p.max(1).mean(),
