@@ -1,11 +1,16 @@
 """The front page: its table is computed, its sentences quote the numbers of the committed files."""
+import ast
 import json
 import re
+from types import SimpleNamespace
 
+import drawn_answers
 import front_page
+import numpy as np
 import pandas as pd
 import pytest
 import readme
+from grefel.base.core import weights_file
 from tests.repository import NBS, ROOT, read, source
 
 PROSE = '\n'.join(source(c) for c in read(NBS/'index.ipynb')['cells']
@@ -24,10 +29,86 @@ def test_at_most_seven_hundred_words():
     assert len(PROSE.split()) <= 700
 
 
+def test_the_first_output_doubts():
+    "A project about doubt doesn't open with an answer that is sure of itself."
+    outputs = [o for c in read(NBS/'index.ipynb')['cells'] for o in c.get('outputs', [])]
+    answer = ast.literal_eval(''.join(outputs[0]['data']['text/plain']))
+    assert len(answer) >= 3 and .5 < max(answer.values()) < .97 and 0 not in answer.values()
+
+
+def test_the_index_reads_well_as_a_notebook():
+    "Its code lies in a tested module."
+    code = [source(c) for c in read(NBS/'index.ipynb')['cells'] if c['cell_type'] == 'code']
+    assert max(len(c.splitlines()) for c in code) <= 6
+
+
+def test_all_first_hours_are_linked():
+    start = {f'1_start/{p.name}' for p in (NBS/'1_start').glob('*.ipynb')}
+    assert len(start) == 5 and start == set(re.findall(r'\((1_start/[^)]*)\)', PROSE))
+
+
 def test_stored_table_is_what_the_files_give():
     stored = [''.join(o['data'].get('text/markdown', [])) for c in read(NBS/'index.ipynb')['cells']
               for o in c.get('outputs', []) if 'data' in o]
     assert front_page.results_table() in stored
+
+
+@pytest.mark.parametrize('page', ['20_nano', '21_small'])
+def test_the_cards_on_the_site_are_the_cards_that_ship(page):
+    size, shown = page[3:], [''.join(o['data'].get('text/markdown', []))
+                             for c in read(NBS/'7_use'/f'{page}.ipynb')['cells']
+                             for o in c.get('outputs', []) if 'data' in o]
+    card = weights_file(size).with_suffix('.md').read_text(encoding='utf-8')
+    assert card.partition('\n')[2] in shown, f'run make notebooks NB=nbs/7_use/{page}.ipynb'
+    assert f'7_use/{page}.ipynb' in PROSE
+
+
+def test_the_first_screen_names_task_accuracy_calibration_and_what_is_special():
+    "Before the first heading, within two hundred words, with an image of a result."
+    first = PROSE.partition('\n## ')[0]
+    for wanted in ('eight expressions', '% of the time', 'confidences are off by', 'from scratch',
+                   'three opinions', 'images/answers.svg'):
+        assert wanted in first, wanted
+    assert len(re.sub(r'!\[[^]]*\]\([^)]*\)', '', first).split()) <= 240
+
+
+def answer(final, opinions=None):
+    names = [str(i) for i in range(8)]
+    fields = dict.fromkeys(drawn_answers.OPINIONS, dict(zip(names, opinions or final)))
+    return SimpleNamespace(probabilities=dict(zip(names, final)), **fields)
+
+
+def one_hot(c, p=.97):
+    return [p if i == c else (1 - p)/7 for i in range(8)]
+
+
+def test_the_six_faces_are_chosen_by_rule():
+    "Three clear right answers, the two best-read split faces, the surest clear mistake."
+    split = [.5, .44, .01, .01, .01, .01, .01, .01]
+    truth = np.array([one_hot(1), one_hot(2), one_hot(4), split, split, split, one_hot(5),
+                      one_hot(6)])
+    said = [one_hot(1), one_hot(2), one_hot(4), split, one_hot(0), [.48, .46, *[.01]*6],
+            one_hot(3, .6), one_hot(3, .9)]
+    rows = drawn_answers.choose(truth, [answer(p) for p in said])
+    assert list(rows) == [0, 1, 3, 2, 5, 7]
+    assert rows[3] == rows[5] == 'unsure, and rightly' and rows[7] == 'wrong, and too sure'
+
+
+def test_a_panel_shows_the_three_likeliest_the_opinions_and_the_truth():
+    from matplotlib.figure import Figure
+    ax = Figure().subplots()
+    final = [.05, .5, .3, .1, .02, .01, .01, .01]
+    drawn_answers.draw_answer(ax, np.array(final[::-1]), answer(final, one_hot(1)))
+    assert [bar.get_width() for bar in ax.patches] == [.1, .3, .5]
+    assert [t.get_text() for t in ax.texts] == ['3', '2', '1']
+    assert len(ax.lines) == 3*len(drawn_answers.OPINIONS)
+
+
+def test_the_image_of_results_asks_nobody_and_fits_light_and_dark():
+    image = (NBS/'images'/'answers.svg').read_text(encoding='utf-8')
+    assert image.count('<image ') == 6 and len(image) < 300_000
+    assert not re.findall(r'(?:href|src)="https?:', image)
+    assert '#ffffff' not in image.replace('fill: none', ''), 'a white ground is a box in the dark'
 
 
 @pytest.mark.parametrize('size', ['small', 'nano'])
