@@ -84,14 +84,15 @@ def one_hot(c, p=.97):
 
 def test_the_six_faces_are_chosen_by_rule():
     "Three clear right answers, the two best-read split faces, the surest clear mistake."
-    split = [.5, .44, .01, .01, .01, .01, .01, .01]
-    truth = np.array([one_hot(1), one_hot(2), one_hot(4), split, split, split, one_hot(5),
-                      one_hot(6)])
-    said = [one_hot(1), one_hot(2), one_hot(4), split, one_hot(0), [.48, .46, *[.01]*6],
-            one_hot(3, .6), one_hot(3, .9)]
-    rows = drawn_answers.choose(truth, [answer(p) for p in said])
-    assert list(rows) == [0, 1, 3, 2, 5, 7]
-    assert rows[3] == rows[5] == 'unsure, and rightly' and rows[7] == 'wrong, and too sure'
+    split, nearly = [.5, .44, *[.01]*6], [.48, .46, *[.01]*6]
+    faces = [(one_hot(1), one_hot(7, .5)), (one_hot(1), one_hot(1)), (one_hot(1), one_hot(1)),
+             (one_hot(2), one_hot(2)), (one_hot(4), one_hot(4)), (split, split),
+             (split, one_hot(0)), (split, nearly), (one_hot(5), one_hot(3, .6)),
+             (one_hot(6), one_hot(3, .9))]                      # (truth, answer)
+    truth, said = zip(*faces)
+    rows = drawn_answers.choose(np.array(truth), [answer(p) for p in said])
+    assert list(rows) == [1, 3, 5, 4, 7, 9]
+    assert rows[5] == rows[7] == 'unsure, and rightly' and rows[9] == 'wrong, and too sure'
 
 
 def test_a_panel_shows_the_three_likeliest_the_opinions_and_the_truth():
