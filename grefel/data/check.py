@@ -25,7 +25,8 @@ from ..base.images import load_image
 from ..base.progress import ticking
 from .faces import row_faults
 from .labels import apply_rule, check_votes
-from .table import column_values, find_layout, read_table, SPLITS, stored_images
+from .table import (
+    column_values, find_layout, known_split, read_table, row_place, SPLITS, stored_images)
 
 # %% ../../nbs/4_data/08_check.ipynb #b0563ea0
 @dataclass
@@ -87,11 +88,10 @@ _AT_ONCE = 1024  # images
 
 def _contents(df):
     "Bytes and paths of the rows' images, some rows at a time; None for the one that is not used."
-    here = next((c for c in ('path', 'image') if c in df), None)
-    if here: cells = (c if c is not pd.NA else None for c in df[here])
-    else: cells = stored_images(df, _AT_ONCE)
-    while part := list(islice(cells, _AT_ONCE)):
-        yield ([None]*len(part), part) if here == 'path' else (part, [None]*len(part))
+    if 'path' not in df and 'image' not in df: images = stored_images(df, _AT_ONCE)
+    else: images = column_values(df, 'image')
+    cells = zip(images, column_values(df, 'path'))
+    while part := list(islice(cells, _AT_ONCE)): yield tuple(map(list, zip(*part)))
 
 # %% ../../nbs/4_data/08_check.ipynb #d5e20b77
 def _look_at_all(df, decode, progress=None):
@@ -130,7 +130,8 @@ def published_counts(
     return dict(zip(zip(table['split'], table['class']), table['count'].astype(int)))
 
 # %% ../../nbs/4_data/08_check.ipynb #92480d82
-_GROUPS = [('no such picture', 'pictures are missing'), ('the same picture', 'rows repeat another'),
+_GROUPS = [('leads out of', 'rows name pictures outside of their folder'),
+           ('no such picture', 'pictures are missing'), ('the same picture', 'rows repeat another'),
            ('is (an empty|damaged|not a picture)|cannot be (read|opened)|readable image|no image',
             'pictures cannot be read'),
            ('no label', 'rows have no label'), ('label ', 'labels are no expression'),
@@ -140,7 +141,11 @@ _GROUPS = [('no such picture', 'pictures are missing'), ('the same picture', 'ro
            ('unknown split', 'rows are in no known split')]
 _NOTES = [('not a picture', 'files are no pictures'), ('no list names', 'pictures are in no list'),
           ('spelt otherwise', 'pictures are spelt otherwise in the list'),
-          ('written with', 'lists have Windows line ends or a byte order mark'),
+          ('written with', 'tables are written in an unusual way'),
+          ('labels are whole', 'tables have numbers for labels'),
+          ('carried along', 'columns are carried along under another name'),
+          ('folder that cannot', 'folders cannot be read'),
+          ('a link into', 'links lead back up, and are not followed'),
           ('another kind', 'pictures are of another kind than most'),
           ('the same picture', 'pictures are copies of an earlier one'),
           ('labelled -1', 'frames are labelled -1, left out'),
@@ -177,12 +182,22 @@ class DataCheck:
     split: str|None = None                       # the only split that was asked for
 
     @property
-    def ok(self): return not self.faults
+    def unread(self):
+        "Folders that could not be looked into."
+        return [where for where, what, _ in self.odd if what.startswith(_UNREAD)]
+
+    @property
+    def ok(self): return not self.faults and not self.unread and self.usable > 0
+
+    @property
+    def usable(self):
+        "How many faces can be used: rows without a fault that are labelled with an expression."
+        return sum(n for c in self.counts.values() for e, n in c.items() if e in EXPRESSIONS)
 
     def as_dict(self):
         "All of it, for machines."
         d = {k: v for k, v in vars(self).items() if k not in ('faults', 'odd')}
-        return dict(d, ok=self.ok, faults=[dict(where=w, what=t) for w, t in self.faults],
+        return dict(d, ok=self.ok, usable=self.usable, faults=[dict(where=w, what=t) for w, t in self.faults],
                     odd=[dict(where=w, what=t, n=n) for w, t, n in self.odd])
 
     @property
@@ -201,7 +216,8 @@ def check_data(
     "Read a source as training would, look at its images, and say what is missing or odd."
     start = time.perf_counter()
     in_range(decode, 'decode', whole=True)
-    if find_layout(source, data_home)[1] == 'parquet': options = dict(images=False) | options
+    split = known_split(split)
+    if find_layout(source, data_home, options.get('classes'))[1] == 'parquet': options = dict(images=False) | options
     df = read_table(source, split, data_home, **options)
     votes, faults = check_votes(column_values(df, 'votes') if 'votes' in df else [])
     faults = faults | row_faults(df)
@@ -210,24 +226,30 @@ def check_data(
     unread = {i: look for i, look in enumerate(looks) if isinstance(look, str)}
     faults, where = unread | faults, _places(df)
     told = [(where(i), what.removeprefix(f'{where(i)}: ')) for i, what in sorted(faults.items())]
-    if strict and told: raise GrefelError(': '.join(told[0]))
+    odd = [tuple(o) for o in df.attrs['odd']]
+    if strict: _refuse_faults(told, odd)
     kinds, sides, size, unusual = _images(looks, where, df)
     labels = _labels_counted(df, votes).where(~np.isin(np.arange(len(df)), list(faults)))
     name, published = _published(df, labels)
     aside = {c: n for c in NO_EXPRESSION if (n := int((labels == c).sum()))}
-    odd = [tuple(o) for o in df.attrs['odd']] + unusual + _copies(keys, where)
+    odd += unusual + _copies(keys, where, labels)
     return DataCheck(df.attrs['source'], df.attrs['layout'], name, _crosstab(labels, df['split']),
                      published, len(df), told, odd, kinds, sides, size, decoded,
                      time.perf_counter() - start, aside, split)
 
+# %% ../../nbs/4_data/08_check.ipynb #fa6d05fa
+_UNREAD = 'a folder that cannot be read'  # as the readers say it
+
+def _refuse_faults(told, odd):
+    "`GrefelError` for the first row that cannot be used, or folder that cannot be read."
+    for where, what in [*told, *(o[:2] for o in odd if o[1].startswith(_UNREAD))]:
+        raise GrefelError(f'{where}: {what}')
+
 # %% ../../nbs/4_data/08_check.ipynb #c43f0f84
 def _places(df):
-    "A function from row number to the file, and row in it, that the row comes from."
+    "A function from row number to the file, and line or row in it, that the row comes from."
     files, rows = df['file'].tolist(), column_values(df, 'row')
-    def where(i):
-        of_its_own = rows[i] is None or rows[i] != rows[i]
-        return files[i] if of_its_own else f'{files[i]}, row {rows[i]}'
-    return where
+    return lambda i: row_place(files[i], rows[i])
 
 # %% ../../nbs/4_data/08_check.ipynb #2413c985
 def _images(looks, where, df):
@@ -245,11 +267,16 @@ def _images(looks, where, df):
     return dict(kinds), sides, int(sizes.sum()), rare
 
 # %% ../../nbs/4_data/08_check.ipynb #69b46c5b
-def _copies(keys, where):
+def _copies(keys, where, labels):
     "Notes on images that are, byte by byte or number by number, the same as an earlier one."
-    first = {}
-    pairs = [(i, first.setdefault(key, i)) for i, key in enumerate(keys) if key is not None]
-    return [(where(i), f'the same picture as {where(j)}', 1) for i, j in pairs if i != j]
+    labels, first, notes = labels.tolist(), {}, []
+    for i, key in enumerate(keys):
+        j = i if key is None else first.setdefault(key, i)
+        if i == j: continue
+        both = isinstance(labels[i], str) and isinstance(labels[j], str)
+        other = f', labelled {labels[j]} there' if both and labels[i] != labels[j] else ''
+        notes.append((where(i), f'the same picture as {where(j)}{other}', 1))
+    return notes
 
 # %% ../../nbs/4_data/08_check.ipynb #ff0cf4f6
 def _crosstab(labels, split):
@@ -370,10 +397,12 @@ def _compared(check):
 def _advice(check):
     "What to do about it."
     yield from _compared(check)
+    for folder in check.unread: yield f'{folder} could not be read: what is in it is missing here.'
     missing = sum('no such picture' in t for _, t in check.faults)
     if missing > 0.5*check.rows:
         yield 'Most pictures are missing: was their archive unpacked where the page says?'
-    elif not check.faults: yield 'Every row can be used.'
+    elif check.ok: yield 'Every row can be used.'
+    elif not check.usable: yield f'None of {check.rows:,} rows can be used.'
     else: yield f'{check.rows - len(check.faults):,} of {check.rows:,} rows can be used.'
     name = 'fer2013' if check.name == 'fer2013_own' else check.name
     for page in [r['page'] for r in data_list().rows if r['name'] == name]:

@@ -206,7 +206,8 @@ def is_bytes(
     "Whether a column holds encoded images: bytes, or a struct with bytes in it."
     if pa.types.is_struct(kind):
         place = kind.get_field_index('bytes')
-        return place >= 0 and is_bytes(kind.field(place).type)
+        return place >= 0 and (is_bytes(kind.field(place).type)
+                               or pa.types.is_null(kind.field(place).type))
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 # %% ../../nbs/4_data/00_columns.ipynb #ccaefdb0
@@ -299,7 +300,10 @@ def _chosen(columns, cells):
 def _by_name(part, cells, taken):
     "The first column of one of the part's names whose contents fit; None if there is none."
     here = {name.strip().lower(): name for name in reversed(cells) if name not in taken}
-    return next((here[n] for n in _NAMES[part] if n in here and fits(cells[here[n]], part)), None)
+    named = [here[n] for n in _NAMES[part] if n in here]
+    fitting = [n for n in named if fits(cells[n], part)]
+    if part == 'label': fitting += named  # of nothing but bad cells: they make bad rows
+    return fitting[0] if fitting else None
 
 def _guess(part, cells, taken):
     "A column that may be meant although it is called otherwise; NAME where none may be."

@@ -20,12 +20,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from .. import __version__
-from ..base.core import EXPRESSIONS, GrefelError, in_range, NO_EXPRESSION, write_file
+from ..base.core import as_path, EXPRESSIONS, GrefelError, in_range, NO_EXPRESSION, write_file
 from ..base.images import load_image
 from ..base.resume import fingerprint, merge_parts, Parts, refuse_overwrite, run_parts
 from .faces import check_repeats, decode_images, with_landmarks
 from .labels import check_votes
-from .table import read_table
+from .table import known_split, read_table, row_place
 
 # %% ../../nbs/4_data/09_convert.ipynb #7d7a58d1
 PLAIN = 64  # images of which no side is longer than this are stored as plain pixels
@@ -168,8 +168,7 @@ def _squared_points(rows, shape):
 # %% ../../nbs/4_data/09_convert.ipynb #f47eade1
 def _said(bad):
     "A bad row in one line."
-    at = bad['file'] or bad['name']
-    at = at if bad['row'] is None else f"{at}, row {bad['row']}"
+    at = row_place(bad['file'] or bad['name'], bad['row'])
     return f"{at}: {bad['reason'].removeprefix(at + ': ')}"
 
 # %% ../../nbs/4_data/09_convert.ipynb #52885851
@@ -223,7 +222,7 @@ def convert(
     "Any source as one Parquet file or a folder of shards; the same call goes on after a stop."
     for name, value in dict(img_size=img_size, shard_rows=shard_rows, threads=threads).items():
         if value is not None: in_range(value, name, 1, whole=True)
-    out, start = Path(out), time.perf_counter()
+    out, split, start = as_path(out), known_split(split), time.perf_counter()
     df = _source(source, split, data_home, landmarks, options)
     shards, size = out.suffix != '.parquet', img_size or _pixel_side(df)
     mix, threads = shards if mix is None else mix, threads or min(8, os.cpu_count() or 1)

@@ -29,7 +29,7 @@ from ..base.images import crop_box, load_image
 from .labels import (
     apply_rule, check_votes, counted_votes, in_order_of, TARGETS, votes_to_targets)
 from .table import (
-    column_values, read_table, row_place, SPLITS, vectors)
+    column_values, known_split, read_table, row_place, SPLITS, vectors)
 
 # %% ../../nbs/4_data/05_faces.ipynb #a2a646ea
 @dataclass(repr=False)
@@ -107,6 +107,25 @@ def sample(self:FaceData,
     "Faces sampled at random, in their order."
     if in_range(most, 'a limit of faces', 1, whole=True) >= len(self): return self
     return self.subset(np.sort(np.random.default_rng(seed).permutation(len(self))[:most]))
+
+# %% ../../nbs/4_data/05_faces.ipynb #3700fc81
+@patch
+def with_classes(self:FaceData,
+    classes,        # N' names, such as a model's
+) -> FaceData:      # of the faces whose label is among them
+    "The faces with targets and labels in another order of classes, matched by name."
+    classes = tuple(classes)
+    if classes == self.classes: return self
+    place = class_map(self.classes, classes)
+    kept = np.array([p is not None for p in place], bool)[self.labels.numpy()]
+    if not kept.any():
+        raise GrefelError(f'no face of {len(self)} is of a class among {", ".join(classes)}')
+    faces, back = self.subset(kept), class_map(classes, self.classes)
+    y = faces.targets.new_zeros(len(faces), len(classes))                            # (n, N')
+    for new, old in enumerate(back):
+        if old is not None: y[:, new] = faces.targets[:, old]
+    labels = torch.tensor([-1 if p is None else p for p in place])[faces.labels]
+    return replace(faces, targets=y/y.sum(1, keepdim=True), labels=labels, classes=classes)
 
 # %% ../../nbs/4_data/05_faces.ipynb #99ab9f58
 def _check_landmarks(column):
@@ -215,9 +234,13 @@ def _decode_row(blob, path, size, box=None):
 # %% ../../nbs/4_data/05_faces.ipynb #b49f8c9e
 def _parse_cell(cell):
     "One cell of pixels as an array of uint8, or a text that says what is wrong with it."
-    if not isinstance(cell, str): return np.asarray(cell)
-    try: values = np.fromstring(cell, dtype=np.int32, sep=' ')
+    try:
+        values = np.fromstring(cell, dtype=np.int32, sep=' ') if isinstance(cell, str) else (
+            np.asarray([] if cell is None or cell is pd.NA else cell))
     except (ValueError, DeprecationWarning):
+        return 'pixels are not whole numbers with spaces between'
+    if values.dtype == np.uint8: return values
+    if values.dtype.kind not in 'iuf' or (values % 1).any():
         return 'pixels are not whole numbers with spaces between'
     if ((values < 0) | (values > 255)).any(): return 'pixels must be 0 to 255'
     return values.astype(np.uint8)
@@ -410,7 +433,7 @@ def with_landmarks(
 # %% ../../nbs/4_data/05_faces.ipynb #6861acb5
 def load_faces(
     source='ferplus',            # a data set's name (ferplus, rafdb, synth, …), or a file or folder
-    split:str|None='train',      # train, valid or test; None for all rows
+    split:str|None='train',      # train, valid or test; all or None for all rows
     rule:str='majority',         # label rule for sources with votes, see RULES
     targets:str='hard',          # hard, votes or raw (see apply_rule); truth for synthetic faces
     drop_duplicates:bool|None=None,  # leave out images of later splits; None: only from train
@@ -419,11 +442,13 @@ def load_faces(
     data_home=None,              # the folder that holds the named data sets; default $GREFEL_DATA
     strict:bool|None=None,       # True: a bad row is an error; else it is skipped, see notes['bad']
     landmarks=None,              # a Parquet file with landmarks by name, in place of the source's
-    classes=None,                # names of the classes, if not the first num_classes expressions
-    **options,                   # passed on to read_table: valid_share, or what the reader takes
+    classes=None,                # names of the model's classes; or text or dictionary: see below
+    **options,                   # passed on to read_table: columns, valid_share, …
 ) -> FaceData:
     "One split of a source, labelled and decoded; `GrefelError` names file and row of a fault."
     _check_choice(targets, num_classes)
+    split = known_split(split)
+    if isinstance(classes, (str, dict)): options, classes = options | dict(classes=classes), None
     classes = tuple(classes or EXPRESSIONS[:num_classes])
     def table(split, **more): return read_table(source, split, data_home, **options | more)
     df = table(split)

@@ -66,12 +66,12 @@ class Copy:
 
     def table(self, name, lines, spoilt=None, header=None, row=2):
         "A list as text; its faults are one label `spoilt`, one row twice, and Windows' line ends."
-        lines = list(lines)
+        lines, first = list(lines), 1 + bool(header)  # an editor counts from 1
         if self.faults and spoilt:
             lines[row] = spoilt(lines[row])
-            self.plant('label out of range', f'{name}, row {row}')
+            self.plant('label out of range', f'{name}, line {row + first}')
             lines.append(lines[0])
-            self.plant('duplicate row', f'{name}, row {len(lines) - 1}')
+            self.plant('duplicate row', f'{name}, line {len(lines) - 1 + first}')
         text = '\n'.join(([header] if header else []) + lines) + '\n'
         if self.faults:
             text = '\ufeff' + text.replace('\n', '\r\n')
@@ -224,7 +224,7 @@ def _spoil_videos(copy, folder, header):
     pictures = [f'cropped_aligned/{video}/{i:05d}.jpg' for i in range(1, 11)]
     _spoil_pictures(copy, [*pictures[:6], *pictures[7:]], f'cropped_aligned/{video}')
     # frames have numbers, and no list of names
-    places = {'missing picture': f'{video}.txt, row 7'}
+    places = {'missing picture': f'{video}.txt, line 9'}
     copy.planted = [(kind, places.get(kind, where)) for kind, where in copy.planted
                     if kind != 'upper-case ending']
     copy.picture(f'cropped_aligned/{video}/00011.jpg', 'fear')
@@ -232,7 +232,7 @@ def _spoil_videos(copy, folder, header):
     copy.picture(f'cropped_aligned/{video}/00002.png', 'fear')
     copy.plant('frame that is there twice',
                'frames with more than one picture, of which one is taken: 2')
-    copy.plant('labels of -1', f'{video}.txt, row 6')
+    copy.plant('labels of -1', f'{video}.txt, line 8')
     _spoil_video_labels(copy, folder, video, header)
     copy.picture('cropped_aligned/unlabelled/00001.jpg', 'fear')
     copy.plant('video without labels', 'unlabelled')
@@ -242,13 +242,13 @@ def _spoil_video_labels(copy, folder, video, header):
     "A label that is none, a file as Windows writes it, and files without frames or labels."
     lines = copy.files[f'{folder}/{video}.txt'].decode().splitlines()
     lines[3] = '9'
-    copy.plant('label out of range', f'{video}.txt, row 2')
+    copy.plant('label out of range', f'{video}.txt, line 4')
     copy.files[f'{folder}/{video}.txt'] = b'\xef\xbb\xbf' + '\r\n'.join(lines).encode()
     copy.plant('mark and line ends', f'{folder}/{video}.txt')
     copy.files[f'{folder}/nothing.txt'] = header.encode()
     copy.plant('empty video', 'nothing.txt')
     copy.files[f'{folder}/unseen.txt'] = f'{header}\n1\n2\n'.encode()
-    copy.plant('labels without frames', 'unseen.txt, rows 0–1')
+    copy.plant('labels without frames', 'unseen.txt, lines 2–3')
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #2ab57e45
 @_lookalike
@@ -322,9 +322,9 @@ def _make_fer2013(copy):
     cells = [_pixels(e, i) for i, e in enumerate(expressions)]
     if copy.faults:
         cells[4] = '0 ' + cells[4]
-        copy.plant('pixels too many', 'fer2013.csv, row 4')
+        copy.plant('pixels too many', 'fer2013.csv, line 6')
         cells[8] = cells[1]
-        copy.plant('duplicate row', 'fer2013.csv, row 8')
+        copy.plant('duplicate row', 'fer2013.csv, line 10')
     lines = [f'{n},{c},{u}' for n, c, u in zip(numbers, cells, usage)]
     copy.table('fer2013.csv', lines, header='emotion,pixels,Usage')
     _fer2013_votes(copy, usage, expressions)
@@ -338,7 +338,7 @@ def _fer2013_votes(copy, usage, expressions):
         names[3] = ''
         copy.plant('rows without a name', 'fer2013new.csv')
         votes[6] = ','.join('0'*10)
-        copy.plant('votes that sum to zero', 'fer2013.csv, row 6')
+        copy.plant('votes that sum to zero', 'fer2013.csv, line 8')
     lines = [f'{u},{n},{v}' for u, n, v in zip(usage, names, votes)]
     copy.table('fer2013new.csv', lines, header=','.join(['Usage', 'Image name', *VOTES]))
 

@@ -487,7 +487,9 @@ def _images(self:OwnTable):
     place = cells.type.get_field_index('path') if pa.types.is_struct(cells.type) else -1
     image = image_bytes(cells)
     if place < 0 or not image.null_count: return dict(image=image), None
-    lacking = pc.if_else(pc.is_null(image), pc.struct_field(cells, 'path'), None)
+    names = pc.struct_field(cells, 'path')
+    lacking = pc.if_else(pc.and_(pc.is_null(image), pc.not_equal(names, '')), names, None)
+    if lacking.null_count == len(lacking): return dict(image=image), None
     paths, faults = self._located(lacking)
     return dict(image=image) | paths, faults
 
@@ -634,7 +636,8 @@ def image_bytes(
     column,        # an Arrow array of bytes, or of structs with bytes in them
 ):                 # an Arrow array of bytes
     "The bytes in a column of images."
-    return pc.struct_field(column, 'bytes') if pa.types.is_struct(column.type) else column
+    if pa.types.is_struct(column.type): column = pc.struct_field(column, 'bytes')
+    return column.cast(pa.binary()) if pa.types.is_null(column.type) else column
 
 def stored_images(
     df,              # rows of a table that was read with images=False, in its order

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OUTPUTS', 'flip_average', 'get_field', 'get_metadata', 'stored_temperature', 'stored_flip_test', 'stored_adjustment',
            'answer_settings', 'tempered', 'predict_data', 'in_model_order', 'add_metadata', 'faces_in_words',
-           'calibrate_weights']
+           'reliability_notes', 'calibrate_weights']
 
 # %% ../../nbs/5_measure/06_answers.ipynb #8793265a
 import json
@@ -25,6 +25,8 @@ from ..data.warp import to_grey
 from grefel.measure.calibration import (
     apply_temperature, between_0_and_1, calibration_notes, logit_adjustment, same_images,
     training_shares)
+from .doubts import fit_doubts
+from .sets import fit_sets
 
 # %% ../../nbs/5_measure/06_answers.ipynb #34f11b02
 def flip_average(
@@ -46,7 +48,7 @@ def flip_average(
 
 # %% ../../nbs/5_measure/06_answers.ipynb #052504ee
 OUTPUTS = ('primary_probs', 'anchor_probs', 'attention_probs', 'correction_probs', 'final_probs',
-           'primary_confidence', 'correction_confidence', 'embedding')
+           'primary_confidence', 'correction_confidence', 'embedding', 'landmarks')
 
 def get_field(
     data,            # a dict, or an object with attributes
@@ -131,14 +133,14 @@ def _view(model):
     return lambda images, *more: view(to_grey(images), *more)
 
 # %% ../../nbs/5_measure/06_answers.ipynb #f70cc879
-def _ask_all(model, faces, step, device, given, flip_test, progress):
+def _ask_all(model, faces, step, device, given, flip_test, progress, names):
     "What a model says about every face: name → (n, …). Every batch has `step` faces."
     @torch.inference_mode()
     def answer(batch):
         images, points = (pad_batch(rows, step) for rows in batch[:2])
         if not given: points = None
         out = flip_average(model, images, points) if flip_test else model(images, points)
-        return {k: out[k][:len(batch[0])].float().cpu() for k in OUTPUTS if out.get(k) is not None}
+        return {k: out[k][:len(batch[0])].float().cpu() for k in names if out.get(k) is not None}
     found, loader = {}, batches(faces, _view(model), step, device=device)
     with thread_map(device) as work, ticking(progress, len(faces), 'faces') as tick:
         for out in work(answer, loader):
@@ -157,6 +159,7 @@ def predict_data(
     temperature=None,          # of the final distribution; None: the stored one, else 1
     flip_test:bool|None=None,  # look at mirror images as well; None: as the model was calibrated
     balanced:float|None=None,  # τ that favours rare classes, 0 to 1; None: as it was calibrated
+    more=(),                   # names of outputs that are wanted besides OUTPUTS
 ) -> dict:                     # float32 arrays (n, …) by name, those of OUTPUTS that it has
     "What a model says about every face."
     if landmarks not in ('builtin', 'given'):
@@ -166,7 +169,8 @@ def predict_data(
     step, faces = AT_ONCE if torch.device(device).type == 'cpu' else bs, _Faces(data)
     was_training = model.training
     model.to(device).eval()
-    try: found = _ask_all(model, faces, step, device, landmarks == 'given', flip_test, progress)
+    given, names = landmarks == 'given', (*OUTPUTS, *more)
+    try: found = _ask_all(model, faces, step, device, given, flip_test, progress, names)
     finally: model.train(was_training)
     if 'final_probs' not in found:
         raise GrefelError(f'{type(model).__name__}: answers without final_probs')
@@ -227,6 +231,18 @@ def faces_in_words(
     words = f"{source}, {get_field(data, 'split', 'all')} split"
     return words if notes.get('rule') in (None, 'label') else f"{words}, {notes['rule']} rule"
 
+# %% ../../nbs/5_measure/06_answers.ipynb #1fd2ef87
+def reliability_notes(
+    found,        # from predict_data, with the temperature that is stored
+    labels,       # (n,) class indices in the model's order
+    data,         # the faces
+    votes=None,   # (n, N) votes in the model's order
+) -> dict:        # sets, doubts; doubts is None for fewer than 20 faces
+    "Thresholds of sets and what is needed to tell doubts apart, for a weights file."
+    source, images = faces_in_words(data), np.asarray(get_field(data, 'images'))
+    doubts = None if len(labels) < 20 else fit_doubts(found, images, votes, labels, source)
+    return dict(sets=fit_sets(found['final_probs'], labels, votes, source), doubts=doubts)
+
 # %% ../../nbs/5_measure/06_answers.ipynb #5b01b87b
 def calibrate_weights(
     weights,                   # a weights file, a run's folder, or a shipped size
@@ -238,7 +254,7 @@ def calibrate_weights(
     seed:int=0,                # of the folds
     flip_test:bool|None=None,  # look at mirror images as well, also later; None: as the file says
     balanced:float|None=None,  # τ that favours rare classes, also later; None: as the file says
-) -> dict:  # temperature, risk, risk_from, calibration, flip_test, balanced: what was written
+) -> dict:  # what was written: temperature, risk, calibration, sets, doubts and the settings
     "Measure on validation faces how far to believe confidences, and store it with the weights."
     from grefel.data.faces import load_faces
     model = load_model(weights, device)
@@ -248,7 +264,8 @@ def calibrate_weights(
     settings = answer_settings(model, flip_test, balanced)
     found = predict_data(model, data, device=device, landmarks=landmarks, temperature=1, **settings)
     notes = calibration_notes(found['final_probs'], labels, faces_in_words(data), votes,
-                              same_images(data.images), seed) | settings
+                              same_images(data.images), seed, stored_temperature(model)) | settings
+    notes |= reliability_notes(tempered(found, notes['temperature']), labels, data, votes)
     same = settings == answer_settings(model)
     kept = {} if same else dict(validation=None)        # metrics of other settings do not stay
     if out is not None: add_metadata(weights, out, **notes | kept)

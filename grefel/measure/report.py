@@ -324,8 +324,9 @@ def evaluate(
     raw = predict_data(model, data, bs, device, landmarks, progress, temperature=1, **settings)
     found = tempered(raw, t)
     as_calibrated = settings == answer_settings(model)
-    risk = get_metadata(model).get('risk', ()) if as_calibrated else ()
-    m = measure(found, labels, classes, votes, bootstrap, columns=columns, risk=risk)
+    stored = get_metadata(model) if as_calibrated else {}
+    m = measure(found, labels, classes, votes, bootstrap, columns=columns,
+                risk=stored.get('risk', ()), sets=stored.get('sets'))
     if get_field(data, 'split') == 'valid':
         same = same_images(get_field(data, 'images'))
         m |= crossfit(raw['final_probs'], labels, votes, same, bootstrap)

@@ -9,11 +9,12 @@ __all__ = ['KEYS', 'OTHER_KEYS', 'explain_key', 'all_keys', 'per_class_scores', 
 import csv
 import io
 from ..base.core import EXPRESSIONS
-from .calibration import calibration_report
+from .calibration import calibration_report, cross_fit, make_folds
 from .groups import all_groups
 from .metrics import (
     change_report, check_probs, class_calibration, classification_metrics, confusion_counts,
     per_class_table, wilson_interval)
+from .sets import COVERAGES, set_metrics
 
 # %% ../../nbs/5_measure/09_scores.ipynb #061507b8
 KEYS = dict(
@@ -31,6 +32,18 @@ KEYS = dict(
     ece_votes="each class's probability against shares of votes",
     kl_votes="KL divergence from the votes' distribution, nats",
     tv_votes="total variation from the votes' distribution")
+
+# %% ../../nbs/5_measure/09_scores.ipynb #51658267
+_WHOSE = dict(labels='the label', annotators="a random annotator's answer")
+
+def _set_keys(promise, coverage):
+    "The keys of one promise at one coverage, and what they mean."
+    about, whose = f'{promise}_{100*coverage:g}', _WHOSE[promise]
+    return {f'coverage_{about}': f'how often sets that promise {coverage:.0%} hold {whose}',
+            f'set_size_{about}': f'how many classes these sets have ({whose}, {coverage:.0%})'}
+
+for _promise in _WHOSE:
+    for _coverage in COVERAGES: KEYS |= _set_keys(_promise, _coverage)
 
 # %% ../../nbs/5_measure/09_scores.ipynb #061507b9
 OTHER_KEYS = dict(
@@ -166,6 +179,7 @@ def measure(
     seed:int=0,             # of the resampling
     columns=None,           # column → (n,) names of groups, from grefel.measure.groups
     risk=(),                # rows [risk, threshold, coverage] stored with the model
+    sets=None,              # thresholds of sets stored with the model
 ) -> dict:                  # plain numbers, lists and dicts
     "All metrics of one set of predictions."
     final, primary = found['final_probs'], found.get('primary_probs', found['final_probs'])
@@ -174,6 +188,7 @@ def measure(
     m |= {f'primary_{k}': v for k, v in before.items() if k != 'n'}
     change = change_report(primary, final, labels, list(classes))
     m |= {k: v for k, v in change.items() if k not in ('n', 'primary_accuracy', 'final_accuracy')}
+    if sets: m |= set_metrics(final, labels, votes, sets)
     per_class = per_class_scores(final, labels, classes, votes if 'kl_votes' in m else None,
                                  bootstrap or 200, seed)
     return m | dict(classes=list(classes), per_class=per_class,
@@ -197,7 +212,11 @@ def crossfit(
              for prefix, when in dict(untempered='before', crossfit='after').items()
              for k in names}
     ends = ('temperature', 'temperature_low', 'temperature_high')
-    return found | {f'crossfit_{k}': report[k] for k in ends}
+    fold = make_folds(labels, groups)
+    crossed, _ = cross_fit(probs, labels, fold)
+    in_sets = set_metrics(crossed, labels, votes, fold=fold)
+    return found | {f'crossfit_{k}': v for k, v in (report | in_sets).items()
+                    if k in ends or k in in_sets}
 
 # %% ../../nbs/5_measure/09_scores.ipynb #a17c384f
 def predictions_csv(

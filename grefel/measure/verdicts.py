@@ -139,6 +139,23 @@ def _about_votes(m):
         f"with the model (KL {kl:.3f} nats; before balancing {m['primary_kl_votes']:.3f}).{price}",
         f'{as_percent(1 - tv)} of votes')
 
+# %% ../../nbs/5_measure/11_verdicts.ipynb #4c1519c6
+def _about_sets(m):
+    "Whether sets keep their promises; None where nothing is known of sets."
+    def of(key): return m.get(fair_key(m, key), m.get(f'crossfit_{key}'))
+    if of('coverage_labels_90') is None: return None
+    promises = dict(labels='the label', annotators='what a person says')
+    kept = {p: of(f'coverage_{p}_90') for p in promises if of(f'coverage_{p}_90') is not None}
+    parts = [f"{promises[p]} in {as_percent(v)} of cases ({of(f'set_size_{p}_90'):.2f} expressions "
+             f"on average)" for p, v in kept.items()]
+    worst = min(kept.values())
+    return page_answer(
+        'Can it say what else it might be?',
+        f'Asked for sets that promise 90%, it holds {_listed(parts)}. Sets for labels are smaller, '
+        'since a label is only what most people said.',
+        *(('sets keep their promise', 'good') if worst >= .87 else
+          (f'sets hold {100*worst:.0f} of 100', 'bad')))
+
 # %% ../../nbs/5_measure/11_verdicts.ipynb #ad640a1c
 def about_groups(
     m,         # the contents of metrics.json
@@ -198,8 +215,8 @@ def _about_seen(m):
     return page_answer('Were these faces new to it?', text, word, mood)
 
 # %% ../../nbs/5_measure/11_verdicts.ipynb #21e5e3b9
-QUESTIONS = (_about_accuracy, _about_calibration, _about_silence, _about_classes, about_groups,
-             _about_votes, _about_change, _about_seen)   # each gives an answer, or None
+QUESTIONS = (_about_accuracy, _about_calibration, _about_silence, _about_sets, _about_classes,
+             about_groups, _about_votes, _about_change, _about_seen)   # an answer each, or None
 
 def verdict(
     m,         # the contents of metrics.json

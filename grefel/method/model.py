@@ -8,14 +8,14 @@ __all__ = ['IMAGENET', 'SIZES', 'ARCHITECTURES', 'HUB_FILE', 'primary_head', 'ex
            'create_dummy_data']
 
 # %% ../../nbs/3_method/08_model.ipynb #695c7138
-import math
+import json
 import re
 import torch
 from pathlib import Path
 from torch import nn
 from fastcore.basics import patch
 from huggingface_hub import hf_hub_download, ModelHubMixin
-from ..base.core import EXPRESSIONS, GrefelError, late
+from ..base.core import EXPRESSIONS, GrefelError, late, write_file
 from ..base.geometry import mean_shape
 from .balancing import ReliabilityBalancing
 from .fusion import MultiScaleFeatureExtractor
@@ -207,7 +207,7 @@ def create_model(
     settings = SIZES.get(full, {}) | kw
     theirs = settings.get('pyramid', '').startswith(('poster', 'timm:', 'ir50'))
     if pretrained and not theirs:
-        start = full.removeprefix('grefel_') if pretrained is True else pretrained
+        start = f"shipped:{full.removeprefix('grefel_')}" if pretrained is True else pretrained
         return late('grefel.method.files:transfer')(start, **kw)
     if pretrained: settings['pretrained'] = pretrained
     if name in ARCHITECTURES: return architecture(name)(**kw)
@@ -297,8 +297,7 @@ HUB_FILE = 'model.safetensors'
 def _save_pretrained(self:GReFELModel, save_directory):
     "Write the weights file of a folder in the hub's layout, and its config beside it."
     late('grefel.method.files:save_model')(self, Path(save_directory)/HUB_FILE)
-    config = late('json:dumps')(self.config, indent=1)
-    late('grefel.base.core:write_file')(Path(save_directory)/'config.json', config + '\n')
+    write_file(Path(save_directory)/'config.json', json.dumps(self.config, indent=1) + '\n')
 
 # %% ../../nbs/3_method/08_model.ipynb #8e334ddb
 @patch(cls_method=True)

@@ -115,7 +115,7 @@ def run_row(
         # other recipe, other weights
         for stale in (folder/'last.safetensors', done): stale.unlink(missing_ok=True)
     if recipe.noise: cleanlab_doubt(np.eye(2), np.arange(2))  # is it there? asked before the work
-    if not finished(folder, recipe): train(recipe, folder, device, data_home, progress)
+    if not finished(folder, recipe, data_home): train(recipe, folder, device, data_home, progress)
     result = dict(recipe=asdict(recipe), **_measured(recipe, folder, device, data_home),
                   commit=commit(), machine=processor(device), torch=torch.__version__,
                   date=datetime.now(timezone.utc).strftime('%Y-%m-%d'))

@@ -70,6 +70,9 @@ def _train_arguments(p):
                         "(wants a lower --lr)")
     p.add_argument('--config', metavar='FILE',
                    help="start from a run's config.json; options given here win")
+    p.add_argument('--set', metavar='KEY=VALUE', action='append', default=[],
+                   help='any other field of a recipe, such as mixup=0.2 or model.depth=2 (again '
+                        'for each; see Recipe in grefel.train.runs)')
     p.add_argument('--out', required=True, metavar='DIR',
                    help="the run's folder; the same command continues a run that was stopped")
     p.add_argument('--quiet', action='store_true', help='no progress bar')
@@ -258,11 +261,12 @@ def train_command(args):
     "`grefel train`"
     import pandas as pd
     from pathlib import Path
-    from grefel.train.runs import finished, read_recipe, train
+    from grefel.train.runs import finished, read_recipe, set_fields, train
     fields = {*_TRAIN, *_SWITCHES, 'drop_duplicates'}
     recipe = read_recipe(args.config, **{k: v for k, v in vars(args).items() if k in fields})
+    recipe = set_fields(recipe, args.set)
     if args.pretrained: recipe.model['pretrained'] = args.pretrained
-    before = finished(args.out, recipe)
+    before = finished(args.out, recipe, args.data_home)
     if not before:
         train(recipe, args.out, args.device, args.data_home,
               progress=not (args.quiet or args.json))

@@ -83,7 +83,7 @@ def _window(seconds, values, t, sigma):
                       out=np.zeros(values.shape[1]), where=both.sum(0) > 0)
     return mean, np.sqrt(noise*(w**2).sum(0))/np.where(weight > 0, weight, 1)
 
-# %% ../../nbs/7_use/07_drawing.ipynb #aeb80082
+# %% ../../nbs/7_use/07_drawing.ipynb #be79d804
 def smooth_over_time(
     seconds,            # (T,) increasing
     values,             # (T, N), NaN where there is nothing
@@ -99,7 +99,7 @@ def smooth_over_time(
             if np.nanmax(errors[i], initial=0) <= agree: break
     return means, errors
 
-# %% ../../nbs/7_use/07_drawing.ipynb #adaf0105
+# %% ../../nbs/7_use/07_drawing.ipynb #5c066a8f
 PANELS = 6   # persons with a panel of their own in a timeline
 
 def _absences(seconds, values):
@@ -107,7 +107,7 @@ def _absences(seconds, values):
     gaps = np.flatnonzero(np.diff(seconds) > max(1., 3*np.median(np.diff(seconds)))) + 1
     return np.insert(seconds, gaps, seconds[gaps]), np.insert(values, gaps, np.nan, axis=0)
 
-# %% ../../nbs/7_use/07_drawing.ipynb #dfd7e6e1
+# %% ../../nbs/7_use/07_drawing.ipynb #2b272d2e
 def _panel(ax, points, classes, colours):
     "One person's course; points are (second, probabilities, reliable)."
     seconds, probs, sure = (np.array(x) for x in zip(*points))
@@ -208,7 +208,7 @@ def _sound(out, path, start):
             except (av.FFmpegError, ValueError): pass    # damaged sound ends here, images go on
     return packets()
 
-# %% ../../nbs/7_use/07_drawing.ipynb #e8404b63
+# %% ../../nbs/7_use/07_drawing.ipynb #18a377ad
 def _copied(source, audio, new, start):
     "Packets of sound as they are, but for the time that their film begins."
     for packet in source.demux(audio):
@@ -285,7 +285,7 @@ def draw_video(
     part.replace(file)
     return [file, save_timeline(people, f'{path}_timeline.png', classes, Path(source.file).name)]
 
-# %% ../../nbs/7_use/07_drawing.ipynb #1a4b1a1d
+# %% ../../nbs/7_use/07_drawing.ipynb #aa3c047a
 def terminal_image(
     image:Image.Image,   # RGB
     columns:int=60,      # characters a line
@@ -298,7 +298,7 @@ def terminal_image(
     return '\n'.join(''.join(map(block, a, b)) + '\x1b[0m'
                      for a, b in zip(pixels[::2].tolist(), pixels[1::2].tolist()))
 
-# %% ../../nbs/7_use/07_drawing.ipynb #a0e5c392
+# %% ../../nbs/7_use/07_drawing.ipynb #b8ff64f5
 def _has_screen():
     "Whether windows can be opened here: asking Qt without a display would end the program."
     screen = os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')

@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
     @property
     def tilt(self):
-        "By how much the head leans, degrees, clockwise as seen; 0 where no eyes are known."
+        "By how much the eyes lean, degrees, clockwise as seen; less than the head does."
         if self.points is None: return 0.
         (x0, y0), (x1, y1) = self.points[:2]
         return float(np.degrees(np.arctan2(y1 - y0, x1 - x0)))
@@ -226,7 +226,7 @@ def find_faces(
     detector:str='yunet',       # one of DETECTORS
     smallest:float|None=None,   # side of the smallest face wanted, pixels; None: what one pass sees
     min_score:float=MIN_SCORE,  # of a face that counts, 0 to 1
-    thorough:bool=False,        # more sizes and leans, some twenty times the work (yunet only)
+    thorough:bool=False,        # more sizes and leans, fifty times the work (yunet only)
     device='cpu',               # where face-alignment's network runs
 ) -> list:                      # of Found, the largest first; empty if there are none
     "Every face on an image."

@@ -41,13 +41,13 @@ _BOXES = (b'ftyp', b'moov', b'mdat', b'wide', b'free', b'skip')
 _IMAGE_BRANDS = (b'heic', b'heix', b'hevc', b'hevx', b'mif1', b'msf1', b'avif', b'avis')
 _SOUND_BRANDS = (b'M4A ', b'M4B ')
 
-# %% ../../nbs/7_use/05_media.ipynb #a6a94aee
+# %% ../../nbs/7_use/05_media.ipynb #427ffa58
 def _is_stream(head):
     "Whether these bytes are packets of 188 bytes (MPEG-TS), or of 192 as camcorders write them."
     def at(*places): return len(head) > places[-1] and all(head[p] == 0x47 for p in places)
     return at(0, 188, 376) or at(4, 196, 388)
 
-# %% ../../nbs/7_use/05_media.ipynb #15163273
+# %% ../../nbs/7_use/05_media.ipynb #e6b38c53
 def media_kind(
     head:bytes,   # the first 512 bytes of a file
 ) -> str|None:    # 'video', 'picture', or None for neither
@@ -61,7 +61,7 @@ def media_kind(
     film = head.startswith(_FILM_STARTS) or _is_stream(head)
     return 'video' if film or head[:4] == b'OggS' and b'theora' in head else None
 
-# %% ../../nbs/7_use/05_media.ipynb #198aa575
+# %% ../../nbs/7_use/05_media.ipynb #db648fd4
 def _kind(path):
     "What a file is, and whether that stands in the file itself."
     try:
@@ -76,7 +76,7 @@ def _belongs(path):
     if str(path).lower().endswith(IMAGE_ENDINGS + VIDEO_ENDINGS): return True
     return path.is_file() and _kind(path)[1]
 
-# %% ../../nbs/7_use/05_media.ipynb #1282dde9
+# %% ../../nbs/7_use/05_media.ipynb #b8c88e87
 def _in_folder(folder, recursive, skip):
     "Images and videos in a folder, sorted; hidden ones and the folder `skip` are left out."
     def entered(parent, name):
@@ -124,7 +124,7 @@ def find_sources(
             found[str(p)] = MediaSource(str(p), free, _kind(p)[0])
     return list(found.values())
 
-# %% ../../nbs/7_use/05_media.ipynb #68f780e8
+# %% ../../nbs/7_use/05_media.ipynb #b29714fd
 def file_id(
     path,             # of a file
     piece:int=65536,  # bytes that are read at its beginning and at its end
@@ -173,7 +173,7 @@ def open_film(
 
 def _reason(e): return (getattr(e, 'strerror', None) or str(e) or type(e).__name__).lower()
 
-# %% ../../nbs/7_use/05_media.ipynb #4b6beba5
+# %% ../../nbs/7_use/05_media.ipynb #3a6031c3
 _SAY_HOW_LONG = ('mov', 'matroska', 'flv', 'asf')   # formats whose header says how long a film is
 
 def frame_rate(
@@ -193,7 +193,7 @@ def announced_seconds(
     if stream.duration: return float(stream.duration*stream.time_base)
     return container.duration/1e6 if container.duration else None
 
-# %% ../../nbs/7_use/05_media.ipynb #1047fcb8
+# %% ../../nbs/7_use/05_media.ipynb #3f68ce87
 _DAMAGE = re.compile('damaged|error|invalid|partial file|prematurely|exceed', re.I)
 
 def _heard(step):
@@ -207,7 +207,7 @@ def _heard(step):
     wrong = [text.strip() for _, _, text in said if _DAMAGE.search(text)]
     return result, wrong[-1].rstrip('.').lower() if wrong else ''
 
-# %% ../../nbs/7_use/05_media.ipynb #0d7c0cf9
+# %% ../../nbs/7_use/05_media.ipynb #0c3eeb50
 class _Film:
     "A film while it is read."
     def __init__(self, path):
@@ -225,7 +225,7 @@ class _Film:
         if self.start is None: self.start = pts
         return float((pts - self.start)*self.stream.time_base)
 
-# %% ../../nbs/7_use/05_media.ipynb #61f25522
+# %% ../../nbs/7_use/05_media.ipynb #73bffbf1
 @patch
 def _packets(self:_Film):
     "The packets of the images, the last one empty; what is damaged on the way is noted."
@@ -248,7 +248,7 @@ def _reach(self:_Film, packet):
     end = (packet.pts + (packet.duration or 0))*packet.time_base
     self.reached = max(self.reached, float(end - (self.start or 0)*self.stream.time_base))
 
-# %% ../../nbs/7_use/05_media.ipynb #74734be6
+# %% ../../nbs/7_use/05_media.ipynb #bb9b9a43
 @patch
 def _frames(self:_Film):
     "What the decoder gives, in the order of showing; what fails is noted."
@@ -259,7 +259,7 @@ def _frames(self:_Film):
         if wrong and packet.pts is not None: self.spoilt.setdefault(packet.pts, wrong)
         yield from frames
 
-# %% ../../nbs/7_use/05_media.ipynb #f888033d
+# %% ../../nbs/7_use/05_media.ipynb #9470d82c
 @patch
 def events(self:_Film):
     "(second, frame, '') for every good frame, (second, None, reason) for damage."
@@ -275,7 +275,7 @@ def events(self:_Film):
         yield self.now, frame, ''
     yield from ((self.now, None, why) for why in self.spoilt.values())
 
-# %% ../../nbs/7_use/05_media.ipynb #f45bc519
+# %% ../../nbs/7_use/05_media.ipynb #ea8ae671
 def _gaps_told(film, path):
     "(second, frame or GrefelError): each hole once, and at last whether the film ended too early."
     wrong, last = '', 0.
@@ -292,7 +292,7 @@ def _gaps_told(film, path):
     if wrong or early or not film.good:
         yield _early_end(path, film, announced if early else None, wrong)
 
-# %% ../../nbs/7_use/05_media.ipynb #d1668e89
+# %% ../../nbs/7_use/05_media.ipynb #5fdf6a8e
 def _early_end(path, film, announced, wrong):
     "The end of a film that is not whole: (second or None, GrefelError)."
     if not film.good:
@@ -301,7 +301,7 @@ def _early_end(path, film, announced, wrong):
     why = wrong or 'the file ends there'
     return film.now, GrefelError(f'{path}: breaks off after {film.now:.2f} s{of} ({why})')
 
-# %% ../../nbs/7_use/05_media.ipynb #9bbb412c
+# %% ../../nbs/7_use/05_media.ipynb #5c88d4ec
 def checked_step(
     every,       # a whole number of frames, as a number or text, or seconds such as '0.5s'
 ):               # a number of frames, or text such as '0.5s'
@@ -314,7 +314,7 @@ def checked_step(
     raise GrefelError(f"every is a number of frames, such as 5, or of seconds, such as 0.5s, not "
                       f"{every!r}")
 
-# %% ../../nbs/7_use/05_media.ipynb #9debed38
+# %% ../../nbs/7_use/05_media.ipynb #635d12d3
 def _chooser(every):
     "Whether a frame is wanted: a function of its number and second, asked in order."
     if isinstance(every, int): return lambda number, second: number % every == 0
@@ -339,7 +339,7 @@ def _upright(frame, path, max_pixels):
     image = frame.to_image()
     return image if turn is None else image.transpose(turn)
 
-# %% ../../nbs/7_use/05_media.ipynb #ae186f29
+# %% ../../nbs/7_use/05_media.ipynb #31fd50eb
 def film_items(
     source:MediaSource,     # of kind 'video'
     every=1,                # which frames, see checked_step
@@ -364,7 +364,7 @@ def film_items(
             if number <= after: continue
             yield item(number, second, frame if broken else _upright(frame, path, max_pixels))
 
-# %% ../../nbs/7_use/05_media.ipynb #a948171b
+# %% ../../nbs/7_use/05_media.ipynb #aec07808
 def camera_items(
     source:MediaSource,     # of kind 'camera'
     every=1,                # which frames, see checked_step
@@ -373,7 +373,7 @@ def camera_items(
 ):                          # yields Item, until the camera ends
     "What a camera sees."
     import cv2
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     capture, started = cv2.VideoCapture(int(source.file.split()[-1])), time.monotonic()
     wanted, taken = _chooser(checked_step(every)), 0
     try:
@@ -406,7 +406,7 @@ def read_items(
         elif s.kind == 'error': yield Item(s.file, None, None, GrefelError(s.error))
         else: yield Item(s.file, None, None, image_or_error(s, max_pixels), file_id(s.file))
 
-# %% ../../nbs/7_use/05_media.ipynb #a3d50302
+# %% ../../nbs/7_use/05_media.ipynb #890c36d1
 def expected_items(
     source:MediaSource,     # of any kind
     every=1,                # see checked_step

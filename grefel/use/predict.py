@@ -72,8 +72,9 @@ def __repr__(self:Face):
 # %% ../../nbs/7_use/03_predict.ipynb #dad3f07e
 @patch(as_prop=True)
 def tilt(self:Face):
-    "By how much the head leans, degrees, clockwise as seen."
-    return round(frame_size(self.frame)[1], 1)
+    "By how much the head leans, degrees, clockwise as seen: by the landmarks if there are any."
+    known = self.landmarks is not None and np.isfinite(self.landmarks).all()
+    return round(frame_size(align_frame(self.landmarks) if known else self.frame)[1], 1)
 
 # %% ../../nbs/7_use/03_predict.ipynb #5fc44f1a
 def _plain(value, digits):

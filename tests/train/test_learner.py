@@ -1,14 +1,18 @@
 """The learner: a dict's parts in the loss and the log, errors in one line, nothing left behind."""
+from dataclasses import replace
+
 import pytest
 import torch
 from fastai.basics import Callback
+from fastai.metrics import accuracy
+from matplotlib import pyplot as plt
 
 from grefel.base.core import GrefelError
 from grefel.measure.answers import flip_average
 from grefel.method.losses import GReFELLoss
 from grefel.method.model import create_model
-from grefel.train.learner import LossPart, ProbMetric, TrainLoss, grefel_learner
-from grefel.train.loader import face_dls
+from grefel.train.learner import LossPart, TrainLoss, face_splitter, grefel_learner
+from grefel.train.loader import check_classes, face_dls
 from grefel.train.precision import BFloat16
 
 
@@ -63,16 +67,34 @@ def test_to_ask_for_the_parts_changes_neither_mode_nor_averages(learner, plain):
 
 
 def test_metrics_are_means_over_faces_not_over_batches(learner, quiet, faces):
-    # validation batches of 64 and 6 faces
-    learn = quiet(learner(n=70, metrics=[ProbMetric('certain', lambda p, t: p.amax(-1))]), 1, 0.)
+    def certain(probs, labels): return probs.amax(-1).mean()
+    learn = quiet(learner(n=70, metrics=certain), 1, 0.)  # validation batches of 64 and 6 faces
     found = logged(learn)
-    probs, (targets, _) = learn.get_preds()
-    assert torch.equal(targets, faces.targets[:70])
-    right = (probs.argmax(-1) == targets.argmax(-1)).float().mean().item()
-    assert found['accuracy'] == pytest.approx(right)
+    probs, labels = learn.get_preds()
+    assert torch.equal(labels, faces.targets[:70].argmax(-1))
+    assert found['accuracy'] == pytest.approx((probs.argmax(-1) == labels).float().mean().item())
     assert found['certain'] == pytest.approx(probs.amax(-1).mean().item())
-    by_hand = -(targets*probs.log()).sum(-1).mean().item()
+    by_hand = -(faces.targets[:70]*probs.log()).sum(-1).mean().item()
     assert found['cls'] == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_a_metric_that_is_there_already_is_logged_once(learner):
+    assert [m.name for m in learner(metrics=accuracy).metrics] == ['accuracy', 'cls']
+
+
+@pytest.mark.parametrize('own', [False, True])
+def test_the_loss_of_each_face_is_what_it_would_be_alone(nano, faces, own):
+    if own: nano.extra_loss = lambda out, y: dict(own=(out['embedding']**2).mean())
+    loss = TrainLoss(GReFELLoss(), nano.eval())
+    y, known = faces.targets[:4], faces.landmarks[:4]
+    images = torch.randn(4, 3, 32, 32)
+    loss.out, loss.reduction = nano(images), 'none'
+    each = loss(None, y, known)
+    loss.reduction = 'mean'
+    for i in range(4):
+        loss.out = nano(images[i:i + 1])
+        torch.testing.assert_close(each[i], loss(None, y[i:i + 1], known[i:i + 1]),
+                                   rtol=1e-4, atol=1e-4)
 
 
 def test_a_part_that_a_batch_lacks_counts_as_zero(learner):
@@ -153,4 +175,83 @@ def test_it_learns(learner):
 
 
 def test_show_results_shows_at_most_what_it_was_asked(learner):
-    assert len(learner().show_results(3).axes) == 3
+    learner().show_results(max_n=3)
+    assert len(plt.gcf().axes) == 3
+    plt.close('all')
+
+
+# --- classes, by name ---
+
+@pytest.mark.parametrize('change, message', [
+    (dict(classes=lambda own: own[::-1]), 'in another order than the data.*classes=model.classes'),
+    (dict(num_classes=7), 'other classes than.*num_classes=8'),
+    (dict(classes=lambda own: [*own[:-1], 'boredom']), 'other classes than the data')])
+def test_a_model_of_other_classes_is_refused_by_name(faces, change, message):
+    change = {k: v(faces.classes) if callable(v) else v for k, v in change.items()}
+    model = create_model('plain', widths=(8,)*4, img_size=32, **change)
+    with pytest.raises(GrefelError, match=message) as caught: face_dls(faces, faces, model)
+    assert '\n' not in str(caught.value)
+    dls = face_dls(faces, faces, create_model('plain', widths=(8,)*4, img_size=32))
+    with pytest.raises(GrefelError, match=message): grefel_learner(dls, model)
+
+
+def test_validation_faces_are_compared_as_well(faces, plain):
+    fewer = replace(faces, classes=faces.classes[:7], targets=faces.targets[:, :7])
+    with pytest.raises(GrefelError, match='other classes'): face_dls(faces, fewer, plain)
+
+
+def test_what_names_no_classes_is_not_compared(faces):
+    check_classes(torch.nn.Linear(1, 1), faces)
+
+
+# --- groups of layers ---
+
+@pytest.mark.parametrize('size, groups', [
+    ('nano', 3), ('plain', 2), ('vgg13', 2), ('resnet18', 2), ('mad', 3), ('lanet', 2), ('eac', 2)])
+def test_groups_are_trunk_fusion_and_heads_and_hold_every_weight_once(size, groups):
+    model = create_model(size)
+    found = face_splitter(model)
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert len(found) == groups
+    assert sorted(names[id(p)] for group in found for p in group) == sorted(names.values())
+    assert any(p.shape[0] == 8 for p in found[-1])  # the classes
+    assert not any(p.shape[0] == 8 and p.ndim == 2 for p in found[0])
+    assert found[0][0] is next(model.parameters())
+
+
+# --- no numbers any more ---
+
+class Poison(Callback):
+    "Makes the loss of one step NaN, or the weights after it."
+    order = 1
+
+    def __init__(self, at, weights=False): self.at, self.weights, self.steps = at, weights, 0
+
+    def after_loss(self):
+        if not self.training: return
+        if self.steps == self.at and not self.weights: self.learn.loss = self.loss*float('nan')
+        self.steps += 1
+
+    def after_step(self):
+        if self.weights and self.steps == self.at + 1:
+            with torch.no_grad(): next(self.model.parameters()).fill_(float('nan'))
+
+
+@pytest.mark.parametrize('at, message', [(0, 'epoch 0, step 0: the loss'),
+                                         (4, 'epoch 1, step 1: the loss')])
+def test_a_loss_that_is_no_number_ends_the_training_in_one_line(learner, quiet, at, message):
+    learn = learner(cbs=[Poison(at)])
+    with pytest.raises(GrefelError, match=f'^{message} is not a finite number; try') as caught:
+        quiet(learn, 3)
+    assert '\n' not in str(caught.value)
+    assert all(p.isfinite().all() for p in learn.model.parameters())
+
+
+def test_weights_that_are_no_numbers_are_found_in_validation_at_the_latest(learner, quiet):
+    with pytest.raises(GrefelError, match='^epoch 0: the validation loss is not a finite'):
+        quiet(learner(cbs=[Poison(2, weights=True)]), 3)
+
+
+def test_a_search_for_the_learning_rate_may_go_where_the_loss_ends(learner, tmp_path):
+    learn = learner(path=tmp_path, cbs=[Poison(3)])
+    with learn.no_bar(), learn.no_logging(): learn.lr_find(num_it=6, show_plot=False)

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fastai.basics import Callback
+from fastai.callback.fp16 import MixedPrecision
 
 from grefel.base.core import GrefelError
 from grefel.method.model import create_model
@@ -44,9 +45,17 @@ def test_forward_passes_are_cast_and_backward_passes_are_not(faces, plain, quiet
     assert not torch.is_autocast_enabled('cpu')
 
 
-def test_to_bf16_adds_it(faces, plain):
+def test_it_is_fastais_own_and_casts_while_it_is_there(faces, plain, quiet):
+    outputs = set()
+    plain.head.register_forward_hook(lambda m, args, out: outputs.add(out.dtype))
     learn = learner(faces, plain).to_bf16()
-    assert isinstance(learn.b_float16, BFloat16)
+    assert isinstance(learn.b_float16, MixedPrecision)
+    quiet(learn, 1)
+    quiet(learn.to_fp32(), 1)
+    assert outputs == {torch.bfloat16, torch.float32}
+    outputs.clear()
+    quiet(learn, 1)
+    assert outputs == {torch.float32}
 
 
 def test_autocasting_follows_the_learner(faces, plain):

@@ -1,6 +1,7 @@
 """Runs: what a recipe names reaches training, the right epoch is kept, a stop changes nothing."""
 import json
 import math
+import shutil
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from grefel.method.files import load_model, save_model, weights_digest
 from grefel.method.window import DropPath
 from grefel.train import runs
 from grefel.train.runs import (
-    Recipe, average_weights, changed_weights, finished, read_recipe, stages, training_faces)
+    Recipe, average_weights, changed_data, changed_weights, finished, read_recipe, set_fields,
+    stages, training_faces)
 
 FORMER = json.loads((Path(__file__).parent/'run_0_1_0.json').read_text())
 
@@ -391,20 +393,15 @@ def test_a_run_of_0_1_0_with_another_recipe_is_refused_in_one_line(run, data, tm
         run('former', Recipe(**config['recipe'] | dict(bf16=False)))
 
 
-def test_last_pt_holds_what_it_held_in_0_1_0(run, data, tmp_path):
-    # under the same names and in the same order, or neither could go on from the other
-    run('one', Recipe(data=data, epochs=2, limit=16, bs=8), cut=0)
-    state, expected = torch.load(tmp_path/'one'/'last.pt', weights_only=True), FORMER['last.pt']
-    assert sorted(state) == expected['keys']
-    assert list(state['rows'][0]) == expected['row']
-    assert {k: list(v.shape) for k, v in state['raw'].items()} == expected['raw']
-    assert list(state['raw']) == list(expected['raw'])
-    prefixed = {f'module.{k}' for k in state['raw']}
-    assert sorted(set(state['average']) - prefixed) == expected['average']
-    opt = state['opt']
-    assert sorted(opt) == expected['opt'] and len(opt['state']) == expected['tensors']
-    assert [sorted(h) for h in opt['hypers']] == expected['hypers']
-    assert sorted({k for t in opt['state'] for k in t}) == expected['state']
+def test_the_state_of_an_older_optimiser_is_refused_in_one_line(recipe, run, tmp_path):
+    run('one', recipe(), cut=0)
+    path = tmp_path/'one'/'last.pt'
+    state = torch.load(path, weights_only=True)
+    torch.save(state | dict(opt=dict(state=[], hypers=[])), path)
+    with pytest.raises(GrefelError, match='an older version wrote it.*delete it to start anew'):
+        run('one', recipe())
+    path.unlink()
+    run('one', recipe())
 
 
 # --- folders ---
@@ -449,6 +446,160 @@ def test_a_place_where_no_folder_can_be_is_refused(recipe, run, tmp_path):
     (tmp_path/'file').write_text('')
     with pytest.raises(GrefelError, match='no training can be alone there'):
         run('file/run', recipe())
+
+
+# --- the faces of a run ---
+
+def change(path, split, how):
+    "Write a table again, with some cells of a split changed."
+    table = pd.read_parquet(path)
+    rows = table.index[table.split == split]
+    if how == 'labels':  # and the votes that they are counted from
+        votes = table.votes.map(list)
+        for i in rows[:5]: votes[i] = votes[i][1:] + votes[i][:1]
+        table['votes'] = votes
+        table.loc[rows[:5], 'label'] = 'fear'
+    if how == 'names': table.loc[rows[0], 'name'] = 'another'
+    if how == 'fewer': table = table.drop(rows[:3])
+    table.to_parquet(path)
+
+
+@pytest.fixture
+def table(data, tmp_path):
+    "A file of one's own, to be changed."
+    return str(shutil.copy(data, tmp_path/'own.parquet'))
+
+
+@pytest.mark.parametrize('how, split, cut, message', [
+    ('labels', 'train', None, 'a finished run with other labels in train .* then, .* now'),
+    ('labels', 'valid', 0, 'an unfinished run with other labels in valid .* then, .* now'),
+    ('names', 'train', 0, r'an unfinished run with other faces in train \(96 then, 96 now'),
+    ('fewer', 'valid', None, r'a finished run with other faces in valid \(96 then, 93 now')])
+def test_a_run_knows_its_faces_and_says_what_changed(recipe, run, table, how, split, cut,
+                                                     message):
+    made = recipe(data=table, epochs=2, targets='hard')
+    run('one', made, cut=cut)
+    change(table, split, how)
+    with pytest.raises(GrefelError, match='holds ' + message) as e: run('one', made)
+    assert 'choose another folder, or delete this one' in str(e.value) and '\n' not in str(e.value)
+
+
+def test_a_streamed_run_knows_its_labels(recipe, run, table, tmp_path):
+    made = recipe(data=table, epochs=1, stream=True, targets='hard')
+    run('one', made)
+    assert finished(tmp_path/'one', made)
+    change(table, 'train', 'labels')
+    with pytest.raises(GrefelError, match='other labels in train'): finished(tmp_path/'one', made)
+
+
+def test_votes_that_changed_without_a_label_are_seen(recipe, run, tmp_path):
+    run('one', recipe(epochs=1))
+    known = json.loads((tmp_path/'one'/'config.json').read_text())['data']
+    faces = [training_faces(recipe(epochs=1), split) for split in ('train', 'valid')]
+    assert changed_data(known, faces) == [] == changed_data(None, faces)
+    other = replace(faces[0], targets=faces[0].targets.roll(1, 0))
+    assert changed_data(known, [other, faces[1]]) == ['other labels in train']
+
+
+def test_faces_that_are_gone_prove_nothing(recipe, run, table, tmp_path):
+    made = recipe(data=table, epochs=1)
+    run('one', made)
+    Path(table).unlink()
+    assert finished(tmp_path/'one', made)
+
+
+def test_a_name_that_is_a_size_and_a_folder_is_refused_with_both_spellings(recipe, run, tmp_path,
+                                                                           monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run('nano', recipe(epochs=1))
+    with pytest.raises(GrefelError, match=r'\./nano.*shipped:nano'):
+        run('one', recipe(epochs=1, start='nano'))
+    learn = run('own', recipe(epochs=1, start='./nano', lr=0., ema=0.))
+    for name, p in learn.model.named_parameters():
+        assert torch.equal(p, weights(tmp_path/'nano', 'weights.safetensors')[name])
+
+
+# --- any field by name ---
+
+@pytest.mark.parametrize('pair, name, value', [
+    ('epochs=3', 'epochs', 3), ('lr=1e-4', 'lr', 1e-4), ('ema=0', 'ema', 0.),
+    ('bf16=yes', 'bf16', True), ('drop_duplicates=false', 'drop_duplicates', False),
+    ('img_size=none', 'img_size', None), ('img_size=64', 'img_size', 64),
+    ('data=123', 'data', '123'), ('data=a=b.csv', 'data', 'a=b.csv'),
+    ('augment=heavy', 'augment', 'heavy'),
+    ('augment={"scale": [0.9, 1]}', 'augment', dict(scale=[.9, 1])),
+    ('teacher=nano', 'teacher', 'nano'),
+    ('teacher=["nano", "small"]', 'teacher', ['nano', 'small']),
+    ('model={"depth": 2}', 'model', dict(depth=2)),
+    ('model.depth=2', 'model', dict(widths=[8], depth=2)),
+    ('model.merge=mean', 'model', dict(widths=[8], merge='mean'))])
+def test_a_text_becomes_what_the_field_holds(pair, name, value):
+    made = set_fields(Recipe(model=dict(widths=[8])), [pair])
+    assert getattr(made, name) == value and type(getattr(made, name)) is type(value)
+
+
+def test_several_are_joined_and_the_last_one_wins():
+    made = set_fields(Recipe(), ['model.depth=2', 'model.num_heads=2', 'lr=1', 'lr=2'])
+    assert made == Recipe(model=dict(depth=2, num_heads=2), lr=2.)
+
+
+@pytest.mark.parametrize('pair, message', [
+    ('epoch=3', "unknown field 'epoch'; did you mean 'epochs'"),
+    ('xyzzy=3', "unknown field 'xyzzy'$"),
+    ('epochs', 'write it as key=value'), ('epochs=many', 'epochs is a whole number'),
+    ('epochs=2.5', 'epochs is a whole number'), ('epochs=true', 'epochs is a whole number'),
+    ('lr=fast', 'lr is a number'), ('lr=nan', 'lr is a number'),
+    ('bf16=3', 'bf16 is true or false'), ('model=3', 'model is an object'),
+    ('lr.x=3', 'lr has no parts'),
+    ('limit=x', 'limit is a whole number or none'), ('ema=1', 'ema is 1')])
+def test_what_no_field_holds_is_refused_in_one_line(pair, message):
+    with pytest.raises(GrefelError, match=message) as caught: set_fields(Recipe(), [pair])
+    assert '\n' not in str(caught.value)
+
+
+def test_every_field_can_be_set():
+    for f in fields(Recipe):
+        value = getattr(Recipe(), f.name)
+        text = json.dumps(value) if not isinstance(value, str) else value
+        assert set_fields(Recipe(), [f'{f.name}={text}']) == Recipe()
+
+
+# --- no numbers any more ---
+
+class Explode(Callback):
+    "Makes the loss of an epoch's second step infinite."
+    order = 1
+
+    def __init__(self, epoch): self.at = epoch
+
+    def after_loss(self):
+        if self.training and (self.epoch, self.iter) == (self.at, 1):
+            self.learn.loss = self.loss*float('inf')
+
+
+@pytest.mark.parametrize('epoch, kept', [(0, 'no epoch was finished, so nothing is kept'),
+                                         (2, 'one/weights.safetensors keeps epoch 1')])
+def test_a_run_stops_where_the_loss_ends_and_keeps_what_was_good(recipe, run, tmp_path, epoch,
+                                                                 kept):
+    with pytest.raises(GrefelError, match=f'^epoch {epoch}, step 1: the loss is not a finite '
+                                          f'number; .*{kept}; try a smaller') as caught:
+        run('one', recipe(), cbs=[Scripted(.2, .5, .3), Explode(epoch)])
+    assert '\n' not in str(caught.value)
+    left = {p.name for p in (tmp_path/'one').iterdir()}
+    assert ('weights.safetensors' in left) == bool(epoch) and 'last.safetensors' not in left
+    for name in left & {'weights.safetensors'}:
+        assert all(v.isfinite().all() for v in weights(tmp_path/'one', name).values())
+    run('one', recipe(), cbs=[Scripted(.2, .5, .3)])  # goes on from the last good epoch
+
+
+def test_a_learning_rate_far_too_high_ends_in_that_line(run, data):
+    with pytest.raises(GrefelError, match='is not a finite number; .*try a smaller learning rate'):
+        run('one', Recipe(data=data, size='plain', model=dict(widths=[8]*4), lr=1e30, bs=8))
+
+
+def test_a_metric_that_is_no_number_never_makes_the_best_epoch(recipe, run, tmp_path):
+    run('one', recipe(), cbs=[Scripted(math.nan, .2, math.nan)])
+    assert load_model(tmp_path/'one').metadata['epoch'] == 1
 
 
 # --- going on from other weights ---
