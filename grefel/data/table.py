@@ -290,7 +290,7 @@ def read_text_table(
         odd = written_oddly(file, f.read(1 << 16), how.encoding, how.separator)
     odd += [Remark(row_place(file, line), f'{cells} cells instead of {len(how.columns)}')
             for line, (_, cells, _) in zip(gone, bad)]
-    names = [f'{c}_' if c == 'row' else c for c in how.columns]
+    names = [f'{c}_' if c in ('odd', 'row') else c for c in how.columns]  # words of make_table
     filled = ~_is_empty(table)
     df = make_table(**{c: table[i] for i, c in enumerate(names)})
     df = df.assign(row=pd.array(lines.astype(np.int32), 'Int32'))
@@ -585,8 +585,9 @@ def _unread(schema, rows):
     lacking = 0
     for g in range(rows.num_row_groups):
         for column in map(rows.row_group(g).column, range(rows.num_columns)):
+            if column.path_in_schema not in ('image', 'image.bytes'): continue
             known = column.statistics and column.statistics.null_count
-            if column.path_in_schema in ('image', 'image.bytes'): lacking += known or 0
+            lacking += 1 if known is None else known
     return None if lacking else 'image'
 
 def _stored_table(file, images=True):

@@ -70,7 +70,7 @@ MERGES = ('confidence', 'primary')
 def balance_logits(
     primary,                  # (B, N) log p
     corrections,              # list of 0, 1 or 2: log t_g, log t_a, (B, N) each
-    merge:str='confidence',   # by both confidences, or by the 'primary' one's: C(p)·p + (1 − C(p))·t
+    merge:str='confidence',   # by both confidences; 'primary': C(p)·p + (1 − C(p))·t
 ):                            # (B, N) log p̂, (B, N) log t
     "The logarithms of the final distribution and of the combined correction."
     if merge not in MERGES: raise ValueError(f"merge is {' or '.join(MERGES)}, not {merge!r}")

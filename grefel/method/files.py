@@ -175,6 +175,10 @@ def adapt_weights(
     own, rows, out = model.state_dict(), class_rows(model), {}
     report = dict(kept=0, reordered=[], resized=[],
                   new=[c for c in model.classes if c not in classes])
+    head, first = 'extractor.landmark_head.', 'extractor.landmark_head.conv.0.0.weight'
+    if first in own and first in state and own[first].shape != state[first].shape:
+        state = state | {k: v for k, v in own.items() if k.startswith(head)}
+        report['new'].append('landmarks')   # the new head reads a map of another scale
     for name, old in state.items():
         new = own.get(name)
         if new is None: continue   # check_state names it
@@ -212,7 +216,8 @@ def by_class(
 def _adapted(path, changes):
     "The model of a file with other settings, its weights adapted to them."
     state, config, metadata = read_weights(path)
-    model, changes = _build(config, state, path), {k: v for k, v in changes.items() if v is not None}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    model = _build(config, state, path)
     classes = model.classes
     if changes: model = _changed(model.config, changes, path)
     fitting, report = adapt_weights(state, classes, model, path)
@@ -278,7 +283,8 @@ def _timm_entry(name):
     def entry(pretrained=False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None,
               features_only=False, in_chans=3, num_classes=8, **kw):
         if features_only:
-            raise GrefelError(f'{name}: has no features_only; its maps are model.extractor.pyramid(x)')
+            raise GrefelError(f'{name}: has no features_only; its maps come from '
+                              'model.extractor.pyramid(images)')
         if in_chans != 3:
             raise GrefelError(f'{name}: in_chans is {in_chans}; repeat a grey channel three times')
         if num_classes == 0:

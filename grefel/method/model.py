@@ -114,7 +114,8 @@ def check_input(
         raise GrefelError(f'images are {tuple(images.shape)}; this model takes '
                           f'(faces, 3, {img_size}, {img_size})')
     if landmarks is not None and tuple(landmarks.shape[1:]) != (68, 2):
-        raise GrefelError(f'landmarks are {tuple(landmarks.shape)}; this model takes (faces, 68, 2)')
+        raise GrefelError(f'landmarks are {tuple(landmarks.shape)}; '
+                          'this model takes (faces, 68, 2)')
 
 # %% ../../nbs/3_method/08_model.ipynb #d9cbe7d7
 def check_answer(

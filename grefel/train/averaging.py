@@ -7,6 +7,7 @@ __all__ = ['EMA']
 
 # %% ../../nbs/6_train/02_averaging.ipynb #5600be29
 import torch
+from typing import Any
 from torch.optim.swa_utils import AveragedModel
 from fastai.basics import Callback
 from fastcore.basics import patch
@@ -17,7 +18,9 @@ class EMA(Callback):
     order = 60
     def __init__(self,
         decay:float=0.999,  # share of the old average kept at each step
-    ): self.decay, self.average, self.raw, self.fitting = decay, None, None, False
+    ):
+        self.decay, self.raw, self.fitting = decay, None, False
+        self.average: Any = None  # an AveragedModel once training begins
 
     def before_fit(self):  # fastai says so before it only validates, too
         self.run = not hasattr(self.learn, 'lr_finder')  # a search for the rate is not training

@@ -58,7 +58,7 @@ def read_spec(
         recipes = {name: read_recipe(**_merged(base, row)) for name, row in spec['rows'].items()}
     except (GrefelError, TypeError, AttributeError) as error:
         raise GrefelError(f'{path}: {error}') from None
-    folders = {}
+    folders: dict = {}
     for name in recipes:
         other = folders.setdefault(_slug(name), name)
         if other != name:
@@ -284,7 +284,7 @@ def summary(
 ) -> pd.DataFrame:  # one line a row: seeds, mean and standard deviation of each metric, costs
     "Means and standard deviations over seeds."
     def row(group):
-        out = dict(seeds=len(group))
+        out: dict = dict(seeds=len(group))
         for f in metrics:
             out |= {f: group[f].mean(), f'{f}_sd': group[f].std(ddof=1) if len(group) > 1
                     else math.nan}

@@ -105,7 +105,8 @@ class PlaceAnchors(Callback):
         found = predict_data(self.model, faces, device=self.dls.device, temperature=1)['embedding']
         init_anchors(own, torch.from_numpy(found), faces.labels)
         ema = getattr(self.learn, 'ema', None)
-        if ema: anchors_of(ema.average.module).load_state_dict(own.state_dict())
+        averaged = anchors_of(ema.average.module) if ema else None
+        if averaged is not None: averaged.load_state_dict(own.state_dict())
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #c9947891
 def in_memory(

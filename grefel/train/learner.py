@@ -34,7 +34,8 @@ class TrainLoss:
     "A `GReFELLoss` and a model's own terms in the form that fastai calls; keeps the last parts."
     reduction = 'mean'  # or 'none': one number a face
     def __init__(self, loss:GReFELLoss, model):
-        self.loss, self.model, self.out, self.parts = loss, model, None, {}
+        self.loss, self.model, self.out = loss, model, {}  # out is what the model answered last
+        self.parts: dict = {}
 
     def of(self, out, targets, landmarks):
         "All parts of the loss and their total."
@@ -64,7 +65,7 @@ class KeepOutputs(Callback):
 
     def after_pred(self):
         out = self.pred
-        if self.flip and not self.training: out = flip_average(self.model, *self.xb, out)
+        if self.flip and not self.training: out = flip_average(self.model, *self.xb, out=out)
         self.loss_func.out, self.learn.pred = out, out['final_probs'].float()
 
     def after_batch(self):
@@ -123,7 +124,7 @@ def face_splitter(
     model,     # a GReFELModel or a baseline
 ) -> list:     # of lists of parameters: trunk, fusion, heads; without those a model lacks
     "Groups of layers for freezing and for rates of their own."
-    groups = [], [], []
+    groups: tuple = [], [], []
     for name, p in model.named_parameters():
         groups[2 if name.startswith(_HEADS) else 0 if name.startswith(_TRUNK) else 1].append(p)
     return [group for group in groups if group]

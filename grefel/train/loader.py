@@ -8,6 +8,7 @@ __all__ = ['FaceLoader', 'check_classes', 'FaceLoaders', 'face_dls']
 # %% ../../nbs/6_train/01_loader.ipynb #05e91be8
 import torch
 from dataclasses import replace
+from typing import Any
 from fastai.basics import CategoryMap, DataLoader, DataLoaders
 from fastcore.basics import patch
 from fastcore.foundation import L
@@ -30,7 +31,7 @@ class FaceLoader(DataLoader):
     "A fastai DataLoader over faces in memory: (images, landmarks given, targets, known landmarks)."
     n_inp = 2
     def __init__(self,
-        dataset:FaceData,    # the faces; or a ShardDataset, with its own batch size, order and seed
+        dataset:FaceData|ShardDataset,  # a ShardDataset has its own batch size, order and seed
         transform,           # from make_transform
         bs:int=128,          # faces in a batch
         shuffle:bool=False,  # a new order every epoch, without a last batch that isn't full
@@ -39,6 +40,7 @@ class FaceLoader(DataLoader):
         device='cpu',        # where batches are made
     ):
         dataset = _resident(dataset, device)
+        self.batches: Any
         if isinstance(dataset, ShardDataset):
             self.batches = StreamBatches(dataset, transform, device)
         else:

@@ -16,7 +16,7 @@ def spared(
     model:nn.Module,   # any; may have no_weight_decay(), names of parameters, as in timm
 ) -> list:             # the parameters themselves
     "What weight decay must leave alone: all but the layers' matrices, and what the model names."
-    named = getattr(model, 'no_weight_decay', set)()
+    named: set = getattr(model, 'no_weight_decay', set)()
     return [p for name, p in model.named_parameters()
             if p.ndim < 2 or not name.endswith('weight') or name in named]
 

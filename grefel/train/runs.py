@@ -21,9 +21,10 @@ from fastai.basics import Callback
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from .. import __version__
-from ..base.core import GrefelError, in_range, set_seed, weights_file, write_file
+from ..base.core import (
+    EXPRESSIONS, GrefelError, in_range, set_seed, weights_file, write_file)
 from ..method.files import (
-    check_state, current_names, load_model, read_weights, save_model, to_device, weights_digest)
+    adapt_weights, current_names, load_model, read_weights, save_model, to_device, weights_digest)
 from ..method.losses import GReFELLoss
 from ..method.model import create_model
 from ..data.faces import FaceData, load_faces
@@ -182,7 +183,8 @@ class KeepRun(Callback):
         **metadata,              # travels with the weights
     ):
         self.out, self.monitor, self.metadata = Path(out), monitor, metadata
-        self.rows, self.start = [], 0
+        self.rows: list = []
+        self.start = 0
         self.since = time.perf_counter()  # what comes before the first epoch is part of the cost
 
     def before_train(self):
@@ -425,20 +427,25 @@ def _watching(progress): return [ReportProgress(progress)] if callable(progress)
 # %% ../../nbs/6_train/08_runs.ipynb #b3253cca
 def _model(recipe):
     "The model of a recipe as training begins."
-    path = recipe.start and weights_file(recipe.start)
-    state, known, _ = read_weights(path) if path else (None, {}, None)
-    if known.get('name', '').removeprefix('grefel_') != recipe.size.removeprefix('grefel_'):
-        known = {}  # weights of another size
-    kept = {k: v for k, v in known.items() if k not in ('name', 'classes', 'temperature')}
     size = {} if recipe.img_size is None else dict(img_size=recipe.img_size)
-    settings = kept | dict(num_classes=recipe.num_classes) | size | recipe.model
-    try: model = create_model(recipe.size, **settings)
+    settings = dict(num_classes=recipe.num_classes) | size | recipe.model
+    try: model = _begun(recipe, settings) if recipe.start else create_model(recipe.size, **settings)
     except (TypeError, ValueError) as e:
         raise GrefelError(f'{recipe.size}: {str(e).split(" got an ")[-1]}') from None
     if recipe.drop_path: set_drop_path(model, recipe.drop_path)
-    if path:
-        check_state(model, state, path)
-        model.load_state_dict(state)
+    return model
+
+def _begun(recipe, settings):
+    "The model of a recipe that goes on from weights: their settings, and classes by name."
+    state, known, _ = read_weights(path := weights_file(recipe.start))
+    theirs, size = (n.removeprefix('grefel_') for n in (known.get('name', ''), recipe.size))
+    if theirs != size:
+        raise GrefelError(f'{recipe.start}: weights of another architecture than size {size!r}; '
+                          f'use size {theirs!r}')
+    classes = known.get('classes') or EXPRESSIONS[:known['num_classes']]
+    kept = {k: v for k, v in known.items() if k not in ('name', 'classes', 'temperature')}
+    model = create_model(size, **kept | settings)
+    model.load_state_dict(adapt_weights(state, classes, model, path)[0])
     return model
 
 # %% ../../nbs/6_train/08_runs.ipynb #7618cadd
@@ -471,7 +478,7 @@ def training_faces(
     "One split as a recipe says, its label noise included."
     if recipe.stream: return _stream(recipe, split)
     training = split == 'train'
-    kw = dict(valid_share=recipe.valid_share) if recipe.valid_share else {}
+    kw: dict = dict(valid_share=recipe.valid_share) if recipe.valid_share else {}
     faces = load_faces(recipe.data, split=split, rule=_rule(recipe, split), targets=recipe.targets,
                        num_classes=recipe.num_classes, data_home=data_home,
                        drop_duplicates=recipe.drop_duplicates and training,

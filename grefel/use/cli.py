@@ -116,12 +116,23 @@ def _evaluate_arguments(p):
 def _finding_arguments(p):
     "How faces are found, and turned upright."
     p.add_argument('--crop', default='auto', choices=['auto', 'detect', 'whole'],
-                   help='find faces, take the whole image as one face, or decide by its size '
-                        '(default: auto)')
-    p.add_argument('--align', default='model', choices=['model', 'face-alignment', 'none'],
-                   help='whose landmarks turn faces upright (default: model)')
-    p.add_argument('--detector', default='cascade', choices=['cascade', 'face-alignment'],
-                   help='what finds faces (default: cascade, which needs no download)')
+                   help='search images, take each for a face crop, or decide by its size: up to 64 '
+                        'pixels a side are a crop (default: auto)')
+    p.add_argument('--align', default='points', choices=['points', 'model', 'face-alignment', 'none'],
+                   help="whose points turn faces upright: the finder's, the model's landmarks or "
+                        "face-alignment's (default: points)")
+    p.add_argument('--detector', default='yunet', metavar='NAME',
+                   help='what finds faces: yunet, face-alignment:sfd, whole (each image shows one '
+                        'face) or none (each is a face crop) (default: yunet)')
+    p.add_argument('--smallest', type=float, metavar='PX',
+                   help='side of the smallest face wanted, in pixels of the image')
+    p.add_argument('--min-score', type=float, default=0.6, metavar='S',
+                   help='how sure the finder must be, 0 to 1 (default: 0.6)')
+    p.add_argument('--thorough', action='store_true',
+                   help='search at more sizes and leans: finds more, takes fifty times as long')
+    p.add_argument('--no-face', default='none', choices=['none', 'whole'],
+                   help='where no face is found give no answer, or guess from the whole image '
+                        '(default: none)')
 
 # %% ../../nbs/7_use/13_cli.ipynb #3378a4b0
 def _table_arguments(p):
@@ -144,8 +155,11 @@ def _predict_arguments(p):
                    help='watch a camera instead, in a window or in the terminal: 0 is the first '
                         '(q or Ctrl-C ends it)')
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
-    p.add_argument('--backend', default='torch', choices=['torch', 'onnx'],
-                   help='onnx starts much faster, since PyTorch is not loaded (default: torch)')
+    p.add_argument('--backend', choices=['torch', 'onnx'],
+                   help='onnx starts much faster, since PyTorch is not loaded (default: torch where '
+                        'it is installed, else onnx)')
+    p.add_argument('--jobs', type=int, default=1, metavar='N',
+                   help='images worked on at once (default: 1)')
     _finding_arguments(p)
     p.add_argument('--risk', type=float, default=0.1, metavar='SHARE',
                    help='call an answer reliable where at most this share was wrong on validation '

@@ -130,7 +130,7 @@ def _typed(row):
     return {k: None if _empty(v) else _TYPES.get(k, float)(v) for k, v in row.items()
             if k not in _INDEXES}
 
-# %% ../../nbs/7_use/06_journal.ipynb #83f69420
+# %% ../../nbs/7_use/06_journal.ipynb #c53fd87b
 def _raw_rows(path):
     "The rows of a table as its format gives them; `ValueError` at the first broken one."
     if table_format(path) == '.parquet':
@@ -154,7 +154,7 @@ def read_rows(
     except (ValueError, TypeError, AttributeError, csv.Error) as e:
         raise GrefelError(f'{path}: not a table of this library ({e})') from None
 
-# %% ../../nbs/7_use/06_journal.ipynb #af04ec79
+# %% ../../nbs/7_use/06_journal.ipynb #ccb8f257
 class Known(NamedTuple):
     "What earlier runs have answered of a file."
     file_id: str|None   # what the file was then
@@ -269,7 +269,7 @@ def _learn_log(self:RowLog):
     self.file.seek(end)
     if first: self._write(self.first)
 
-# %% ../../nbs/7_use/06_journal.ipynb #a98a7b27
+# %% ../../nbs/7_use/06_journal.ipynb #d8becc49
 @patch
 def _take(self:RowLog, entry):
     "Note an entry of the log."
@@ -279,9 +279,14 @@ def _take(self:RowLog, entry):
     else:
         row = entry['rows'][0]
         known = self.known.get(row['file'])
-        if known is None or known.file_id != row['file_id']: self.begins[row['file']] = self.entries
+        if known is None or self._anew(known, row): self.begins[row['file']] = self.entries
         self._learn(row, ended=row['frame'] is None)
     self.entries += 1
+
+@patch
+def _anew(self:RowLog, known, row):
+    "Whether a row begins its file once more: it's another file, or this was answered before."
+    return known.file_id != row['file_id'] or (known.frame or 0) >= (row['frame'] or 0)
 
 # %% ../../nbs/7_use/06_journal.ipynb #3683018c
 @patch
@@ -297,7 +302,7 @@ def add(self:RowLog,
     self._take(entry)
     self._write(entry)
 
-# %% ../../nbs/7_use/06_journal.ipynb #3645d121
+# %% ../../nbs/7_use/06_journal.ipynb #3afcaff0
 @patch
 def end(self:RowLog,
     file:str,   # name of a film of which all is answered
@@ -314,7 +319,7 @@ def sync(self:RowLog):
     self.file.flush()
     os.fsync(self.file.fileno())
 
-# %% ../../nbs/7_use/06_journal.ipynb #52cd791f
+# %% ../../nbs/7_use/06_journal.ipynb #3b3654c0
 @patch
 def state(self:RowLog,
     file:str,            # its name
@@ -340,7 +345,7 @@ def rows(self:RowLog):
             for row in entry.get('rows', ()):
                 if number >= self.begins.get(row['file'], 0): yield row
 
-# %% ../../nbs/7_use/06_journal.ipynb #7143c4f0
+# %% ../../nbs/7_use/06_journal.ipynb #cde2db80
 @patch
 def _tell_unfinished(self:RowLog):
     "A row for each film whose end was not reached."

@@ -12,8 +12,9 @@ import torch
 from fastai.basics import Callback
 from filelock import FileLock
 
-from grefel.base.core import GrefelError, set_seed
+from grefel.base.core import EXPRESSIONS, GrefelError, set_seed
 from grefel.method.files import load_model, save_model, weights_digest
+from grefel.method.model import create_model
 from grefel.method.window import DropPath
 from grefel.train import runs
 from grefel.train.runs import (
@@ -624,6 +625,29 @@ def test_the_recipe_changes_settings_that_come_along(recipe, run, begun):
     further = recipe(epochs=1, start=str(begun), img_size=32, model=dict(drop_rate=.3))
     config = run('further', further).model.config
     assert (config['img_size'], config['drop_rate']) == (32, .3)
+
+
+def test_weights_of_other_classes_begin_by_name(recipe, run, tmp_path):
+    "Reversed ones are reordered; an eighth class begins anew."
+    torch.manual_seed(0)
+    small = dict(widths=[8]*4, img_size=32)
+    for name, classes in (('reversed', EXPRESSIONS[::-1]), ('seven', EXPRESSIONS[:7])):
+        model = create_model('plain', num_classes=len(classes), classes=classes, **small).eval()
+        path = save_model(model, tmp_path/f'{name}.safetensors')
+        learn = run(name, recipe(epochs=1, start=str(path), lr=0., ema=0., model={}))
+        assert learn.model.classes == EXPRESSIONS
+        before, after = (dict(m.named_parameters()) for m in (model, learn.model))
+        for k, v in before.items():
+            if not k.startswith('head') or v.shape[0] != len(classes):
+                assert torch.equal(v, after[k]), k
+                continue
+            for i, c in enumerate(classes):
+                assert torch.equal(v[i], after[k][EXPRESSIONS.index(c)]), (k, c)
+
+
+def test_weights_of_another_size_say_which(recipe, run):
+    with pytest.raises(GrefelError, match="nano: weights of another .* 'plain'; use size 'nano'"):
+        run('no', recipe(start='shipped:nano'))
 
 
 def test_weights_that_became_others_under_their_name(recipe, run, begun, tmp_path):
