@@ -350,7 +350,8 @@ def predict_command(args):
         raise GrefelError('name images, videos or folders, or a --camera')
     paths = args.paths if args.camera is None else [args.camera]
     predictor = Predictor(args.weights, args.device, args.backend, args.crop, args.align,
-                          args.detector, risk=args.risk, threads=args.threads, **_how(args))
+                          args.detector, args.smallest, args.min_score, args.thorough, args.no_face,
+                          risk=args.risk, threads=args.threads, jobs=args.jobs, **_how(args))
     if args.out or args.annotate: return _predict_table(args, paths, predictor)
     return _predict_lines(args, find_sources(paths), predictor)
 
@@ -360,10 +361,16 @@ def _predict_table(args, paths, predictor):
     from grefel.use.annotate import annotate
     view = _camera_view(args)
     found = annotate(paths, predictor, args.out, args.annotate, every=args.every,
-                     progress=False if view else None, on_item=view and view.show)
+                     progress=False if view else None, on_rows=_name_errors,
+                     on_item=view and view.show)
     if args.json: _print_json(args, found)
     else: print(_summary(found), file=sys.stderr)
     return 1 if found['errors'] else 0
+
+def _name_errors(rows):
+    "Say on the error stream what could not be read; the table says it as well."
+    for row in rows:
+        if row['error']: print(f"grefel: {row['error']}", file=sys.stderr, flush=True)
 
 def _summary(found):
     "A line about the whole table."
