@@ -63,7 +63,8 @@ def fit_gaussian(
     if n < 20: raise GrefelError(f'{n} faces do not say what faces look like; 20 is the least')
     mean, k = x.mean(0), min(rank, D, n//10)
     _, s, directions = np.linalg.svd((x - mean)/np.sqrt(n - 1), full_matrices=False)
-    noise = max((s[k:]**2).sum()/max(D - k, 1), 1e-12*s[0]**2 + 1e-300)
+    noise = (s[k:]**2).sum()/(D - k) if k < D else s[-1]**2
+    noise = max(noise, 1e-9*s[0]**2, 1e-12)                    # also where nothing varies
     return dict(mean=mean, basis=directions[:k]/np.sqrt(np.maximum(s[:k, None]**2, noise)),
                 noise=float(noise))
 
@@ -181,18 +182,21 @@ def strangeness(
     for name, part in doubts['parts'].items():
         if name not in vectors:
             raise GrefelError(f'familiarity needs {name}, which this model does not give')
-        known = {k: _unpack(part[k]) for k in ('mean', 'basis')} | dict(noise=part['noise'])
-        scores[name] = gaussian_distance(vectors[name], known)/part['typical']
+        scores[name] = gaussian_distance(vectors[name], _known(part))/part['typical']
     return scores
 
 # %% ../../nbs/5_measure/04_doubts.ipynb #9e689867
 LEVELS = (*(k/20 for k in range(18)), *(k/100 for k in range(90, 100)), .995, 1.)
 
+def _known(part):
+    "A part of a file's doubts, as gaussian_distance takes it."
+    return dict(mean=_unpack(part['mean']), basis=_unpack(part['basis']), noise=part['noise'])
+
 def _describe(x, rank):
     "A part of known faces, ready to be stored."
     known = fit_gaussian(x, rank)
-    return dict(mean=_pack(known['mean']), basis=_pack(known['basis']), noise=known['noise'],
-                typical=float(gaussian_distance(x, known).mean()))
+    part = dict(mean=_pack(known['mean']), basis=_pack(known['basis']), noise=known['noise'])
+    return part | dict(typical=float(gaussian_distance(x, _known(part)).mean()))
 
 # %% ../../nbs/5_measure/04_doubts.ipynb #c4eb070a
 def fit_doubts(

@@ -36,7 +36,7 @@ class Baseline(nn.Module):
         own = {k: list(v) if isinstance(v, tuple) else v for k, v in (own or {}).items()}
         self.config = dict(name=name, num_classes=num_classes, img_size=img_size,
                            classes=list(self.classes), mean=list(mean), std=list(std), **own)
-        self.metadata = {}
+        self.metadata: dict = {}
 
     def answer(self,
         logits,    # (B, N)
@@ -88,7 +88,7 @@ def ms_per_face(
     return 1000*best/bs
 
 # %% ../../nbs/3_method/12_baselines.ipynb #ffc2ccd4
-NANO = {k: SIZES['grefel_nano'][k] for k in ('img_size', 'widths', 'depths')}   # nano's trunk
+NANO: dict = {k: SIZES['grefel_nano'][k] for k in ('img_size', 'widths', 'depths')}   # nano's trunk
 EQUAL_WIDTHS = (52, 88, 120, 120)   # with these the trunk alone costs what all of grefel_nano costs
 
 # %% ../../nbs/3_method/12_baselines.ipynb #eaa46fa2
@@ -134,7 +134,7 @@ class VGG13(Baseline):
         for m in self.modules():
             if isinstance(m, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_uniform_(m.weight, nonlinearity='relu')
-                nn.init.zeros_(m.bias)
+                if m.bias is not None: nn.init.zeros_(m.bias)
 
     def forward(self, images, landmarks=None):  # (B, 3, 64, 64); landmarks are not used
         grey = images.mean(1, keepdim=True)     # (B, 1, 64, 64)
@@ -160,7 +160,7 @@ def poster(
 ) -> GReFELModel:
     "POSTER++'s fusion (arXiv 2301.12149) on the trunk of `grefel_nano`: no W_q, no corrections."
     plain = dict(token_norm=False, shortcut=False, layer_scale=.1)
-    differs = dict(sources=(), query_proj=False, name='poster') | plain
+    differs: dict = dict(sources=(), query_proj=False, name='poster') | plain
     return GReFELModel(**(SIZES['grefel_nano'] | differs | kw))
 
 # %% ../../nbs/3_method/12_baselines.ipynb #9c015642

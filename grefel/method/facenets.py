@@ -80,8 +80,8 @@ class ConvUnit(nn.Sequential):
         act:bool=True,     # end with a PReLU
     ):
         conv = nn.Conv2d(in_chans, out_chans, kernel, stride, kernel//2, groups=groups, bias=False)
-        act = dict(prelu=nn.PReLU(out_chans)) if act else {}
-        super().__init__(OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_chans), **act))
+        last: dict = dict(prelu=nn.PReLU(out_chans)) if act else {}
+        super().__init__(OrderedDict(conv=conv, bn=nn.BatchNorm2d(out_chans), **last))
 
 # %% ../../nbs/3_method/20_facenets.ipynb #490f57f8
 class Bottleneck(nn.Module):
@@ -143,8 +143,8 @@ def _names_in(path):
         with zipfile.ZipFile(path) as z:
             pickles = [io.BytesIO(z.read(n)) for n in z.namelist() if n.endswith('data.pkl')]
     else: pickles = [io.BytesIO(Path(path).read_bytes())]*4   # PyTorch < 1.6: four, then numbers
-    return {_today(*arg.split(' ', 1)) for p in pickles for op, arg, _ in pickletools.genops(p)
-            if op.name == 'GLOBAL'}
+    return {_today(*str(arg).split(' ', 1)) for p in pickles
+            for op, arg, _ in pickletools.genops(p) if op.name == 'GLOBAL'}
 
 # %% ../../nbs/3_method/20_facenets.ipynb #9269f929
 def read_checkpoint(

@@ -15,6 +15,7 @@ import re
 import torch
 import torch.nn.functional as F
 from pathlib import Path
+from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from safetensors import safe_open, SafetensorError
@@ -52,7 +53,7 @@ def read_weights(
     except (SafetensorError, OSError) as e:
         raise GrefelError(f'{path}: not a readable safetensors file ({e})') from None
     try:
-        metadata = json.loads(header)
+        metadata = json.loads(header or '')
         config = metadata.pop('config')
         if not isinstance(config, dict): raise TypeError
     except (TypeError, ValueError, KeyError, AttributeError):
@@ -168,13 +169,13 @@ def fit_shape(
 def adapt_weights(
     state:dict,        # trained weights, name → tensor
     classes,           # the names of their classes, in order
-    model:nn.Module,   # what they should fit, with .classes
+    model:Any,         # what they should fit, a module with .classes
     path='weights',    # for the message
 ) -> tuple:            # (state that fits, report)
     "Trained weights for a model with other classes or another input size."
     own, rows, out = model.state_dict(), class_rows(model), {}
-    report = dict(kept=0, reordered=[], resized=[],
-                  new=[c for c in model.classes if c not in classes])
+    report: dict = dict(kept=0, reordered=[], resized=[],
+                        new=[c for c in model.classes if c not in classes])
     head, first = 'extractor.landmark_head.', 'extractor.landmark_head.conv.0.0.weight'
     if first in own and first in state and own[first].shape != state[first].shape:
         state = state | {k: v for k, v in own.items() if k.startswith(head)}
@@ -195,8 +196,8 @@ def adapt_weights(
 
 # %% ../../nbs/3_method/09_files.ipynb #97ba8ee2
 def class_rows(
-    model:nn.Module,   # with .classes
-) -> set:              # names of parameters
+    model:Any,     # a module with .classes
+) -> set:          # names of parameters
     "Parameters with a row for each class."
     layers = {f'{layer}.{part}' for layer in class_layers(model) for part in ('weight', 'bias')}
     return layers | {'balancing.anchors.anchors'}

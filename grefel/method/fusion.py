@@ -168,8 +168,8 @@ class MultiScaleFeatureExtractor(nn.Module):
         super().__init__()
         if pyramid == 'patch' and widths is None:
             widths = (embed_dim//2, embed_dim//4, embed_dim//8)
-        self.pyramid = image_pyramid(pyramid, img_size, widths, depths, patch_sizes, pretrained)
-        channels, grids = self.pyramid.channels, self.pyramid.grids
+        maps = image_pyramid(pyramid, img_size, widths, depths, patch_sizes, pretrained)
+        self.pyramid, channels, grids = maps, maps.channels, maps.grids
         self.landmark_head, self.landmark_grad = LandmarkHead(channels, grids), landmark_grad
         self.geometry = geometry_pyramid(geometry, channels, grids, pretrained)
         self.cross = cross_blocks(cross, channels, grids, num_heads, window_mlp_ratio,

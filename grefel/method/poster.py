@@ -10,6 +10,7 @@ __all__ = ['POSTER_UNUSED', 'IR50Pyramid', 'MobileFaceNetPyramid', 'PosterBlock'
 import torch
 from functools import partial
 from pathlib import Path
+from typing import Any
 from torch import nn
 from einops import rearrange
 from ..base.core import CLASS_ORDERS, GrefelError
@@ -176,7 +177,8 @@ def load_poster_v2(
     model = PosterV2(num_classes=head.numel())
     fit_weights(model, state, poster_name, POSTER_UNUSED, called, turned=r'\.attn\.bias$')
     for i, block in enumerate(model.cross, 1):
-        own, offsets = block.attn.index, block.attn.bias.shape[1]
+        attn: Any = block.attn
+        own, offsets = attn.index, attn.bias.shape[1]
         index = state.get(f'attn{i}.relative_position_index', own).long()
         if index.shape == own.shape and -offsets <= index.min() and index.max() < offsets:
             own.copy_(index)

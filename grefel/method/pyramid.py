@@ -8,6 +8,7 @@ __all__ = ['conv_norm', 'ResBlock', 'ConvPyramid', 'TimmPyramid', 'image_pyramid
 # %% ../../nbs/3_method/03_pyramid.ipynb #0dc93b8f
 import torch
 import torch.nn.functional as F
+from typing import Any
 from torch import nn
 from ..base.core import late
 from .patch import PatchPyramid
@@ -86,7 +87,7 @@ class TimmPyramid(nn.Module):
     ):
         super().__init__()
         import timm
-        kw = dict(features_only=True, pretrained=pretrained, in_chans=in_chans)
+        kw: dict = dict(features_only=True, pretrained=pretrained, in_chans=in_chans)
         one_size = name.startswith(('vit', 'swin', 'deit'))       # their tables fit one size
         if one_size: kw['img_size'] = img_size
         self.net = timm.create_model(name, **kw)
@@ -110,9 +111,10 @@ def image_pyramid(
     depths=None,              # blocks a stage ('conv' only)
     patch_sizes=(28, 14, 7),  # patch sides ('patch' only)
     pretrained=False,         # 'timm:': True fetches weights; 'ir50': the folder with ir50.pth
-) -> nn.Module:  # images (B, 3, S, S) → [(B, C_s, h_s, h_s)], with .channels and .grids
+) -> Any:  # module of images (B, 3, S, S) → [(B, C_s, h_s, h_s)], with .channels and .grids
     "An image pyramid by name."
-    given = {k: tuple(v) for k, v in dict(widths=widths, depths=depths).items() if v is not None}
+    both: dict = dict(widths=widths, depths=depths)
+    given: dict = {k: tuple(v) for k, v in both.items() if v is not None}
     if pretrained and name in ('conv', 'patch'):
         raise ValueError(f'the pyramid {name!r} has no published weights')
     if name == 'conv': return ConvPyramid(img_size, **given)

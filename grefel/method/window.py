@@ -52,6 +52,8 @@ def relative_index(
 # %% ../../nbs/3_method/02_window.ipynb #9c748efe
 class WindowCrossAttention(nn.Module):
     "Multi-head attention within one window: queries from geometry, keys and values from the image."
+    index: torch.Tensor   # which offset lies between two cells
+
     def __init__(self,
         dim:int,                # C, channels of both maps
         window:int,             # side of a window, in cells

@@ -10,8 +10,10 @@ import atexit
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
+import time
 from functools import lru_cache
 from inspect import signature
 from pathlib import Path
@@ -36,12 +38,53 @@ def _known(f, **kw):
     return {k: v for k, v in kw.items() if k in signature(f).parameters}
 
 # %% ../../nbs/7_use/12_app.ipynb #7fbc8f6d
+_PREFIX, _LOCK = 'grefel-demo-', '.lock'
+
+def _locked(folder):
+    "The lock of a folder, held as long as the file is open; None where somebody holds it."
+    try: import fcntl
+    except ImportError: return None
+    file = open(folder/_LOCK, 'w')
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+# %% ../../nbs/7_use/12_app.ipynb #60242b77
+def _sweep():
+    "Remove the folders of apps that are gone."
+    for folder in Path(tempfile.gettempdir()).glob(_PREFIX + '*'):
+        try:
+            mine = not hasattr(os, 'getuid') or folder.stat().st_uid == os.getuid()
+            if not mine or folder.is_symlink(): continue
+            begun = (folder/_LOCK).exists() or time.time() - folder.stat().st_mtime > 60
+            lock = _locked(folder) if begun else None
+        except OSError: continue
+        if lock:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.close()
+
+# %% ../../nbs/7_use/12_app.ipynb #1e84b9fa
+_KEEPER = '''
+import shutil, signal, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.stdin.buffer.read()
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+'''
+
 @lru_cache(maxsize=1)
 def _private_folder():
     "A folder for uploads that goes when the program ends; one for each process."
-    folder = Path(tempfile.mkdtemp(prefix='grefel-demo-')).resolve()
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+    _HELD.append(_locked(folder))
+    _HELD.append(subprocess.Popen([sys.executable, '-I', '-S', '-c', _KEEPER, str(folder)],
+                                  stdin=subprocess.PIPE, start_new_session=True))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+_HELD: list = []   # the folder's lock, and the program that waits for our end
 
 # %% ../../nbs/7_use/12_app.ipynb #5d0be47c
 WELCOME = '''<div class="gf"><div class="gf-said">
@@ -135,7 +178,8 @@ def run_app(
         what = f'port {port} is' if port else 'all ports from 7860 to 7959 are'
         raise GrefelError(f'{what} in use on this computer; name another with --port') from None
     if block:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        for name in ('SIGTERM', 'SIGHUP'):
+            if hasattr(signal, name): signal.signal(getattr(signal, name), lambda *_: sys.exit(0))
         print(f'The page is at {app.local_url} (stop it with Ctrl-C)', flush=True)
         app.block_thread()
     return app

@@ -63,7 +63,9 @@ class Guard:
         app,            # the ASGI app behind it
         folder,         # where uploads lie
         events:dict,    # number of an event that the page may ask for → how many inputs it has
-    ): self.app, self.folder, self.events = app, Path(folder), events
+    ):
+        self.app, self.folder, self.events = app, Path(folder), events
+        self.uploading = 0   # uploads that are on their way
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #3e2efdfe
 def _stranger(method, headers):
@@ -71,7 +73,8 @@ def _stranger(method, headers):
     if not LOOPBACK.fullmatch(headers.get('host', '')):
         return 421, 'This server answers on 127.0.0.1 only.'
     foreign = method == 'POST' and headers.get('sec-fetch-site') == 'cross-site'
-    if foreign or not LOOPBACK.fullmatch(headers.get('origin', '127.0.0.1')):
+    origin, host = headers.get('origin'), headers['host']
+    if foreign or origin not in (None, f'http://{host}', f'https://{host}'):
         return 403, 'Requests from other sites are refused.'
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #43dc0476
@@ -126,6 +129,14 @@ def _given(body, receive):
     async def next_message(): return waiting.pop() if waiting else await receive()
     return next_message
 
+# %% ../../nbs/7_use/11_app_guard.ipynb #4cb7e1d1
+@patch
+def sweep(self:Guard):
+    "Remove what uploads that were broken off have left."
+    if self.uploading: return
+    for file in self.folder.glob('tmp*'):
+        if file.is_file(): file.unlink(missing_ok=True)
+
 # %% ../../nbs/7_use/11_app_guard.ipynb #e26bb842
 @patch
 async def __call__(self:Guard, scope, receive, send):
@@ -141,7 +152,12 @@ async def __call__(self:Guard, scope, receive, send):
                 if k not in (b'content-length', b'content-type')]
         new = [(b'content-length', str(len(body)).encode()), (b'content-type', b'application/json')]
         scope, receive = scope | dict(headers=kept + new), _given(body, receive)
-    await self._pass_on(scope, receive, send)
+    if scope['path'] != API_PATH + 'upload': return await self._pass_on(scope, receive, send)
+    self.uploading += 1
+    try: await self._pass_on(scope, receive, send)
+    finally:
+        self.uploading -= 1
+        self.sweep()
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #6383b2d2
 @patch
@@ -151,7 +167,9 @@ async def _pass_on(self:Guard, scope, receive, send):
     async def answer(message):
         nonlocal started
         if message['type'] == 'http.response.start':
-            headers = [*message.get('headers', []), *_SAFE_HEADERS]
+            own = [(k, v) for k, v in message.get('headers', [])
+                   if not k.lower().startswith(b'access-control-')]   # no other port may read it
+            headers = [*own, *_SAFE_HEADERS]
             started, message = True, message | dict(headers=headers)
         await send(message)
     try: await self.app(scope, receive, answer)

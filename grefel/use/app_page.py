@@ -97,6 +97,13 @@ _ANSWER = '''
       {{ f.said.headline }}</label>
   {% endfor %}</div>
 {% endif %}
+{% if not faces %}
+<div class="gf-said gf-nobody">
+  <p class="gf-headline">No face found</p>
+  <p class="gf-reason">So nothing was read. Faces that are very small, turned away, covered or
+    drawn are not always found.</p>
+</div>
+{% endif %}
 {% include 'photo' %}
 {% for f in faces %}
 <article class="gf-card gf-card-{{ loop.index0 }}">{% include 'card' %}</article>
@@ -106,7 +113,7 @@ _ANSWER = '''
 # %% ../../nbs/7_use/10_app_page.ipynb #2fd6057c
 _PHOTOGRAPH = '''
 <figure class="gf-photo" style="aspect-ratio: {{ width }} / {{ height }}">
-  <img src="{{ photo }}" alt="The photograph, with {{ many }} marked">
+  <img src="{{ photo }}" alt="The photograph{{ ', with ' + many + ' marked' if faces }}">
   <svg viewBox="0 0 {{ width }} {{ height }}" aria-hidden="true">
   {% for f in faces %}
     <g class="gf-mark gf-mark-{{ loop.index0 }}">
@@ -144,7 +151,9 @@ _CARD = '''
     <td>{{ percent(p) }}</td><td>{{ percent(q) }}</td>
   </tr>{% endfor %}</tbody>
 </table>
-{% include 'evidence' %}'''
+<details class="gf-more"><summary>How the answer came about</summary>
+{% include 'evidence' %}
+</details>'''
 
 # %% ../../nbs/7_use/10_app_page.ipynb #e624b206
 _EVIDENCE = '''
@@ -350,7 +359,11 @@ _PHOTO = '''
   align-items: start; position: relative;
 }
 .gf-landscape { grid-template-columns: minmax(0, 1fr); }
-@media (max-width: 900px) { .gf-answer { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 900px) {
+  .gf-answer { grid-template-columns: minmax(0, 1fr); }
+  .gf-answer .gf-photo { order: 1; margin-top: 1rem !important; }
+}
+.gf-nobody { grid-column: 1 / -1; margin-bottom: 1rem; }
 .gf-pick {
   grid-column: 1 / -1; display: flex; flex-wrap: wrap; gap: .4rem; align-items: center;
   margin-bottom: .7rem;
@@ -398,6 +411,8 @@ _SAID = '''
 .gf-guess { font-weight: 600; }
 .gf-reason { overflow-wrap: anywhere; }
 @media (max-width: 640px) { .gf-headline { font-size: 1.3rem; } }
+.gf-more { margin-top: .8rem; }
+.gf-more summary { cursor: pointer; font-weight: 650; color: var(--gf-blue); padding: .3rem 0; }
 '''
 
 # %% ../../nbs/7_use/10_app_page.ipynb #31e2cde5

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from contextlib import contextmanager
-from importlib import import_module
+from copy import deepcopy
 from inspect import signature
 from pathlib import Path
 from torch import nn
@@ -69,14 +69,6 @@ class _Traced(nn.Module):
     def forward(self, images):               # (B, 3, S, S)
         with PlainOps(): return _answer(self.model, images)
 
-# %% ../../nbs/7_use/09_onnx.ipynb #7799cb92
-def _package(name):
-    "An optional package, or the line that says how to get it."
-    try: return import_module(name)
-    except ImportError:
-        raise GrefelError(f"ONNX files need {name.split('.')[0]}: "
-                          "pip install 'grefel[export]'") from None
-
 # %% ../../nbs/7_use/09_onnx.ipynb #06aa427e
 @contextmanager
 def _quiet():
@@ -117,8 +109,8 @@ def onnx_graph(
     opset:int=18,     # version of ONNX's operators, 18 or later
 ):                    # an onnx.ModelProto
     "The model as an ONNX graph: `images` (B, 3, S, S) in, `named_outputs` out, for any B."
-    _package('onnx')
-    _package('onnxscript')
+    onnx_package('onnx')
+    onnx_package('onnxscript')
     size, name = model.config['img_size'], model.config['name']
     try: proto = _strip(_trace(model, torch.zeros(2, 3, size, size), opset).model_proto)
     except torch.onnx.errors.OnnxExporterError as e:
@@ -133,7 +125,7 @@ def store_halves(
     least:int=64,  # shorter tensors stay as they are
 ):                 # the same
     "Store as float16 each tensor that loses nothing by it."
-    onnx = _package('onnx')
+    onnx = onnx_package('onnx')
     for tensor in list(proto.graph.initializer):
         if tensor.data_type != onnx.TensorProto.FLOAT: continue
         values, name = onnx.numpy_helper.to_array(tensor), tensor.name
@@ -153,7 +145,7 @@ def describe(
 ):                    # the same
     "Write class order, preprocessing and the weights' metadata into a graph."
     note = dict(config={k: model.config[k] for k in _CONFIG}, metadata=model.metadata)
-    _package('onnx').helper.set_model_props(proto, dict(grefel=json.dumps(note)))
+    onnx_package('onnx').helper.set_model_props(proto, dict(grefel=json.dumps(note)))
     proto.producer_name = 'grefel'
     return proto
 
@@ -169,7 +161,7 @@ def read_description(
 # %% ../../nbs/7_use/09_onnx.ipynb #e7031315
 def _session(source, threads=1):
     "An ONNX Runtime session from a path or from a file's bytes."
-    runtime = _package('onnxruntime')
+    runtime = onnx_package('onnxruntime')
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
@@ -234,7 +226,7 @@ def quantise(
     bs:int=32,  # faces at a time
 ):              # an onnx.ModelProto
     "The graph with convolutions and matrix products in whole numbers of 8 bits."
-    q = _package('onnxruntime.quantization')
+    q = onnx_package('onnxruntime.quantization')
     batches = iter(np.array_split(np.asarray(images, np.float32), max(len(images)//bs, 1)))
     class Faces(q.CalibrationDataReader):
         def get_next(self): return next(({'images': batch} for batch in batches), None)
@@ -243,7 +235,7 @@ def quantise(
         out = Path(folder)/'int8.onnx'
         q.quantize_static(proto, out, Faces(), op_types_to_quantize=['Conv', 'MatMul', 'Gemm'],
                           per_channel=True, reduce_range=True, **types)
-        return _package('onnx').load(out)
+        return onnx_package('onnx').load(out)
 
 # %% ../../nbs/7_use/09_onnx.ipynb #38397ee9
 def scale_faces(
@@ -288,7 +280,8 @@ def export_onnx(
     if Path(out).suffix != '.onnx':
         raise GrefelError(f'{out}: the name of an ONNX file ends in .onnx')
     if not 18 <= opset <= 23: raise GrefelError(f'opset is 18 to 23, not {opset}')
-    model = weights.cpu().eval() if isinstance(weights, nn.Module) else load_model(weights)
+    named = not isinstance(weights, nn.Module)   # a model in memory stays as it is
+    model = load_model(weights) if named else deepcopy(weights).cpu().eval()
     graph = onnx_graph(model, opset)
     faces, what = check_faces(model)
     kept = describe(graph if int8 else store_halves(graph), model).SerializeToString()

@@ -134,7 +134,7 @@ def durations(
     seconds = np.asarray(seconds, float)
     if len(seconds) < 2: return np.zeros(len(seconds))
     steps = np.diff(seconds).clip(0, longest)
-    return np.append(steps, np.median(steps))
+    return np.append(steps, steps[-1])
 
 # %% ../../nbs/7_use/06_persons.ipynb #ebee317b
 def share_interval(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CROPS', 'ALIGNS', 'NO_FACES', 'LEAST', 'SMALL', 'NO_FACE', 'Face', 'threshold_for', 'photo_features', 'temper_rows',
-           'onnx_runtime', 'Predictor']
+           'onnx_package', 'Predictor']
 
 # %% ../../nbs/7_use/03_predict.ipynb #4485b4f1
 import hashlib
@@ -215,19 +215,21 @@ def _onnx_file(weights):
     return path
 
 # %% ../../nbs/7_use/03_predict.ipynb #c8002d7c
-def onnx_runtime(
-    part:str='onnxruntime',   # the package, or a module of it
+def onnx_package(
+    name:str='onnxruntime',   # a package that ONNX files need, or a module of it
 ):                            # the module
-    "ONNX Runtime, told beforehand to report to nobody; `GrefelError` if it is not installed."
+    "ONNX Runtime or its company, told beforehand to report to nobody."
     os.environ['ORT_DISABLE_TELEMETRY'] = '1'   # read once, when the library is loaded
-    try: return import_module(part)
+    try: return import_module(name)
     except ImportError:
-        raise GrefelError("ONNX files need onnxruntime: pip install onnxruntime") from None
+        package = name.split('.')[0]
+        how = package if package == 'onnxruntime' else "'grefel[export]'"
+        raise GrefelError(f'ONNX files need {package}: pip install {how}') from None
 
 # %% ../../nbs/7_use/03_predict.ipynb #a2659172
 def _onnx_session(path, device, threads):
     "ONNX Runtime's session for a file."
-    ort = onnx_runtime()
+    ort = onnx_package()
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads or 0, 4
     wanted = str(device).split(':')[0].upper() + 'ExecutionProvider'

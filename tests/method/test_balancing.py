@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from grefel.method.balancing import (
-    AttentiveCorrection, balance, confidence, ReliabilityBalancing, weigh)
+    AttentiveCorrection, balance, balance_logits, confidence, MERGES, mix, ReliabilityBalancing,
+    weigh)
 
 UNIFORM, CERTAIN = torch.full((1, 8), 1/8), torch.eye(8)[:1]
 
@@ -56,30 +57,50 @@ def test_the_default_merge_weighs_twice(opinions):
     torch.testing.assert_close(final, weigh(p, t))
 
 
-@pytest.mark.parametrize('ramp', [0., .5, 1.])
-def test_the_released_merge_gives_the_correction_what_the_primary_leaves(opinions, ramp):
+def test_the_released_merge_gives_the_correction_what_the_primary_leaves(opinions):
     p, t_g, t_a = opinions
     c = confidence(p)[:, None]
-    expected = (1 - ramp)*p + ramp*(c*p + (1 - c)*weigh(t_g, t_a))
-    torch.testing.assert_close(balance(p, [t_g, t_a], 'ramp', ramp)[0], expected)
+    torch.testing.assert_close(balance(p, [t_g, t_a], 'primary')[0],
+                               c*p + (1 - c)*weigh(t_g, t_a))
+
+
+def test_a_mixture_in_logarithms_is_the_mixture(opinions):
+    a, b, _ = opinions
+    share = torch.rand(5, 1)
+    torch.testing.assert_close(mix(a.log(), b.log(), share).exp(), share*a + (1 - share)*b)
+
+
+@pytest.mark.parametrize('merge', MERGES)
+def test_what_rounds_to_zero_keeps_its_logarithm_and_its_gradient(merge):
+    # in float32 every one of these probabilities is 0; by hand in float64
+    z = [torch.tensor([[150., 0, 0]], requires_grad=True), torch.tensor([[200., 0, 0]])]
+    final, _ = balance_logits(*(z[0].log_softmax(-1), [z[1].log_softmax(-1)]), merge)
+    p, t = (q.detach().double().softmax(-1) for q in z)
+    s = .5 if merge == 'confidence' else 1 - 1e-6   # two that are as sure; a share is never all
+    torch.testing.assert_close(final.double(), (s*p + (1 - s)*t).log(), atol=1e-3, rtol=0)
+    final[0, 1].backward()
+    assert z[0].grad.isfinite().all() and z[0].grad.norm() > .5
 
 
 def test_without_corrections_the_primary_answer_stands(opinions):
     p = opinions[0]
     final, t = balance(p, [])
-    assert final is p and t is p
+    torch.testing.assert_close(final, p)
+    torch.testing.assert_close(t, p)
 
 
 def test_one_correction_is_weighed_as_it_is(opinions):
     p, t_g, _ = opinions
     final, t = balance(p, [t_g])
-    assert t is t_g
+    torch.testing.assert_close(t, t_g)
     torch.testing.assert_close(final, weigh(p, t_g))
 
 
 @pytest.mark.parametrize('call,says', [
     (lambda: balance(UNIFORM, [UNIFORM], 'sum'), 'merge is'),
+    (lambda: balance(UNIFORM, [], 'sum'), 'merge is'),
     (lambda: ReliabilityBalancing(merge='vote'), 'merge is'),
+    (lambda: ReliabilityBalancing(1), 'two or more'), (lambda: ReliabilityBalancing(0), 'two or'),
     (lambda: ReliabilityBalancing(sources=('oracle',)), 'unknown sources'),
     (lambda: AttentiveCorrection(8, 30, num_heads=4), 'do not divide')])
 def test_a_slip_is_named(call, says):
@@ -124,12 +145,14 @@ def test_attention_is_pytorchs(attend):
 def test_the_module_answers_what_the_functions_say(opinions):
     model, e = ReliabilityBalancing(8, 32, num_heads=4).eval(), torch.randn(5, 32)
     tokens, p = torch.randn(5, 27, 32), opinions[0]
-    out = model(e, p, tokens)
+    out = model(e, p.log(), tokens)
     t_g, t_a = model.anchors(e)[0], model.attention(e, tokens).softmax(-1)
     final, t = balance(p, [t_g, t_a])
-    expected = dict(anchor_probs=t_g, attention_probs=t_a, correction_probs=t, final_probs=final,
-                    distances=model.anchors(e)[1], primary_confidence=confidence(p),
-                    correction_confidence=confidence(t))
+    expected = dict(primary_probs=p, anchor_probs=t_g, attention_probs=t_a, correction_probs=t,
+                    final_probs=final, distances=model.anchors(e)[1],
+                    primary_confidence=confidence(p), correction_confidence=confidence(t))
+    expected |= {k.replace('probs', 'logits'): expected[k].log()
+                 for k in ('primary_probs', 'anchor_probs', 'attention_probs', 'final_probs')}
     assert set(out) == set(expected)
     for key, value in expected.items(): torch.testing.assert_close(out[key], value)
 
@@ -137,23 +160,25 @@ def test_the_module_answers_what_the_functions_say(opinions):
 @pytest.mark.parametrize('sources', [(), ('anchor',), ('attention',), ('anchor', 'attention')])
 def test_a_source_left_out_is_not_there(opinions, sources):
     model, p = ReliabilityBalancing(8, 32, num_heads=4, sources=sources), opinions[0]
-    out = model(torch.randn(5, 32), p)
+    out = model(torch.randn(5, 32), p.log())
     for source in ('anchor', 'attention'): assert (f'{source}_probs' in out) == (source in sources)
     if not sources:
-        assert torch.equal(out['final_probs'], p) and not list(model.parameters())
+        torch.testing.assert_close(out['final_probs'], p)
+        assert not list(model.parameters())
 
 
-def test_the_ramp_reaches_the_merge(opinions):
-    model = ReliabilityBalancing(8, 32, num_heads=4, merge='ramp')
-    model.ramp = 0.
-    p = opinions[0]
-    torch.testing.assert_close(model(torch.randn(5, 32), p)['final_probs'], p)
+@pytest.mark.parametrize('merge', MERGES)
+def test_the_merge_reaches_the_answer(opinions, merge):
+    out = ReliabilityBalancing(8, 32, num_heads=4, merge=merge)(torch.randn(5, 32),
+                                                                opinions[0].log())
+    final, _ = balance(opinions[0], [out['anchor_probs'], out['attention_probs']], merge)
+    torch.testing.assert_close(out['final_probs'], final)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
 def test_extreme_inputs_give_finite_distributions(dtype):
     model = ReliabilityBalancing(8, 32, num_heads=4).to(dtype)
-    p = (1e4*torch.randn(5, 8)).softmax(-1).to(dtype)
+    p = (1e4*torch.randn(5, 8)).to(dtype)
     e, tokens = 10*torch.randn(5, 32).to(dtype), torch.randn(5, 27, 32).to(dtype)
     final = model(e, p, tokens)['final_probs']
     assert final.isfinite().all()
@@ -164,8 +189,8 @@ def test_certain_answers_on_top_of_anchors_have_finite_gradients():
     model = ReliabilityBalancing(8, 32, num_heads=4)
     logits = (100*torch.eye(8)[:5]).requires_grad_()
     on_anchors = model.anchors.anchors[0, :5].detach()
-    out = model(on_anchors, logits.softmax(-1), torch.randn(5, 27, 32))
-    (-out['final_probs'].clamp_min(1e-8).log()).mean().backward()
+    out = model(on_anchors, logits, torch.randn(5, 27, 32))
+    (-out['final_logits']).mean().backward()
     for q in (logits, *model.parameters()): assert q.grad is not None and q.grad.isfinite().all()
 
 

@@ -51,7 +51,9 @@ def test_a_baseline_is_made_saved_and_loaded_by_name(name, tmp_path):
 @pytest.mark.parametrize('name', BASELINES)
 def test_a_slip_is_not_swallowed(name):
     with pytest.raises(TypeError, match='depht'): create_model(name, depht=1)
-    with pytest.raises(ValueError, match='class names'): create_model(name, classes=['happiness'])
+    for n, says in ((2, 'class names'), (1, 'two or more')):
+        with pytest.raises(ValueError, match=says):
+            create_model(name, num_classes=n, classes=['happiness'])
 
 
 def test_plain_costs_what_grefel_costs():

@@ -136,9 +136,10 @@ def test_landmarks_matter_and_a_missing_one_is_predicted(faces, cross):
     assert not torch.allclose(none, given, atol=1e-5)
 
 
-def test_a_row_with_a_nan_is_not_given():
+@pytest.mark.parametrize('odd', [float('nan'), float('inf'), -float('inf'), 1e30])
+def test_a_row_with_a_point_that_is_no_number_is_not_given(odd):
     given, found = torch.rand(2, 68, 2), torch.rand(2, 68, 2)
-    given[1, 4, 0] = float('nan')
+    given[1, 4, 0] = odd
     used = choose_landmarks(given, found)
     assert torch.equal(used[0], given[0]) and torch.equal(used[1], found[1])
     assert choose_landmarks(None, found) is found
@@ -147,6 +148,18 @@ def test_a_row_with_a_nan_is_not_given():
 def test_without_geometry_landmarks_change_nothing(faces):
     extractor, (images, points) = MultiScaleFeatureExtractor(**SMALL, geometry='none').eval(), faces
     assert torch.equal(extractor(images, points), extractor(images))
+
+
+@pytest.mark.parametrize('kw', [dict(pyramid='patch', patch_sizes=(24, 12, 6), widths=(16, 24, 32)),
+                                dict(pyramid='patch', patch_sizes=(6, 24, 12),
+                                     widths=(16, 24, 32)), {}])
+def test_the_shortcut_takes_the_coarsest_map(faces, kw):
+    # which comes first in a pyramid of patches and last in one of convolutions
+    extractor, seen = MultiScaleFeatureExtractor(**SMALL | kw, shortcut=True).eval(), []
+    extractor.shortcut.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    extractor(*faces)
+    coarsest = min(extractor.pyramid(faces[0]), key=lambda m: m.shape[-1])
+    torch.testing.assert_close(seen[0], coarsest.mean((2, 3)))
 
 
 def test_the_shortcut_takes_part(faces):

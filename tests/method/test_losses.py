@@ -19,8 +19,8 @@ PROBS = 'primary_probs', 'anchor_probs', 'attention_probs', 'final_probs', 'corr
 
 
 def reference(out, y, lmk, a, lambda_cls=1., lambda_anchor=1., lambda_center=1.,
-              lambda_landmark=1., lambda_source=.25, label_smoothing=0., class_weights=None, prior=None, margin=.5, kin_margin=None,
-              bounded=True):
+              lambda_landmark=1., lambda_source=.25, label_smoothing=0., class_weights=None,
+              prior=None, margin=.5, kin_margin=None, bounded=True):
     "The whole loss in plain PyTorch, from the formulas and from nothing of the library."
     smooth = (1 - label_smoothing)*y + label_smoothing/N
     w = torch.ones(N) if class_weights is None else torch.tensor(class_weights)
@@ -56,6 +56,7 @@ def batch():
     found = (known + .05*torch.randn(B, 68, 2)).requires_grad_()
     known[2, 5, 1] = float('nan')
     out = {k: z.softmax(-1) for k, z in logits.items()}
+    out |= {k.replace('probs', 'logits'): z.log_softmax(-1) for k, z in logits.items()}
     out |= dict(embedding=embedding, landmarks=found,
                 distances=anchor_distances(embedding, anchors),
                 primary_confidence=confidence(out['primary_probs']),
@@ -129,29 +130,44 @@ def test_soft_nll_is_cross_entropy(soft, weights):
         expected = -(share*logits.log_softmax(-1)).sum()/share.sum()
         if not soft:
             torch.testing.assert_close(expected, F.cross_entropy(logits, y, weight=weights))
-    torch.testing.assert_close(soft_nll(logits.softmax(-1), targets, weights), expected)
+    torch.testing.assert_close(soft_nll(logits, targets, weights), expected)
 
 
-def test_a_certain_wrong_answer_costs_a_finite_loss():
-    assert soft_nll(torch.eye(N)[:1], torch.eye(N)[1:2]).isfinite()
+@pytest.mark.parametrize('margin', [20., 200., 1e4])
+@pytest.mark.parametrize('sources', [(), ('anchor',), ('attention',), ('anchor', 'attention')])
+def test_a_certain_wrong_answer_has_a_loss_and_a_gradient(margin, sources):
+    # all opinions are sure of class 0; class 1 is true
+    model = create_model('nano', sources=sources)
+    with torch.no_grad():
+        for layer in (model.head[-1], getattr(model.balancing.attention, 'head', None)):
+            if layer is not None: layer.bias[0] += margin
+        if sources and 'anchor' in sources:
+            model.balancing.anchors.anchors[1:] += margin
+    out = model(torch.randn(4, 3, 48, 48))
+    parts = GReFELLoss(**NONE | dict(lambda_cls=1.))(out, torch.eye(8)[[1]*4])
+    parts['total'].backward()
+    assert margin/30 < parts['total'].item() < 2*margin + 10
+    assert model.head[-1].bias.grad.norm() > 1e-3
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_label_smoothing_is_pytorchs():
     logits, y = torch.randn(B, N), torch.randint(N, (B,))
-    smoothed = soft_nll(logits.softmax(-1), smooth_labels(F.one_hot(y, N).float(), .3))
+    smoothed = soft_nll(logits, smooth_labels(F.one_hot(y, N).float(), .3))
     torch.testing.assert_close(smoothed, F.cross_entropy(logits, y, label_smoothing=.3))
 
 
 def test_logit_adjustment_adds_log_shares():
     logits, shares = torch.randn(B, N), torch.tensor(SHARES)
-    torch.testing.assert_close(adjust_prior(logits.softmax(-1), shares),
-                               (logits + shares.log()).softmax(-1))
+    p = logits.softmax(-1)
+    torch.testing.assert_close(adjust_prior(logits, shares).softmax(-1),
+                               p*shares/(p*shares).sum(-1, keepdim=True))
 
 
 def test_logit_adjustment_asks_more_of_rare_classes():
     # the same answer costs more where the true class is rare in training: π pulls it down
     y, uniform, loss = torch.eye(N), torch.full((N, N), 1/N), GReFELLoss(prior=SHARES)
-    cost = [loss(dict(final_probs=uniform[:1]), y[i:i+1])['total'].item() for i in range(N)]
+    cost = [loss(dict(final_logits=uniform[:1].log()), y[i:i+1])['total'].item() for i in range(N)]
     assert cost == sorted(cost) and cost[-1] > cost[0] + 1
 
 
@@ -196,11 +212,12 @@ def test_the_centre_loss_weighs_by_the_primary_confidence(batch):
     torch.testing.assert_close(GReFELLoss()(surer, targets, known, anchors)['center'], 2*before)
 
 
-def test_faces_without_landmarks_count_nothing():
+@pytest.mark.parametrize('odd', [float('nan'), float('inf'), -float('inf'), 1e30])
+def test_faces_without_landmarks_count_nothing(odd):
     known = mean_shape() + .01*torch.randn(4, 68, 2)
     found = (known + .02*torch.randn(4, 68, 2)).requires_grad_()
     holes = known.clone()
-    holes[1, 0, 0] = float('nan')
+    holes[1, 0, 0] = odd
     kept = [0, 2, 3]
     loss = landmark_loss(found, holes)
     torch.testing.assert_close(loss, landmark_loss(found[kept], known[kept]))
@@ -208,7 +225,8 @@ def test_faces_without_landmarks_count_nothing():
     assert found.grad.isfinite().all() and not found.grad[1].any()
 
 
-@pytest.mark.parametrize('known', [None, torch.full((4, 68, 2), float('nan'))])
+@pytest.mark.parametrize('known', [None, torch.full((4, 68, 2), float('nan')),
+                                   torch.full((4, 68, 2), float('inf'))])
 def test_no_landmarks_at_all_cost_nothing(known):
     assert landmark_loss(torch.rand(4, 68, 2), known) == 0
 

@@ -8,7 +8,8 @@ from torch import nn
 from grefel.base.core import EXPRESSIONS, GrefelError
 from grefel.method.balancing import balance
 from grefel.method.model import (
-    ARCHITECTURES, architecture, create_dummy_data, create_model, GReFELModel, primary_head, SIZES)
+    ARCHITECTURES, architecture, class_layers, create_dummy_data, create_model, GReFELModel,
+    primary_head, SIZES)
 from grefel.method.fusion import MultiScaleFeatureExtractor
 
 TINY = dict(img_size=48, pyramid='conv', widths=(16, 24, 32, 48), embed_dim=64, num_heads=4,
@@ -24,20 +25,22 @@ def model(request):
 
 
 @pytest.fixture(scope='module')
-def faces():
-    images, landmarks, _ = create_dummy_data(4, 48)
-    return images, landmarks
+def faces(): return create_dummy_data(4, 48)[:2]
 
 
-def test_all_opinions_are_distributions(model, faces):
-    out = model(*faces)
+@pytest.fixture(scope='module')
+def seen(model): return create_dummy_data(4, model.config['img_size'])[:2]
+
+
+def test_all_opinions_are_distributions(model, seen):
+    out = model(*seen)
     for key in PROBS:
         assert (out[key] >= 0).all(), key
         torch.testing.assert_close(out[key].sum(-1), torch.ones(4))
 
 
-def test_the_answer_is_what_balancing_makes_of_the_opinions(model, faces):
-    out = model(*faces)
+def test_the_answer_is_what_balancing_makes_of_the_opinions(model, seen):
+    out = model(*seen)
     torch.testing.assert_close(out['primary_probs'], out['logits'].softmax(-1))
     final, t = balance(out['primary_probs'], [out['anchor_probs'], out['attention_probs']])
     torch.testing.assert_close(out['final_probs'], final)
@@ -45,8 +48,8 @@ def test_the_answer_is_what_balancing_makes_of_the_opinions(model, faces):
 
 
 @pytest.mark.parametrize('given', ['all', 'some', 'none'])
-def test_a_face_gets_the_same_answer_alone_and_in_a_batch(model, faces, given):
-    images, landmarks = faces
+def test_a_face_gets_the_same_answer_alone_and_in_a_batch(model, seen, given):
+    images, landmarks = seen
     third = torch.arange(4)[:, None, None] == 2
     if given == 'some': landmarks = landmarks.masked_fill(third, torch.nan)
     if given == 'none': landmarks = None
@@ -84,10 +87,10 @@ def test_nothing_overflows(faces, dtype):
 
 
 @pytest.mark.parametrize('kw,frozen', [(TINY, set()), (PAPER, {'geometry'})])
-def test_all_that_is_not_frozen_learns(faces, kw, frozen):
+def test_all_that_is_not_frozen_learns(kw, frozen):
     model = GReFELModel(**kw)
-    out = model(faces[0])
-    nll = -out['final_probs'].clamp_min(1e-8).log()[:, 0].mean()
+    out = model(create_dummy_data(4, kw['img_size'])[0])
+    nll = -out['final_logits'][:, 0].mean()
     (nll + out['landmarks'].square().mean()).backward()
     for name, p in model.named_parameters():
         assert not p.requires_grad or p.grad is not None and p.grad.isfinite().all(), name
@@ -104,10 +107,10 @@ def test_dropout_reaches_head_and_extractor(kw):
 
 
 def test_arguments_reach_the_parts():
-    model = GReFELModel(**TINY, num_classes=5, num_anchors_per_class=3, merge='ramp',
+    model = GReFELModel(**TINY, num_classes=5, num_anchors_per_class=3, merge='primary',
                         sources=('anchor',), drop_path_rate=.2, cross='concat')
     assert model.balancing.anchors.anchors.shape == (5, 3, 64)
-    assert model.balancing.merge == 'ramp' and model.balancing.attention is None
+    assert model.balancing.merge == 'primary' and model.balancing.attention is None
     assert model.extractor.fusion.blocks[-1].drop_path.rate == pytest.approx(.2)
     assert GReFELModel(**TINY).balancing.attention.num_heads == 4
 
@@ -127,11 +130,84 @@ def test_the_head_is_what_was_asked_for():
 
 @pytest.mark.parametrize('kw,says', [
     (dict(num_classes=3, classes=('happiness',)), '3 classes, 1 class names'),
+    (dict(num_classes=1), '1 classes: there must be two or more'),
+    (dict(num_classes=1, classes=('happiness',)), 'two or more'), (dict(num_classes=0), 'two or'),
     (dict(temperature=0.), 'temperature'), (dict(temperature=float('inf')), 'temperature'),
     (dict(head='round'), 'head is'), (dict(merge='vote'), 'merge is'),
     (dict(sources=('oracle',)), 'unknown sources')])
 def test_a_slip_is_named(kw, says):
     with pytest.raises(ValueError, match=says): GReFELModel(**TINY | kw)
+
+
+@pytest.mark.parametrize('shape', [
+    (4, 3, 48, 40), (4, 3, 40, 48), (4, 3, 96, 96), (4, 3, 24, 24), (4, 1, 48, 48), (3, 48, 48),
+    (48, 48), (4, 48, 48, 3)])
+def test_images_of_another_shape_are_refused_in_one_line(shape):
+    with pytest.raises(GrefelError) as caught: GReFELModel(**TINY)(torch.zeros(shape))
+    assert str(caught.value) == f'images are {shape}; this model takes (faces, 3, 48, 48)'
+
+
+@pytest.mark.parametrize('shape', [(4, 136), (4, 5, 2), (4, 68), (68, 2)])
+def test_landmarks_of_another_shape_are_refused_in_one_line(faces, shape):
+    with pytest.raises(GrefelError, match='this model takes .faces, 68, 2.'):
+        GReFELModel(**TINY)(faces[0], torch.zeros(shape))
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -float('inf'), 1e30])
+@pytest.mark.parametrize('points', [(0, 0), (36, 1), slice(None)])   # eyes are a unit of length
+def test_a_landmark_that_is_no_number_is_an_unknown_one(faces, value, points):
+    model, landmarks = GReFELModel(**TINY).eval(), faces[1].clone()
+    landmarks[2][points] = value
+    with torch.no_grad():
+        out, without, usual = (model(faces[0], p) for p in (landmarks, None, faces[1]))
+    for key in PROBS:
+        torch.testing.assert_close(out[key][2], without[key][2])
+        torch.testing.assert_close(out[key][[0, 1, 3]], usual[key][[0, 1, 3]])
+
+
+def test_an_answer_that_is_nan_is_an_error_and_no_answer(faces):
+    model, images = GReFELModel(**TINY).eval(), faces[0].clone()
+    images[1, 0, 5, 5] = float('nan')
+    with pytest.raises(GrefelError, match='the answer to image 1 of 4 is NaN'): model(images)
+    with torch.no_grad(): model.head[-1].weight[0, 0] = float('nan')
+    with pytest.raises(GrefelError, match='the answer to image 0 of 4 is NaN'): model(faces[0])
+    model.train()(faces[0])   # while training it's the loss that is watched
+
+
+def test_the_two_halves_are_the_whole(model, seen):
+    features = model.forward_features(*seen)
+    whole, halves = model(*seen), model.forward_head(features)
+    for key in PROBS: torch.testing.assert_close(halves[key], whole[key])
+    embedding = model.forward_head(features, pre_logits=True)
+    assert embedding.shape == (4, model.num_features)
+    torch.testing.assert_close(model.head(embedding).float()/model.temperature, whole['logits'])
+
+
+@pytest.mark.parametrize('kw', [TINY, PAPER, TINY | dict(sources=('anchor',), anchor_dim=24)])
+def test_a_reset_classifier_knows_other_classes_and_all_else_as_before(kw):
+    model, names = GReFELModel(**kw), ('a', 'b', 'c')
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.reset_classifier(3, classes=names)
+    again, after = GReFELModel(**model.config), model.state_dict()
+    again.load_state_dict(after)   # the config describes what there is now
+    assert model.classes == again.classes == names
+    out = model.eval()(create_dummy_data(2, kw['img_size'])[0])
+    assert all(out[k].shape == (2, 3) for k in PROBS if k in out)
+    other = {k for k, v in after.items() if not torch.equal(v, before[k])}
+    assert other == {k for k, v in after.items() if v.shape != before[k].shape}
+    layers = {f'{layer}.{w}' for layer in class_layers(model) for w in ('weight', 'bias')}
+    assert other == layers | {k for k in after if k.endswith('anchors.anchors')}
+
+
+@pytest.mark.parametrize('kw', [TINY, PAPER])
+def test_weight_decay_reaches_matrices_and_kernels_only(kw):
+    model = GReFELModel(**kw)
+    spared, layers = model.no_weight_decay(), (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
+    decayed = {f'{name}.{w}' for name, m in model.named_modules() if isinstance(m, layers)
+               for w, p in m.named_parameters(recurse=False) if p.ndim > 1}
+    assert {n for n, _ in model.named_parameters()} - spared == decayed
+    own = 'log_delta', 'anchors.anchors', '.cls', 'gamma'
+    for part in own: assert any(name.endswith(part) for name in spared), part
 
 
 def test_a_config_survives_json_and_builds_the_model_again():

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from grefel.method.window import (
-    ConcatBlock, DropPath, mlp, relative_index, window_for, window_partition, window_reverse,
-    WindowCrossAttention, WindowCrossBlock)
+    ConcatBlock, DropPath, LayerScale, mlp, relative_index, window_for, window_partition,
+    window_reverse, WindowCrossAttention, WindowCrossBlock)
 
 
 @pytest.mark.parametrize('side,window', [(4, 2), (12, 6), (6, 6), (9, 3)])
@@ -83,6 +83,22 @@ def test_drop_path_is_right_on_average_and_absent_in_evaluation():
     assert out.unique().tolist() == [0, pytest.approx(1/.75)]
     assert out.mean().item() == pytest.approx(1, abs=.03)
     assert torch.equal(drop.eval()(ones), ones)
+
+
+def test_layer_scale_and_drop_path_are_timms():
+    # ours stand here because importing timm takes longer than answering
+    from timm.layers import DropPath as TheirDropPath, LayerScale as TheirScale
+    ours, theirs, x = LayerScale(8, .3), TheirScale(8, .3), torch.randn(4, 5, 8)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    with torch.no_grad(): theirs.gamma.normal_()
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours(x), theirs(x))
+    ones = torch.ones(20_000, 1, 2)
+    for rate in (0., .1, .7):
+        a, b = (drop(ones) for drop in (DropPath(rate), TheirDropPath(rate)))
+        torch.testing.assert_close(a.unique(), b.unique())
+        assert a.mean().item() == pytest.approx(b.mean().item(), abs=.06)
+        assert torch.equal(DropPath(rate).eval()(x), TheirDropPath(rate).eval()(x))
 
 
 def dropped(block, x, *more):
