@@ -196,7 +196,7 @@ def _describe(x, rank):
     "A part of known faces, ready to be stored."
     known = fit_gaussian(x, rank)
     part = dict(mean=_pack(known['mean']), basis=_pack(known['basis']), noise=known['noise'])
-    return part | dict(typical=float(gaussian_distance(x, _known(part)).mean()))
+    return part | dict(typical=max(float(gaussian_distance(x, _known(part)).mean()), 1e-6))
 
 # %% ../../nbs/5_measure/04_doubts.ipynb #c4eb070a
 def fit_doubts(

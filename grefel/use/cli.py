@@ -91,13 +91,31 @@ def _how_arguments(p):
                         'frequent): more of them are found, for some accuracy (default: as the '
                         'weights were calibrated, else 0)')
 
+# %% ../../nbs/7_use/13_cli.ipynb #a6377f14
+def _reading_arguments(p):
+    "How a table or a folder of somebody's own is read."
+    p.add_argument('--columns', metavar='LIST',
+                   help='which column of a table is what, such as label=mood,image=file,split=part')
+    p.add_argument('--classes', metavar='LIST',
+                   help='what labels mean: pairs such as wut=anger,0=neutral, or the name of an '
+                        "order for numbers: fer2013, rafdb, affectnet8, … (default: words by their "
+                        "usual names, numbers of a text table as FER2013's)")
+    p.add_argument('--allow-outside', action='store_true',
+                   help='read images that a list names outside of its folder')
+
+def _reading(args):
+    "What was said about reading, for read_table."
+    said = dict(columns=args.columns, classes=args.classes, allow_outside=args.allow_outside)
+    return {name: value for name, value in said.items() if value}
+
 # %% ../../nbs/7_use/13_cli.ipynb #ae0803e5
 def _evaluate_arguments(p):
     "What `grefel evaluate` takes."
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
     p.add_argument('--data', default='ferplus',
                    help='ferplus, synth, or a file or folder (default: %(default)s)')
-    p.add_argument('--split', default='valid', help='train, valid or test (default: valid)')
+    p.add_argument('--split', default='valid', help='train, valid, test or all (default: valid)')
+    _reading_arguments(p)
     p.add_argument('--rule', default='majority',
                    help='which images count: majority (one class has more than half of the votes), '
                         'argmax (the most), or probability (default: majority)')
@@ -178,6 +196,7 @@ def _check_arguments(p):
     "What `grefel data check` takes."
     p.add_argument('data', metavar='DATA', help=_DATA)
     p.add_argument('--split', help='only train, valid or test (default: all)')
+    _reading_arguments(p)
     p.add_argument('--decode', type=int, default=20_000, metavar='N',
                    help='decode so many images in full, spread evenly (default: 20000)')
     p.add_argument('--strict', action='store_true',
@@ -189,6 +208,7 @@ def _convert_arguments(p):
     p.add_argument('data', metavar='DATA', help=_DATA)
     p.add_argument('out', metavar='OUT', help='FILE.parquet, or a folder for shards')
     p.add_argument('--split', help='only train, valid or test (default: all)')
+    _reading_arguments(p)
     p.add_argument('--img-size', type=int, metavar='N',
                    help='make images square, N pixels a side (default: as they are)')
     p.add_argument('--landmarks', metavar='FILE', help='put the landmarks of grefel landmarks in')
@@ -307,7 +327,8 @@ def evaluate_command(args):
     file, landmarks = (None, args.landmarks) if named else (args.landmarks, 'given')
     model = load_model(path, args.device)
     faces = load_faces(args.data, split=args.split, rule=args.rule, drop_duplicates=False,
-                       num_classes=len(model.classes), data_home=args.data_home, landmarks=file)
+                       num_classes=len(model.classes), data_home=args.data_home, landmarks=file,
+                       **_reading(args))
     if args.limit is not None: faces = faces.sample(args.limit)
     histories = path.with_suffix('.csv'), path.with_name('history.csv')
     metrics = evaluate(model, faces, out=args.out, device=args.device, landmarks=landmarks,
@@ -435,16 +456,18 @@ def check_command(args):
     "`grefel data check`"
     from grefel.data.check import check_data
     found = check_data(args.data, args.split, args.data_home, args.decode, args.strict,
-                       progress=_watched(args))
-    if args.json: return _print_json(args, found.as_dict())
-    print(found.text)
+                       progress=_watched(args), **_reading(args))
+    if args.json: _print_json(args, found.as_dict())
+    else: print(found.text)
+    return 0 if found.usable and not found.unread else 1
 
 # %% ../../nbs/7_use/13_cli.ipynb #f4b6a091
 def convert_command(args):
     "`grefel data convert`"
     from grefel.data.convert import convert
     found = convert(args.data, args.out, args.split, args.img_size, strict=args.strict,
-                    landmarks=args.landmarks, data_home=args.data_home, progress=_watched(args))
+                    landmarks=args.landmarks, data_home=args.data_home, progress=_watched(args),
+                    **_reading(args))
     if args.json: return _print_json(args, found)
     print(f"{found['stored']:,} of {found['rows']:,} rows are in {args.out} "
           f"({found['bytes']/2**20:.1f} MiB)")

@@ -25,6 +25,7 @@ from ..base.synth import synth_faces
 from ..method.files import load_model
 from ..data.augment import make_transform
 from ..data.faces import load_faces
+from .predict import onnx_package
 
 # %% ../../nbs/7_use/09_onnx.ipynb #9572aeb7
 def _attention(q, k, v, attn_mask=None):                       # (…, M, d) all; mask (…, M, M)
