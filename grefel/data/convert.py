@@ -275,6 +275,7 @@ def _finished(parts, plan, out, source, n, shards, schema):
     files = [parts.path(name) for name in plan]
     bad = [b for f in files for b in json.loads(pq.read_schema(f).metadata[b'grefel_bad'])]
     if len(bad) == n:
+        parts.remove()  # so that the next try, with other options, finds nothing in its way
         raise GrefelError(f'{source}: none of its {n} rows can be stored; {_said(bad[0])}')
     if not shards:
         files = [merge_parts(files, out, schema.metadata)]

@@ -681,10 +681,11 @@ def all_files(
 
 # %% ../../nbs/4_data/03_table.ipynb #52aa067d
 def folder_names(
-    path:Path,   # may be missing: then there are none
+    path:Path,   # may be missing, or closed to us: then there are none
 ) -> list:       # texts
     "The names of the folders in a folder."
-    return [e.name for e in os.scandir(path) if e.is_dir()] if path.is_dir() else []
+    try: return [e.name for e in os.scandir(path) if e.is_dir()]
+    except OSError: return []
 
 # %% ../../nbs/4_data/03_table.ipynb #0103b6c8
 def _is_class(name): return str(label_column([name])[0]) in EXPRESSIONS or name.isdecimal()

@@ -166,8 +166,7 @@ class MultiScaleFeatureExtractor(nn.Module):
         cross:str='attention',        # geometry meets the image so, or by 'concat'
     ):
         super().__init__()
-        if pyramid == 'patch' and widths is None:
-            widths = (embed_dim//2, embed_dim//4, embed_dim//8)
+        if pyramid == 'patch': widths = widths or (embed_dim//2, embed_dim//4, embed_dim//8)
         maps = image_pyramid(pyramid, img_size, widths, depths, patch_sizes, pretrained)
         self.pyramid, channels, grids = maps, maps.channels, maps.grids
         self.landmark_head, self.landmark_grad = LandmarkHead(channels, grids), landmark_grad

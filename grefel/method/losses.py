@@ -113,8 +113,7 @@ class GReFELLoss(nn.Module):
         bounded:bool=True,         # False: the published anchor loss
     ):
         super().__init__()
-        self.weights = dict(cls=lambda_cls, anchor=lambda_anchor, center=lambda_center,
-                            landmark=lambda_landmark, source=lambda_source)
+        self.weights = {k[7:]: v for k, v in locals().items() if k.startswith('lambda_')}
         self.label_smoothing = label_smoothing
         hinge = partial(anchor_loss, margin=margin, kin_margin=kin_margin)
         self.apart = hinge if bounded else anchor_loss_unbounded

@@ -6,7 +6,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from grefel.base.core import GrefelError
 from grefel.measure.calibration import (
     NEVER, apply_temperature, between_0_and_1, calibration_notes, calibration_report, cross_fit,
-    fit_temperature, logit_adjustment, make_folds, risk_thresholds, same_images, training_shares)
+    few_faces_warning, fit_temperature, logit_adjustment, make_folds, risk_thresholds, same_images,
+    temperature_interval, training_shares)
 from tests.measure.worlds import known_world
 
 
@@ -178,3 +179,45 @@ def test_notes_hold_thresholds_of_the_tempered_answers(world):
     assert notes['risk_from'].startswith('a known world, 2,000 faces')
     assert notes['calibration']['ece'][0] > notes['calibration']['ece'][1]
     assert {'kl_votes', 'temperatures'} <= set(notes['calibration'])
+
+
+@pytest.mark.parametrize('n', [5, 12, 30])
+@pytest.mark.parametrize('right', [True, False])
+def test_a_few_faces_do_not_move_a_temperature_far(n, right):
+    "However well or badly they are answered."
+    sure = np.full((n, 8), .01)
+    sure[:, 0] = .93
+    labels = np.zeros(n, int) if right else np.ones(n, int)
+    alone, kept = (fit_temperature(sure, labels, towards=t) for t in (None, 1.))
+    assert alone < .3 if right else alone > 5
+    assert abs(np.log(kept)) < abs(np.log(alone))/3
+    assert apply_temperature(sure, kept).max() < .985
+    assert fit_temperature(sure, labels, towards=.7) < kept            # towards what is stored
+
+
+def test_many_faces_decide_alone(world):
+    free, kept = (fit_temperature(world.bold, world.labels, towards=t) for t in (None, .5))
+    assert kept == pytest.approx(free, rel=.03)
+
+
+def test_the_interval_of_a_temperature_holds_it_and_shrinks_with_faces():
+    inside, widths = 0, []
+    for seed in range(40):
+        q, y, _ = known_world(150, .5, seed=seed)
+        low, high = temperature_interval(q, y, fit_temperature(q, y))
+        inside += low < 2 < high
+    assert inside >= 34                                                # of 40, 38 expected
+    for n in (50, 200, 800):
+        q, y, _ = known_world(n, .5, seed=1)
+        widths.append(np.log(np.divide(*temperature_interval(q, y, fit_temperature(q, y))[::-1])))
+    assert widths[0] > 1.6*widths[1] > 1.6*1.6*widths[2]
+
+
+def test_notes_of_few_faces_warn_and_of_many_do_not(world):
+    few = calibration_notes(world.calm[:30], world.labels[:30], 'a few faces')
+    assert few['calibration']['warning'].startswith('30 faces say little')
+    low, high = few['calibration']['interval']
+    assert low < few['temperature'] < high
+    many = calibration_notes(world.bold, world.labels, 'many', stored=.8)
+    assert 'warning' not in many['calibration'] and few_faces_warning(9, 1, 1.4) is None
+    assert many['temperature'] == fit_temperature(world.bold, world.labels, towards=.8)
