@@ -34,7 +34,8 @@ class TrainLoss:
     "A `GReFELLoss` and a model's own terms in the form that fastai calls; keeps the last parts."
     reduction = 'mean'  # or 'none': one number a face
     def __init__(self, loss:GReFELLoss, model):
-        self.loss, self.model, self.out = loss, model, {}  # out is what the model answered last
+        self.loss, self.model = loss, model
+        self.out: dict = {}  # what the model answered last
         self.parts: dict = {}
 
     def of(self, out, targets, landmarks):
@@ -65,7 +66,9 @@ class KeepOutputs(Callback):
 
     def after_pred(self):
         out = self.pred
-        if self.flip and not self.training: out = flip_average(self.model, *self.xb, out=out)
+        if self.flip and not self.training:
+            images, given = self.xb
+            out = flip_average(self.model, images, given, out)
         self.loss_func.out, self.learn.pred = out, out['final_probs'].float()
 
     def after_batch(self):

@@ -19,7 +19,8 @@ from inspect import signature
 from pathlib import Path
 from ..base.core import GrefelError
 from .app_guard import Guard
-from .app_page import about_html, example, MAX_BYTES, read_photo, style
+from .app_page import (
+    about_html, example, MAX_FILES, MAX_UPLOAD, message_html, read_album, read_photo, style)
 from .predict import Predictor
 
 # %% ../../nbs/7_use/12_app.ipynb #b663c543
@@ -124,6 +125,20 @@ def _fill_first_tab(gr, predictor):
         button.click(lambda kind=kind: (None, read_photo(predictor, example(kind))), None,
                      [photo, answer], **quiet)
 
+# %% ../../nbs/7_use/12_app.ipynb #107c1e84
+def _fill_album_tab(gr, predictor):
+    "Several photographs or a film at the left, their table at the right."
+    with gr.Column(scale=3, min_width=280):
+        files = gr.File(label='Photographs, or a film', file_count='multiple', height=180)
+    with gr.Column(scale=8, min_width=300): answer = gr.HTML(WELCOME)
+    def read(uploads):
+        if not uploads: yield WELCOME
+        elif len(uploads) > MAX_FILES:
+            yield message_html('Too many files', f'{MAX_FILES} at once are read here.')
+        else: yield from read_album(predictor, [(u['path'], Path(u['path']).name) for u in uploads])
+    gr.on([files.upload, files.clear], read, files, answer, preprocess=False, api_name=False,
+          show_progress='minimal')
+
 # %% ../../nbs/7_use/12_app.ipynb #1b84340a
 def make_app(
     predictor:Predictor|None=None,  # None: one with the shipped weights
@@ -140,12 +155,13 @@ def make_app(
     with app:
         gr.HTML(_HEAD)
         with gr.Tab('Read a photo'), gr.Row(): _fill_first_tab(gr, predictor)
+        with gr.Tab('Several, or a film'), gr.Row(): _fill_album_tab(gr, predictor)
         with gr.Tab('What it means'): gr.HTML(about_html(predictor.metadata, predictor.risk))
     return app.queue(**_known(app.queue, max_size=16, default_concurrency_limit=1, api_open=False))
 
 # %% ../../nbs/7_use/12_app.ipynb #40a9f3df
 _CLOSED = dict(
-    server_name='127.0.0.1', share=False, allowed_paths=[], max_file_size=MAX_BYTES,
+    server_name='127.0.0.1', share=False, allowed_paths=[], max_file_size=MAX_UPLOAD,
     show_error=False, quiet=True, inbrowser=False, ssr_mode=False, pwa=False, mcp_server=False,
     enable_monitoring=False, run_history=False, strict_cors=True, show_api=False, footer_links=[],
     root_path='', auth=None, debug=False, num_workers=None)

@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 from fastcore.basics import patch
-from .app_page import MAX_BYTES
+from .app_page import MAX_FILES, MAX_UPLOAD
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #832b17d1
 API_PATH = '/gradio_api/'
@@ -20,7 +20,7 @@ _PAGES = re.compile(r'/(?:|config/?|theme\.css|favicon\.ico|manifest\.json|pwa_i
 _ASKS = re.compile(API_PATH + r'(?:info/?|theme\.css|startup-events|app_id/?|heartbeat/\w{1,40}'
                    r'|queue/data|upload_progress)')
 _POSTS = {API_PATH + name: most for name, most in (            # route → bytes at most
-    ('upload', MAX_BYTES + 10_000), ('queue/join', 20_000), ('cancel', 2_000), ('reset', 2_000))}
+    ('upload', MAX_UPLOAD + 10_000), ('queue/join', 60_000), ('cancel', 2_000), ('reset', 2_000))}
 
 # %% ../../nbs/7_use/11_app_guard.ipynb #0419d343
 LOOPBACK = re.compile(r'(?:https?://)?(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?/?')
@@ -39,6 +39,18 @@ def _uploaded(path, folder):
     within = '..' not in path.parts and path.parent.parent == folder
     return within and bool(re.fullmatch('[0-9a-f]{64}', path.parent.name))
 
+# %% ../../nbs/7_use/11_app_guard.ipynb #e495cdff
+def _checked_file(given, folder):
+    "What is passed on of an upload, of several, or of none; `ValueError` for what is no upload."
+    if given is None: return None
+    if isinstance(given, list):
+        if not 0 < len(given) <= MAX_FILES: raise ValueError('too many')
+        if not all(isinstance(g, dict) for g in given): raise ValueError('no upload')
+        return [_checked_file(g, folder) for g in given]
+    path = given['path']
+    if not (_uploaded(path, folder) and Path(path).is_file()): raise ValueError('no upload')
+    return dict(path=path, orig_name=Path(path).name, meta=dict(_type='gradio.FileData'))
+
 # %% ../../nbs/7_use/11_app_guard.ipynb #59a89662
 def _checked_ask(body, folder, events):
     "What is passed on of a request to read; `ValueError` for what the page would not send."
@@ -48,11 +60,7 @@ def _checked_ask(body, folder, events):
         raise ValueError('not an event of this page')
     if not (isinstance(session, str) and re.fullmatch(r'\w{1,40}', session)):
         raise ValueError('not a session')
-    paths = [d if d is None else d['path'] for d in data]
-    if not all(p is None or _uploaded(p, folder) and Path(p).is_file() for p in paths):
-        raise ValueError('no upload')
-    files = [p and dict(path=p, orig_name=Path(p).name, meta=dict(_type='gradio.FileData'))
-             for p in paths]
+    files = [_checked_file(d, folder) for d in data]
     return json.dumps(dict(data=files, fn_index=number, session_hash=session, event_data=None,
                            trigger_id=None)).encode()
 

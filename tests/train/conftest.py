@@ -1,5 +1,6 @@
 """What tests of training share: a few drawn faces, networks of few weights, a power cut."""
 import pytest
+import torch
 from fastai.basics import Callback
 
 from grefel.data.convert import convert
@@ -16,6 +17,7 @@ def faces():
 @pytest.fixture
 def plain():
     "A convolutional network of six thousand weights."
+    torch.manual_seed(0)
     return create_model('plain', widths=(8, 8, 8, 8), img_size=32)
 
 

@@ -169,9 +169,9 @@ def test_an_error_of_ours_stays_one_line(learner, quiet):
 
 def test_it_learns(learner):
     learn = learner(bs=16, augment='none')
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(8, 3e-2)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(24, 3e-2)
     first, *_, last = (row[2] for row in learn.recorder.values)  # accuracy on the same faces
-    assert last > first + .1
+    assert last > first + .15, (first, last)
 
 
 def test_show_results_shows_at_most_what_it_was_asked(learner):

@@ -1,6 +1,7 @@
 """Runs: what a recipe names reaches training, the right epoch is kept, a stop changes nothing."""
 import json
 import math
+import re
 import shutil
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from grefel.train import runs
 from grefel.train.runs import (
     Recipe, average_weights, changed_data, changed_weights, finished, read_recipe, set_fields,
     stages, training_faces)
+from grefel.use.cli import main
 
 FORMER = json.loads((Path(__file__).parent/'run_0_1_0.json').read_text())
 
@@ -724,3 +726,26 @@ def test_progress_tells_the_batches_done_also_after_a_stop(recipe, tmp_path):
 def test_progress_is_silent_or_fastais_table(recipe, tmp_path, capsys, progress, said):
     runs.train(recipe(epochs=1), tmp_path/'one', progress=progress)
     assert ('accuracy' in capsys.readouterr().out) is said
+
+
+# --- the command ---
+
+@pytest.mark.parametrize('more, message', [
+    (['--set', 'epoch=3'], "unknown field 'epoch'; did you mean 'epochs'"),
+    (['--set', 'lr=1e30'], 'loss is not a finite number; .*try a smaller learning rate')])
+def test_the_command_ends_with_1_and_one_line(data, tmp_path, capsys, more, message):
+    small = ['--data', data, '--size', 'plain', '--epochs', '1', '--set', 'model.widths=[8,8,8,8]']
+    assert main(['train', *small, '--out', str(tmp_path/'run'), '--quiet', *more]) == 1
+    said = capsys.readouterr().err.strip()
+    assert re.search(message, said) and '\n' not in said
+
+
+def test_the_command_sets_any_field(data, tmp_path, capsys):
+    out = tmp_path/'run'
+    args = ['train', '--data', data, '--size', 'plain', '--epochs', '1', '--out', str(out),
+            '--quiet', '--set', 'model.widths=[8,8,8,8]', '--set', 'mixup=0.2']
+    assert main(args) == 0
+    made = read_recipe(out/'config.json')
+    assert (made.mixup, made.model) == (.2, dict(widths=[8]*4))
+    capsys.readouterr()
+    assert main(args) == 0 and 'finished before' in capsys.readouterr().out
