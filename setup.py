@@ -25,6 +25,7 @@ setup(
     author_email=cfg['author_email'],
     url=cfg['git_url'],
     license=licenses[cfg['license']],
+    license_files=['LICENSE', 'THIRD_PARTY.md'],
     keywords=cfg['keywords'].split(),
     classifiers=[
         f'Development Status :: {statuses[int(cfg["status"])]}',
