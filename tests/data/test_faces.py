@@ -15,7 +15,7 @@ from grefel.data.faces import (
     check_repeats, decode_images, FaceData, ferplus_duplicates, has_ferplus_splits, load_faces,
     natural_size, row_faults)
 from grefel.data.lookalikes import lookalike, LOOKALIKES
-from grefel.data.table import read_table, SPLITS
+from grefel.data.table import read_table, row_place, SPLITS
 from tests.helpers import needs_ferplus
 from .conftest import png, put
 
@@ -263,9 +263,9 @@ def test_ferplus_duplicates_by_name():
 
 
 def test_a_list_may_not_name_a_face_twice():
-    df = pd.DataFrame(dict(path=['a', 'b', 'a', 'a'], row=[5, 6, 7, 8],
+    df = pd.DataFrame(dict(path=['a', 'b', 'a', 'a'], file='a.csv', row=[5, 6, 7, 8],
                            box=[[0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 4, 4], [4, 0, 8, 4]]))
-    assert check_repeats(df) == {2: 'the same picture as row 5'}
+    assert check_repeats(df) == {2: 'the same picture as line 5'}
     assert set(check_repeats(df.drop(columns='box'))) == {2, 3}
 
 
@@ -278,17 +278,17 @@ def csv(twelve, **columns):
 def faulty_csv(twelve):
     cells = twelve.csv.pixels[:3].tolist()
     return dict(
-        short=(dict(pixels=[cells[0], cells[1].rsplit(' ', 1)[0], cells[2]]), 'row 1: 2303 pixels'),
-        words=(dict(pixels=[cells[0], cells[1], 'x' + cells[2]]), 'row 2: pixels are not whole'),
+        short=(dict(pixels=[cells[0], cells[1].rsplit(' ', 1)[0], cells[2]]), 'line 3: 2303 pixels'),
+        words=(dict(pixels=[cells[0], cells[1], 'x' + cells[2]]), 'line 4: pixels are not whole'),
         bright=(dict(pixels=[cells[0], '999 ' + cells[1].split(' ', 1)[1], cells[2]]),
-                'row 1: pixels must be 0 to 255'),
+                'line 3: pixels must be 0 to 255'),
         dark=(dict(pixels=[cells[0], '-1 ' + cells[1].split(' ', 1)[1], cells[2]]),
-              'row 1: pixels must be 0 to 255'),
-        number=(dict(emotion=[0, 6, 7]), "row 2: label '7' is no expression"),
-        label=(dict(emotion=['happy', 'bored', 'sad']), "row 1: label 'bored' is no expression"),
-        nolabel=(dict(emotion=['happy', '', 'sad']), 'row 1: no label'),
-        split=(dict(Usage=['Training', 'Sunday', 'Training']), "row 1: unknown split 'Sunday'"),
-        gone=(dict(pixels=None, image=['gone.png']*3), 'row 0: no such picture'))
+              'line 3: pixels must be 0 to 255'),
+        number=(dict(emotion=[0, 6, 7]), "line 4: label '7' is no expression"),
+        label=(dict(emotion=['happy', 'bored', 'sad']), "line 3: label 'bored' is no expression"),
+        nolabel=(dict(emotion=['happy', '', 'sad']), 'line 3: no label'),
+        split=(dict(Usage=['Training', 'Sunday', 'Training']), "line 3: unknown split 'Sunday'"),
+        gone=(dict(pixels=None, image=['gone.png']*3), 'line 2: no such picture'))
 
 
 @pytest.mark.parametrize('fault', ('short', 'words', 'bright', 'dark', 'number', 'label', 'nolabel',
@@ -331,8 +331,8 @@ def test_a_truncated_image_is_named(tmp_path, twelve):
 
 
 @pytest.mark.parametrize('content, said', [
-    (b'', 'first line is empty'), ('emotion,Usage\nhappy,train\n', 'no column pixels'),
-    ('image,Usage\na.png,train\n', 'no column emotion')])
+    (b'', 'first line is empty'), ('emotion,Usage\nhappy,train\n', 'no column image'),
+    ('image,Usage\na.png,train\n', 'no column label that holds one; it has image, Usage; .* --columns label=NAME')])
 def test_what_is_no_table(tmp_path, content, said):
     with pytest.raises(GrefelError, match=said): load_faces(put(tmp_path/'a.csv', content))
 
@@ -340,8 +340,8 @@ def test_what_is_no_table(tmp_path, content, said):
 @pytest.mark.parametrize('content, said', [
     (b'this is text', 'not a readable Parquet'),
     (pd.DataFrame(dict(votes=[[1]*10])).to_parquet(), 'no column image'),
-    (pd.DataFrame(dict(image=[b''])).to_parquet(), 'no column votes or label'),
-    (pd.DataFrame(dict(image=['a'], label=['sad'])).to_parquet(), 'column image holds')])
+    (pd.DataFrame(dict(image=[b''])).to_parquet(), 'no column label'),
+    (pd.DataFrame(dict(image=['a'], label=['sad'])).to_parquet(), 'no column image')])
 def test_what_is_no_parquet_of_faces(tmp_path, content, said):
     with pytest.raises(GrefelError, match=said): load_faces(put(tmp_path/'a.parquet', content))
 
@@ -382,8 +382,7 @@ def test_row_faults_are_those_of_loading(tmp_path, name):
     path = lookalike(name, tmp_path, faults=True)
     bad, df = load_faces(path, None).notes['bad'], read_table(path)
     faults = row_faults(df)
-    rows = ['' if pd.isna(df['row'][i]) else f", row {df['row'][i]}" for i in faults]
-    where = [df['file'][i] + row for i, row in zip(faults, rows)]
+    where = [row_place(df['file'][i], df['row'][i]) for i in faults]
     assert set(where) <= {w for w, _ in bad}
     assert bool(faults) == (name not in ('jaffe', 'ferg'))  # there only decoding tells
 

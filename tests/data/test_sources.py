@@ -104,7 +104,7 @@ def test_frames_and_labels_of_a_video_that_do_not_agree(tmp_path):
             'an empty video', 'not a picture'} <= noted
     assert not t.name.str.contains('00007').any()  # nobody could judge it
     here = t[t.name.str.startswith('12-30-1280x720')]
-    assert here.row.tolist() == [0, 1, 2, 3, 4, 5, 8, 9]  # 6 is -1, and the frame of 7 is gone
+    assert here.row.tolist() == [2, 3, 4, 5, 6, 7, 10, 11]  # line 8 is -1, and line 9's frame is gone
 
 
 def test_two_people_of_one_video_are_one_subject(tmp_path):
@@ -155,3 +155,41 @@ def test_synthetic_splits_share_no_face_and_only_train_is_noisy():
         train=.5, valid=0, test=0)
     first = [p.tobytes() for p in t.pixels]
     assert len(set(first)) == 600
+
+
+# RAF-DB as other people have it
+
+def raf_copy(folder, names):
+    for i, name in enumerate(names): put(folder/name/f'train_{i:05d}_aligned.jpg', b'x')
+    return folder
+
+
+@pytest.mark.parametrize('inside', ('.', 'DATASET'))
+def test_a_rearranged_copy_of_rafdb_is_recognised(tmp_path, inside):
+    raf_copy(tmp_path/inside, ('train/1', 'train/7', 'test/5'))
+    t = read_table(tmp_path)
+    assert t.attrs['layout'] == 'rafdb'
+    assert dict(zip(t.label, t.split)) == dict(surprise='train', neutral='train', sadness='test')
+
+
+def test_numbers_that_are_not_rafdbs_are_refused(tmp_path):
+    raf_copy(tmp_path, ('train/0', 'train/6'))
+    with pytest.raises(GrefelError, match='folders 0 to 6, but its labels are 1 to 7.*--classes'):
+        read_table(tmp_path)
+    assert read_table(tmp_path, classes='0=neutral,6=fear').label.tolist() == ['neutral', 'fear']
+
+
+@pytest.mark.parametrize('where', ('', 'compound/'))
+def test_compound_expressions_are_refused_by_name(tmp_path, where):
+    lines = ''.join(f'train_{i:04d}.jpg {i}\n' for i in range(1, 12))
+    put(tmp_path/f'{where}EmoLabel'/'list_patition_label.txt', lines)
+    with pytest.raises(GrefelError, match='compound expressions'): read_table(tmp_path)
+
+
+@pytest.mark.parametrize('folder', ('aligned', 'Image/aligned'))
+@pytest.mark.parametrize('ending', ('_aligned.jpg', '.jpg'))
+def test_aligned_images_lie_where_copies_have_them(tmp_path, folder, ending):
+    put(tmp_path/'EmoLabel'/'list_patition_label.txt', 'train_00001.jpg 5\n')
+    put(tmp_path/folder/f'train_00001{ending}', b'x')
+    t = read_table(tmp_path)
+    assert t.label.tolist() == ['sadness'] and 'fault' not in t

@@ -7,12 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from grefel.base.core import CLASS_ORDERS, GrefelError
+from grefel.base.core import GrefelError
 from grefel.data.table import (
-    all_files, boxes, canonical_split, column_codes, column_values, distinct, emotion_column,
-    find_column, find_layout, join_tables, label_column, LAYOUTS, locate, made_splits,
-    make_table, read_parquet, read_table, read_text_table, register_layout, repeated,
-    split_column, split_of_file, stored_images, stray_files, vectors)
+    all_files, boxes, column_values, find_column, find_layout, join_tables, LAYOUTS, locate,
+    made_splits, make_table, read_parquet, read_table, read_text_table, register_layout, repeated,
+    row_place, split_of_file, stored_images, stray_files, vectors)
 from .conftest import png, put
 
 
@@ -72,57 +71,6 @@ def test_repeated_stores_a_value_once():
     assert column.to_pylist() == ['a', 'a', 'b'] and len(column.dictionary) == 2
 
 
-# names
-
-@pytest.mark.parametrize('text, split', [
-    ('Training', 'train'), ('val', 'valid'), ('PublicTest', 'valid'), ('PrivateTest', 'test'),
-    ('Dev', 'valid'), ('Sunday', None)])
-def test_canonical_split(text, split): assert canonical_split(text) == split
-
-
-def test_unknown_splits_are_faults_of_their_rows():
-    split, faults = split_column(['val', 'Sunday'])
-    assert split.tolist()[0] == 'valid' and split.isna().tolist() == [False, True]
-    assert faults[0] is None and "unknown split 'Sunday'" in faults[1]
-    assert split_column(['val'])[1] is None
-
-
-def test_labels_in_any_spelling_stay_if_unknown():
-    assert label_column(['Happy', 'joy', 'bored', 'None', 'Non-Face']).tolist() == [
-        'happiness', 'happiness', 'bored', 'none', 'non-face']
-    assert label_column(['sad', ' ']).isna().tolist() == [False, True]
-
-
-def test_numbers_are_looked_up_from_the_first_index():
-    assert label_column([1, 7, 8], CLASS_ORDERS['rafdb'], first=1).tolist() == [
-        'surprise', 'neutral', '8']
-
-
-@pytest.mark.parametrize('cells, labels', [
-    (['3', '0', ''], ['happiness', 'anger']), (['3.0', '6'], ['happiness', 'neutral']),
-    (['3', 'sad'], ['3', 'sadness'])])
-def test_numbers_are_fer2013s_only_if_all_cells_are_numbers(cells, labels):
-    assert emotion_column(cells).dropna().tolist() == labels
-
-
-WORDS = pa.chunked_array([pa.array(['sad', None]).dictionary_encode(),
-                          pa.array(['joy', 'sad']).dictionary_encode()])
-
-@pytest.mark.parametrize('column', [WORDS, WORDS.cast(pa.string()), WORDS.to_pylist()])
-def test_labels_are_the_same_however_they_are_stored(column):
-    found = label_column(column)
-    assert found.isna().tolist() == [False, True, False, False]
-    assert found[[0, 2, 3]].tolist() == ['sadness', 'happiness', 'sadness']
-
-
-def test_each_word_is_asked_once():
-    asked = []
-    distinct(['a', 'b', 'a', None], lambda w: asked.append(w) or w)
-    assert asked == ['a', 'b']
-    codes, words = column_codes(pa.array(['x', None, 'x']))
-    assert (codes.tolist(), words) == ([0, -1, 0], ['x'])
-
-
 # Parquet
 
 def test_stored_images_come_in_the_order_of_the_rows(tmp_path):
@@ -153,15 +101,14 @@ def test_oddities_of_a_csv_are_forgiven_and_noted(tmp_path):
     text = '\ufeffEmotion,Image\r\nhappy,a.png\r\nsad\r\nfear,ü b.PNG\r\n'
     cells, odd = read_text_table(put(tmp_path/'a.csv', text))
     assert find_column(cells, 'a.csv', 'emotion').tolist() == ['happy', 'fear']
-    assert cells.row.tolist() == [0, 2]  # the line that was left out keeps its number
+    assert cells.row.tolist() == [2, 4]  # the line that was left out keeps its number
     assert [(Path(o.where).name, o.what) for o in odd] == [
         ('a.csv', 'written with a byte order mark and Windows line ends; read all the same'),
-        ('a.csv, row 1', '1 cells instead of 2')]
+        ('a.csv, line 3', '1 cells instead of 2')]
 
 
 @pytest.mark.parametrize('content, said', [
-    (b'', 'first line is empty'),
-    ('emotion,image\nhappy,\xfc.png\n'.encode('latin-1'), 'readable')])
+    (b'', 'first line is empty'), (png(np.zeros((9, 9), np.uint8)), 'not a readable text')])
 def test_what_is_no_csv(tmp_path, content, said):
     with pytest.raises(GrefelError, match=said): read_table(put(tmp_path/'a.csv', content))
 
@@ -196,7 +143,7 @@ def test_many_strays_are_told_in_one(tmp_path):
 
 def test_all_files_leaves_out_what_is_hidden(tmp_path):
     for f in ('a/b.png', '.git/c', '__MACOSX/d.png', 'a/.e', 'f.png'): put(tmp_path/f, b'')
-    assert all_files(tmp_path) == ['f.png', 'a/b.png']
+    assert all_files(tmp_path) == (['f.png', 'a/b.png'], [])
 
 
 # splits
@@ -277,7 +224,7 @@ def test_a_table_of_paths(own):
 def test_words_of_this_library_get_an_underscore(images):
     text = 'emotion,image,Row,file,fault,odd\nhappy,pics/ü.png,4,a,b,c\n'
     t = read_table(put(images.parent/'taken.csv', text))
-    assert (t['row_'][0], t['fault_'][0], t['row'][0]) == ('4', 'b', 0) and 'fault' not in t
+    assert (t['row_'][0], t['fault_'][0], t['row'][0]) == ('4', 'b', 2) and 'fault' not in t
 
 
 @pytest.mark.parametrize('kw, said', [
@@ -337,3 +284,61 @@ def test_the_latest_layout_is_asked_first(tmp_path):
         assert (t.attrs['layout'], t.name.tolist()) == ('mine', ['mine'])
     finally: del LAYOUTS['mine']
     assert find_layout(tmp_path)[1] == 'folder'
+
+
+# folders
+
+def face_folders(root, *names):
+    for name in names: put(root/name/'a.png', png(np.zeros((4, 4), np.uint8)))
+    return root
+
+
+def test_linked_class_folders_are_followed(tmp_path):
+    face_folders(tmp_path/'other', 'sad')
+    face_folders(tmp_path/'set', 'happy')
+    (tmp_path/'set'/'sad').symlink_to(tmp_path/'other'/'sad')
+    assert sorted(read_table(tmp_path/'set').label) == ['happiness', 'sadness']
+
+
+def test_a_link_that_leads_back_ends_and_is_noted(tmp_path):
+    face_folders(tmp_path, 'happy')
+    (tmp_path/'happy'/'again').symlink_to(tmp_path)
+    files, odd = all_files(tmp_path)
+    assert files == ['happy/a.png'] and [o.what for o in odd] == [
+        'a link into a folder above it, not followed']
+
+
+@pytest.mark.parametrize('name, leaves', [
+    ('../out.png', True), ('/etc/motd', True), ('sub/../../out.png', True), ('..\\out.png', True),
+    ('sub/../in.png', False), ('..png', False), ('{inside}/in.png', False)])
+def test_a_list_may_not_leave_its_folder(tmp_path, name, leaves):
+    inside = tmp_path/'in'
+    for f in (tmp_path/'out.png', inside/'in.png', inside/'..png', inside/'sub'/'x.png'): put(f, b'x')
+    name = name.format(inside=inside)
+    _, faults, odd = locate(inside, [name])
+    assert bool(faults) == leaves and (not leaves or '--allow-outside' in faults[0])
+    assert not [o for o in odd if not o.where.startswith(str(inside))]  # strangers' files unlisted
+    paths, faults, odd = locate(inside, [name], outside=True)
+    assert not faults and Path(paths[0]).exists()
+    assert not [o for o in odd if not o.where.startswith(str(inside))]
+
+
+def test_class_folders_in_other_words_want_classes(tmp_path):
+    face_folders(tmp_path, 'wut', 'freude')
+    with pytest.raises(GrefelError, match='--classes'): read_table(tmp_path)
+    t = read_table(tmp_path, classes=dict(wut='anger', freude='happiness'))
+    assert sorted(t.label) == ['anger', 'happiness']
+
+
+def test_numbered_class_folders_want_classes(tmp_path):
+    face_folders(tmp_path, 'train/0', 'train/1', 'test/0')
+    with pytest.raises(GrefelError, match='whole numbers without class names.*--classes'):
+        read_table(tmp_path)
+    assert read_table(tmp_path, classes='fer2013').label.tolist() == ['anger', 'anger', 'disgust']
+
+
+@pytest.mark.parametrize('file, row, place', [
+    ('a.csv', 2, 'a.csv, line 2'), ('a.parquet', 0, 'a.parquet, row 0'), ('a.png', None, 'a.png'),
+    ('label.lst', 7, 'label.lst, line 7'), ('a.csv', pd.NA, 'a.csv')])
+def test_a_place_is_said_as_an_editor_or_pandas_counts(file, row, place):
+    assert row_place(file, row) == place

@@ -225,7 +225,7 @@ def test_options_reach_the_predictor(run, photos, monkeypatch):
 METRICS = dict(n=9, accuracy=.5, accuracy_low=.4, accuracy_high=.6, balanced_accuracy=float('nan'),
                macro_f1=.5, ece=.1, changed=1, helped=1, hurt=0, primary_accuracy=.5, confusion=[])
 SUMMARY = pd.DataFrame(dict(seeds=1, accuracy=.5, accuracy_sd=np.nan, ece=.1, minutes=2.), ['a'])
-TOLD = SimpleNamespace(as_dict=lambda: dict(rows=3), text='3 rows')
+TOLD = SimpleNamespace(as_dict=lambda: dict(rows=3), text='3 rows', usable=3, unread=[])
 
 # command → its arguments, the functions that are replaced by what they return, what JSON says
 CALLS = {
