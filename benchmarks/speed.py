@@ -6,6 +6,7 @@
     model    one face on one thread, beside other networks
     photo    a photograph, step by step
     folder   10,000 faces on two cores
+    jobs     photographs by one job and by two
     cold     one command from nothing
 
 With --quick everything is small and goes to a file in the system's temporary folder. That shows
@@ -176,7 +177,7 @@ def photograph():
 
 
 STEPS = (('decode', 'load_image'), ('find faces', 'find_faces'), ('crop', 'cut'), ('crop', '_view'),
-         ('crop', 'crop_box'), ('align', 'align_frame'), ('align', 'believable'),
+         ('crop', 'crop_box'), ('align', 'found_frame'), ('align', 'align_frame'),
          ('prepare', 'Predictor.prepare'), ('model', '_Torch.__call__'),
          ('model', '_Onnx.__call__'), ('answer', 'Predictor._face'))
 
@@ -220,7 +221,7 @@ def measure_photo(quick):
         for backend, predictor in predictors.items():
             steps.spent = {}
             with steps.step('rest'): faces = predictor(photo)
-            if not faces[0].face_found: sys.exit('photo: the face of the benchmark was not found')
+            if not faces: sys.exit('photo: the face of the benchmark was not found')
             if repeat >= 0: rows[backend].append(dict(steps.spent))
     for backend, spent in rows.items():
         how = dict(how=backend, threads=1)
@@ -305,6 +306,25 @@ def measure_folder(quick):
                 yield dict(what=f'peak memory until {share:.0%}', **row, **spread(at, 'MB', 0))
 
 
+def measure_jobs(quick):
+    "Rows: photographs a second of a folder by one job and by two, which take turns."
+    n = 8 if quick else 200
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)/'photos'
+        folder.mkdir()
+        for i in range(n): (folder/f'{i:03}.jpg').write_bytes(photograph())
+        spent = {1: [], 2: []}
+        for repeat in range(1 if quick else 5):
+            for jobs in spent:
+                out = Path(scratch)/f'{jobs}_{repeat}.csv'
+                spent[jobs].append(watch(grefel('predict', folder, '--backend', 'onnx', '--jobs',
+                                                jobs, '--threads', 1, '--out', out))[0])
+    for jobs, seconds in spent.items():
+        yield dict(what=f'photographs a second, jobs: {jobs}', how='onnx', threads=jobs,
+                   note=f'{n} JPEG of 640×480, start included',
+                   **spread([n/s for s in seconds], '1/s', 1))
+
+
 def measure_cold(quick):
     "Rows: a command from nothing to its answer."
     with tempfile.TemporaryDirectory() as scratch:
@@ -324,7 +344,8 @@ def measure_cold(quick):
                    note="640×480 JPEG, files in the system's cache", **spread(values, 's'))
 
 
-STAGES = dict(model=measure_models, photo=measure_photo, folder=measure_folder, cold=measure_cold)
+STAGES = dict(model=measure_models, photo=measure_photo, folder=measure_folder, jobs=measure_jobs,
+              cold=measure_cold)
 
 
 def busy(seconds=2):

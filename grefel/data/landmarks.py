@@ -23,7 +23,7 @@ from ..method.files import load_model, sees_grey, weights_digest
 from .augment import make_transform
 from .warp import flip_matrix, to_grey, turn_matrix, warp_images
 from .faces import decode_images
-from .table import find_layout, read_table, stored_images
+from .table import find_layout, read_table, row_place, stored_images
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #461da7b5
 @torch.inference_mode()
@@ -107,9 +107,13 @@ def write_landmarks(
     raise GrefelError(f'{path}: landmarks are kept as .csv or .parquet')
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #4b7e02c3
+def _at_fault(path, i, what):
+    "The error about the i-th face of a file, by its line or row."
+    return GrefelError(f'{row_place(path, i + 2*(path.suffix == ".csv"))}: {what}')
+
 def _wrong_row(path, wrong, what):
-    "The error about the first of the rows that are `wrong`, counted from 1."
-    return GrefelError(f'{path}, row {int(wrong.argmax()) + 1}: {what}')
+    "The error about the first of the rows that are `wrong`."
+    return _at_fault(path, int(wrong.argmax()), what)
 
 # %% ../../nbs/4_data/07_landmarks.ipynb #71b85097
 def _table(path):
@@ -139,7 +143,7 @@ def _points(table, path):
         if cell is None or isinstance(cell, float): continue          # null, in one way or another
         try: points[i] = np.asarray(cell, np.float32)
         except (TypeError, ValueError):
-            raise GrefelError(f'{path}, row {i + 1}: needs 136 numbers') from None
+            raise _at_fault(path, i, 'needs 136 numbers') from None
     far = (np.abs(points) > 3).any(1)
     if far.any():
         raise _wrong_row(path, far,

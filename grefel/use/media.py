@@ -109,7 +109,8 @@ def find_sources(
     skip=None,            # a folder to leave out: the one that drawings go to
 ) -> list:                # of MediaSource, each file once, in the order given, folders sorted
     "Everything that is meant by `paths`."
-    found, names = {}, set()
+    found: dict[str, MediaSource] = {}
+    names: set[str] = set()
     for path in [paths] if isinstance(paths, (str, int, os.PathLike)) else paths:
         if isinstance(path, int):
             found[f'camera {path}'] = MediaSource(f'camera {path}', f'camera_{path}', 'camera')
@@ -349,7 +350,7 @@ def film_items(
 ):                          # yields Item
     "The frames of a film, and a row's worth of error where some are missing."
     identity, path = file_id(source.file), source.file
-    def item(*parts): return Item(path, *parts, identity)
+    def item(number, second, image): return Item(path, number, second, image, identity)
     try: film = _Film(path)
     except GrefelError as e: return (yield item(0, None, e))
     wanted, taken = _chooser(checked_step(every)), 0

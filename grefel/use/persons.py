@@ -103,8 +103,8 @@ def with_persons(
 ) -> Iterator[dict]:       # the same, with the column person filled in for films
     "Rows with the number of the person that each face belongs to."
     trackers: dict[str, Tracker] = {}
-    for (file, frame), group in groupby(rows, lambda r: (r['file'], r['frame'])):
-        group = list(group)
+    for (file, frame), frames in groupby(rows, lambda r: (r['file'], r['frame'])):
+        group = list(frames)
         faces = [r for r in group if r['x0'] is not None and r['seconds'] is not None]
         if frame is not None and faces:
             tracker = trackers.setdefault(file, Tracker())

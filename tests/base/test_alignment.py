@@ -6,11 +6,12 @@ from PIL import Image
 from skimage.data import astronaut
 
 from grefel.base.alignment import (
-    CROP_SCALE, CROP_SHIFT, align_frame, believable, cut, face_frame, frame, frame_points,
-    frame_size)
+    CROP_SCALE, CROP_SHIFT, FIVE, align_frame, believable, cut, face_frame, found_frame, frame,
+    frame_points, frame_size)
 from grefel.base.geometry import mean_shape, similarity_transform
+from tests.helpers import needs_ferplus
 
-BOX = (173.5, 66.2, 268.5, 161.2)  # a face detector's, around the astronaut's face
+BOX = (178.2, 62.9, 268.1, 176.2)  # YuNet's, around the astronaut's face
 CORNERS = [[0, 0], [1, 0], [1, 1], [0, 1]]
 
 
@@ -46,8 +47,8 @@ def test_the_shift_leans_with_the_face():
     assert frame_points([.5, .5], fallen) - 50 == pytest.approx([-up[1], up[0]])
 
 
-def test_a_box_that_is_no_square_is_framed_by_its_longer_side():
-    assert frame_size(face_frame((0, 0, 30, 60)))[0] == pytest.approx(60*CROP_SCALE)
+def test_a_box_that_is_no_square_is_framed_by_the_root_of_its_area():
+    assert frame_size(face_frame((0, 0, 40, 90)))[0] == pytest.approx(60*CROP_SCALE)
 
 
 def test_an_upright_frame_is_cut_as_the_box_that_it_is(photo):
@@ -90,6 +91,44 @@ def test_the_mean_face_gives_its_own_frame_back():
     where = frame((200, 150), 80, -12)
     points = frame_points(mean_shape().numpy(), where)
     np.testing.assert_allclose(align_frame(points), where, atol=1e-4)
+
+
+@pytest.mark.parametrize('tilt', [0, -30, 100])
+def test_five_points_that_agree_with_the_box_leave_its_frame(tilt):
+    where = face_frame(BOX, tilt)
+    five = frame_points(FIVE, where)
+    np.testing.assert_allclose(align_frame(five), where, atol=1e-9)
+    np.testing.assert_allclose(found_frame(BOX, five), where, atol=1e-9)
+
+
+def test_box_and_points_are_averaged_and_the_points_say_the_lean():
+    boxed, own = face_frame(BOX), frame((240, 130), 150, 20)
+    found = found_frame(BOX, frame_points(FIVE, own))
+    side, tilt = frame_size(found)
+    assert tilt == pytest.approx(20) and side == pytest.approx((frame_size(boxed)[0]*150)**.5)
+    turned = frame_points([.5, .5], face_frame(BOX, 20))
+    assert frame_points([.5, .5], found) == pytest.approx((turned + (240, 130))/2)
+
+
+def test_without_points_the_box_alone_decides():
+    np.testing.assert_array_equal(found_frame(BOX), face_frame(BOX))
+
+
+@needs_ferplus
+def test_the_finder_frames_faces_as_the_data_set_did():
+    "On FER+ faces, enlarged: the frame's side and middle are right on average."
+    from grefel.data.faces import load_faces
+    from grefel.use.finder import find_faces
+    sides, middles = [], []
+    for face in load_faces('ferplus', 'valid').images[:60, 0].numpy():
+        image = Image.new('L', (224, 224), 128)
+        image.paste(Image.fromarray(face).resize((160, 160), Image.Resampling.BICUBIC), (32, 32))
+        for found in find_faces(image)[:1]:
+            where = found_frame(found.box, found.points)
+            sides.append(np.log(frame_size(where)[0]/160))
+            middles.append((frame_points([.5, .5], where) - 112)/160)
+    assert len(sides) > 50 and abs(np.median(sides)) < .05
+    assert np.abs(np.median(middles, 0)).max() < .03
 
 
 def test_numpy_and_pytorch_find_the_same_frame():

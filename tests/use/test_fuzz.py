@@ -201,7 +201,7 @@ def portraits():
         collins=(Image.fromarray(astronaut()), 1),             # NASA
         hopper=(hopper, 1),                                    # US Navy
         drawn=(drawn[0], 1), crowd=(crowd, 3), group=(example('group'), 4),
-        scene=(make_scene(np.asarray(drawn[1]), 3)[0], 1))
+        scene=(make_scene(np.asarray(drawn[1]), 3, n=1, tilt=20).image, 1))
 
 
 def encoded(image, kind, **options):

