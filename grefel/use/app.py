@@ -90,8 +90,8 @@ _HELD: list = []   # the folder's lock, and the program that waits for our end
 # %% ../../nbs/7_use/12_app.ipynb #5d0be47c
 WELCOME = '''<div class="gf"><div class="gf-said">
 <p class="gf-guess">The answer appears here.</p>
-<p class="gf-reason">Drop a photograph, take one with the camera, or try an example. It stays on
-this computer.</p>
+<p class="gf-reason">Drop a photograph, take one with the camera, or try an example. Several at once,
+or a film, go under “Several”. All stays on this computer.</p>
 </div></div>'''
 _HEAD = '''<div class="gf-text">
 <h1>Which expression do these faces show?</h1>
@@ -154,8 +154,8 @@ def make_app(
     app.settings = dict(_known(app.launch, **looks), uploads=folder)
     with app:
         gr.HTML(_HEAD)
-        with gr.Tab('Read a photo'), gr.Row(): _fill_first_tab(gr, predictor)
-        with gr.Tab('Several, or a film'), gr.Row(): _fill_album_tab(gr, predictor)
+        with gr.Tab('Photo'), gr.Row(): _fill_first_tab(gr, predictor)
+        with gr.Tab('Several'), gr.Row(): _fill_album_tab(gr, predictor)
         with gr.Tab('What it means'): gr.HTML(about_html(predictor.metadata, predictor.risk))
     return app.queue(**_known(app.queue, max_size=16, default_concurrency_limit=1, api_open=False))
 

@@ -512,7 +512,11 @@ _SAID = '''
 .gf-list caption { text-align: left; font-weight: 650; color: var(--gf-ink); }
 .gf-list th, .gf-list td {
   text-align: left; padding: .3rem .5rem .3rem 0 !important; overflow-wrap: anywhere;
-  color: var(--gf-ink) !important;
+  color: var(--gf-ink) !important; border: 0 !important;
+  border-bottom: 1px solid var(--gf-line) !important;
+}
+@media (max-width: 640px) {   /* one copy of the photograph is enough on a phone */
+  .gf-ask .block:has(img) { height: 8rem !important; min-height: 0 !important; overflow: hidden; }
 }
 .gf-more summary { cursor: pointer; font-weight: 650; color: var(--gf-blue); padding: .3rem 0; }
 '''
