@@ -90,8 +90,8 @@ _HELD: list = []   # the folder's lock, and the program that waits for our end
 # %% ../../nbs/7_use/12_app.ipynb #5d0be47c
 WELCOME = '''<div class="gf"><div class="gf-said">
 <p class="gf-guess">The answer appears here.</p>
-<p class="gf-reason">Drop a photograph, take one with the camera, or try an example. Several at once,
-or a film, go under “Several”. All stays on this computer.</p>
+<p class="gf-reason">Drop a photograph, take one with the camera, or try an example. Several at
+once, or a film, go under “Several”. All stays on this computer.</p>
 </div></div>'''
 _HEAD = '''<div class="gf-text">
 <h1>Which expression do these faces show?</h1>

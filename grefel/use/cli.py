@@ -432,7 +432,8 @@ def _say_face(args, item, answer):
     failed = isinstance(answer, GrefelError)
     if args.json:
         faces = [] if failed else [f.as_dict() for f in answer]
-        said = dict(error=str(answer)) if failed else (faces or [{}])[0] | dict(faces=faces)
+        nobody = dict(emotion=None, confidence=None, face_found=False, note='no face found')
+        said = dict(error=str(answer)) if failed else (faces or [nobody])[0] | dict(faces=faces)
         place = dict(file=str(item.file), frame=item.frame, seconds=item.seconds)
         return _print_json(args, said | place)
     if failed: return print(f'grefel: {answer}', file=sys.stderr, flush=True)

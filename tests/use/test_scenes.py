@@ -25,7 +25,7 @@ def test_each_frame_cuts_out_its_face_upright(seed):
     for where, row in zip(scene.frames, scene.rows):
         back = np.asarray(cut(scene.image.convert('L'), where, 96), float)[24:-24, 24:-24]
         alike = [np.corrcoef(back.ravel(), f[24:-24, 24:-24].ravel())[0, 1] for f in FACES]
-        assert np.argmax(alike) == row and alike[row] > .9
+        assert np.argmax(alike) == row and alike[row] > .85
 
 
 def test_sizes_and_leans_keep_their_bounds_and_use_them():
