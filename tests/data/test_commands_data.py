@@ -77,7 +77,8 @@ def test_a_result_goes_into_the_home_folder(tmp_path, grefel, monkeypatch):
 
 
 @pytest.mark.parametrize('source, said', [
-    ('~nobody-here/x', './~nobody-here/x'), ('https://example.org/faces.csv', 'nothing is downloaded'),
+    ('~nobody-here/x', './~nobody-here/x'),
+    ('https://example.org/faces.csv', 'nothing is downloaded'),
     ('~$t.csv', 'no such file')])
 def test_what_is_no_path_is_said_in_one_line(grefel, source, said):
     code, _, err = grefel('data', 'check', source)

@@ -278,7 +278,8 @@ def csv(twelve, **columns):
 def faulty_csv(twelve):
     cells = twelve.csv.pixels[:3].tolist()
     return dict(
-        short=(dict(pixels=[cells[0], cells[1].rsplit(' ', 1)[0], cells[2]]), 'line 3: 2303 pixels'),
+        short=(dict(pixels=[cells[0], cells[1].rsplit(' ', 1)[0], cells[2]]),
+               'line 3: 2303 pixels'),
         words=(dict(pixels=[cells[0], cells[1], 'x' + cells[2]]), 'line 4: pixels are not whole'),
         bright=(dict(pixels=[cells[0], '999 ' + cells[1].split(' ', 1)[1], cells[2]]),
                 'line 3: pixels must be 0 to 255'),
@@ -331,8 +332,9 @@ def test_a_truncated_image_is_named(tmp_path, twelve):
 
 
 @pytest.mark.parametrize('content, said', [
-    (b'', 'first line is empty'), ('emotion,Usage\nhappy,train\n', 'no column image'),
-    ('image,Usage\na.png,train\n', 'no column label that holds one; it has image, Usage; .* --columns label=NAME')])
+    (b'', 'first line is empty'),
+    ('emotion,Usage\nhappy,train\n', 'no column image .*it has emotion, Usage.*image=NAME'),
+    ('image,Usage\na.png,train\n', 'no column label .*it has image, Usage.*label=NAME')])
 def test_what_is_no_table(tmp_path, content, said):
     with pytest.raises(GrefelError, match=said): load_faces(put(tmp_path/'a.csv', content))
 

@@ -119,8 +119,9 @@ def cell(column, row, value):
     return change
 
 @pytest.mark.parametrize('change, said', [
-    (cell('x5', 1, 'left'), 'row 2: needs 136'), (cell('name', 3, 'a'), "row 4: 'a' occurs twice"),
-    (cell('x5', 4, '31'), 'row 5: points far outside'), (cell('x5', 4, 'inf'), 'row 5'),
+    (cell('x5', 1, 'left'), 'line 3: needs 136'),
+    (cell('name', 3, 'a'), "line 5: 'a' occurs twice"),
+    (cell('x5', 4, '31'), 'line 6: points far outside'), (cell('x5', 4, 'inf'), 'line 6'),
     (lambda t: t.drop(columns='name'), "no column 'name'"),
     (lambda t: t.drop(columns='y9'), "'landmarks' or")])
 def test_a_bad_row_of_landmarks_is_named(tmp_path, points, change, said):
@@ -132,7 +133,7 @@ def test_a_bad_row_of_landmarks_is_named(tmp_path, points, change, said):
 
 def test_a_short_list_of_landmarks(tmp_path):
     pd.DataFrame(dict(name=['a'], landmarks=[[.1]*135])).to_parquet(tmp_path/'p.parquet')
-    with pytest.raises(GrefelError, match='row 1: needs 136'): read_landmarks(tmp_path/'p.parquet')
+    with pytest.raises(GrefelError, match='row 0: needs 136'): read_landmarks(tmp_path/'p.parquet')
 
 
 @pytest.mark.parametrize('name, said', [('missing.csv', 'no such file'), ('no.xlsx', '.csv or'),

@@ -104,7 +104,8 @@ def test_frames_and_labels_of_a_video_that_do_not_agree(tmp_path):
             'an empty video', 'not a picture'} <= noted
     assert not t.name.str.contains('00007').any()  # nobody could judge it
     here = t[t.name.str.startswith('12-30-1280x720')]
-    assert here.row.tolist() == [2, 3, 4, 5, 6, 7, 10, 11]  # line 8 is -1, and line 9's frame is gone
+    # line 8 is -1, and the frame of line 9 is gone
+    assert here.row.tolist() == [2, 3, 4, 5, 6, 7, 10, 11]
 
 
 def test_two_people_of_one_video_are_one_subject(tmp_path):
