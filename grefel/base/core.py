@@ -162,7 +162,7 @@ def weights_file(
     "The weights that are meant: a file, a run's folder or a shipped size (by default 'nano')."
     size, shipped = shipped_size(weights), ', '.join(_sizes_shipped())
     if size: return PACKAGE/'assets'/f'ferplus_{size}.safetensors'
-    path = as_path(weights)
+    path = as_path(weights or '')
     if path.is_dir(): path = path/'weights.safetensors'
     if not path.exists(): raise GrefelError(f'{path}: no such weights file (shipped: {shipped})')
     return path

@@ -98,7 +98,9 @@ def _look_at_all(df, decode, progress=None):
     "What `_look` says of each row, or None; how many were decoded; keys that copies share."
     def key(cell): return hash(cell) if isinstance(cell, (str, bytes)) else None
     if 'pixels' in df: return [None]*len(df), 0, [key(p) for p in df['pixels']]
-    looks, keys, n = [], [], len(df)
+    looks: list = []
+    keys: list = []
+    n = len(df)
     share = np.arange(n + 1)*min(decode, n)//max(n, 1)
     whole = np.diff(share, prepend=-1)[:n] > 0  # `decode` of n, spread evenly
     with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, \
@@ -269,7 +271,8 @@ def _images(looks, where, df):
 # %% ../../nbs/4_data/08_check.ipynb #69b46c5b
 def _copies(keys, where, labels):
     "Notes on images that are, byte by byte or number by number, the same as an earlier one."
-    labels, first, notes = labels.tolist(), {}, []
+    labels, notes = labels.tolist(), []
+    first: dict = {}
     for i, key in enumerate(keys):
         j = i if key is None else first.setdefault(key, i)
         if i == j: continue
@@ -292,7 +295,7 @@ def _published(df, labels):
     if name == 'parquet' and 'votes' in df and 'label' not in df: name = 'ferplus'  # converted
     if name == 'csv' and Path(df['file'].iloc[0]).name == 'fer2013.csv': name = 'fer2013_own'
     if name == 'fer2013' and 'votes' not in df: name = 'fer2013_own'
-    out = {}
+    out: dict = {}
     for (s, c), n in published_counts(name).items(): out.setdefault(s, {})[c] = n
     return name if out else None, out
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from typing import NamedTuple
+from typing import Iterable, NamedTuple
 from ..base.core import canonical, CLASS_ORDERS, EXPRESSIONS, GrefelError, NO_EXPRESSION
 from ..base.images import IMAGE_ENDINGS
 
@@ -70,8 +70,8 @@ def distinct(
     names = [name(u) for u in unique]
     categories = list(dict.fromkeys(n for n in names if n is not None))
     lookup = [categories.index(n) if n is not None else -1 for n in names]
-    lookup = np.array([*lookup, -1], np.int32)  # the last: nothing was written
-    return pd.Categorical.from_codes(lookup[codes], pd.Index(categories, dtype=str))
+    place = np.array([*lookup, -1], np.int32)  # the last: nothing was written
+    return pd.Categorical.from_codes(place[codes], pd.Index(categories, dtype=str))
 
 # %% ../../nbs/4_data/00_columns.ipynb #2bae5d0a
 _SPLIT_NAMES = dict(train='train', training='train', valid='valid', val='valid', validation='valid',
@@ -142,6 +142,7 @@ def parse_classes(
 ) -> dict|None:      # label as it is compared -> name; None for None
     "What labels mean; `GrefelError` for what is no expression."
     if classes is None: return None
+    pairs: Iterable
     if isinstance(classes, dict): pairs = classes.items()
     elif not isinstance(classes, str): pairs = enumerate(classes)
     elif '=' in classes: pairs = [p.rpartition('=')[::2] for p in classes.split(',')]

@@ -503,7 +503,8 @@ def _chosen(df, rule, targets, classes, strict):
     known = df['landmarks'] if 'landmarks' in df else [None]*len(df)
     points, wrong_points = _check_landmarks(known)
     wrong = check_repeats(df) | wrong_points | wrong | _known_faults(df)
-    bad, aside = [], {}
+    bad: list = []
+    aside: dict = {}
     keep = keep & _set_aside(df, wrong, strict, bad)
     if 'label' in df:
         counts = df['label'].value_counts()

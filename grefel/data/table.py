@@ -177,7 +177,7 @@ class Layout(NamedTuple):
     read: Callable       # (path, split or None, **options) -> DataFrame
 
 # %% ../../nbs/4_data/03_table.ipynb #d0d77649
-LAYOUTS = {}                             # layout name -> Layout
+LAYOUTS: dict[str, Layout] = {}          # layout name -> Layout
 GENERAL = ('parquet', 'csv', 'folder')   # layouts that are no data set of their own
 
 # %% ../../nbs/4_data/03_table.ipynb #fac94b1b
@@ -329,7 +329,7 @@ def _leaves(folder, name):
 
 def _by_folder(folder, names):
     "Names of files as a list asks for them: folder -> {name: row numbers}."
-    inside = {}
+    inside: dict = {}
     for i, name in enumerate(names):
         if name is None: continue
         parent, _, last = name.replace('\\', '/').rpartition('/')
@@ -554,7 +554,7 @@ def files_by_split(
     path:Path,   # a folder
 ) -> dict:       # split -> files; those of other names under None, if there are no others
     "The Parquet files of a folder, or of its folder data."
-    found = {}
+    found: dict = {}
     for file in sorted(f for folder in (path, path/'data') if folder.is_dir()
                        for f in folder.glob('*.parquet')):
         found.setdefault(split_of_file(file), []).append(file)
@@ -661,8 +661,8 @@ def _hidden(name): return name.startswith('.') or name == '__MACOSX'
 def _walk(folder, inner, above, odd):
     "The files below a folder, its own first; links that lead into `above` are noted in `odd`."
     try: entries = sorted(os.scandir(folder), key=lambda e: e.name)
-    except OSError as e:
-        odd.append(Remark(str(folder), f'a folder that cannot be read ({e.strerror})'))
+    except OSError as error:
+        odd.append(Remark(str(folder), f'a folder that cannot be read ({error.strerror})'))
         return
     inside = [e for e in entries if not _hidden(e.name)]
     yield from (inner + e.name for e in inside if not e.is_dir())
@@ -676,7 +676,7 @@ def all_files(
     folder,       # is looked through, hidden files and folders left out, links to folders followed
 ) -> tuple:       # texts: paths from the folder, with / between, folder by folder; Remarks
     "Every file below a folder, and which folders could not be looked into."
-    odd = []
+    odd: list = []
     return list(_walk(folder, '', {os.path.realpath(folder)}, odd)), odd
 
 # %% ../../nbs/4_data/03_table.ipynb #52aa067d

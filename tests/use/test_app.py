@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.use.client import wait_for_answer
 
 from grefel.base.core import GrefelError
 from grefel.use.app import make_app, run_app
-from grefel.use.app_page import example, MAX_BYTES
+from grefel.use.app_page import example, MAX_UPLOAD
 
 pytest.importorskip('gradio')
 
@@ -89,6 +90,15 @@ def test_a_photograph_is_read_through_the_guard(port):
     assert 'Happiness' in page and 'gf-bars' in page
 
 
+def test_several_files_give_one_table(port):
+    uploads = [dict(path=upload(port, as_png(example(k)))) for k in ('portrait', 'group')]
+    number = max(d['id'] for d in json.loads(request(port, 'GET', '/config')[1])['dependencies'])
+    asked = dict(data=[uploads], fn_index=number, session_hash='several')
+    assert request(port, 'POST', '/gradio_api/queue/join', json.dumps(asked).encode())[0] == 200
+    page = wait_for_answer(port, 'several')
+    assert 'Download the table' in page and page.count('<tr>') == 1 + 5
+
+
 def test_a_broken_photograph_gets_a_sentence_without_its_folder(app, port):
     sorry = read(port, upload(port, as_png(example())[:300]))
     assert 'could not be read' in sorry and 'face.png' in sorry
@@ -98,6 +108,7 @@ def test_a_broken_photograph_gets_a_sentence_without_its_folder(app, port):
 @pytest.mark.parametrize('path, headers, status', [
     ('/', {}, 200), ('/', dict(Host='example.org'), 421),
     ('/config', dict(Origin='https://example.org'), 403),
+    ('/config', dict(Origin='http://localhost:9'), 403),
     ('/gradio_api/file=/etc/passwd', {}, 404), ('/docs', {}, 404), ('/openapi.json', {}, 404)])
 def test_the_guard_stands_before_the_app(port, path, headers, status):
     assert request(port, 'GET', path, **headers)[0] == status
@@ -132,8 +143,8 @@ def test_events_have_numbers_of_their_own(port):
 
 
 def test_an_upload_larger_than_allowed_is_refused(port):
-    status, text = request(port, 'POST', '/gradio_api/upload', bytes(MAX_BYTES + 10_001), **FORM)
-    assert (status, text.strip()) == (413, 'More than 20,010,000 bytes are not taken.')
+    status, text = request(port, 'POST', '/gradio_api/upload', bytes(MAX_UPLOAD + 10_001), **FORM)
+    assert (status, text.strip()) == (413, 'More than 100,010,000 bytes are not taken.')
 
 
 def test_a_port_in_use_is_named(port):
@@ -161,11 +172,28 @@ def free_port():
         return s.getsockname()[1]
 
 
+ENDS_BY = [getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGHUP', 'SIGKILL', 'SIGABRT')
+           if hasattr(signal, name)]
+
+
+def wait_until(holds, seconds=30):
+    until = time.time() + seconds
+    while not holds() and time.time() < until: time.sleep(.05)
+    return holds()
+
+
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has no such signals')
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_no_photograph_stays_behind_when_it_is_stopped(tmp_path, number):
-    "Whoever stops it, with Ctrl-C or as a system does that shuts down: its uploads go."
+@pytest.mark.parametrize('number', ENDS_BY)
+def test_no_photograph_stays_behind_however_it_ends(tmp_path, number):
+    "Ctrl-C, a system that shuts down, a closed terminal, kill -9, a crash: its uploads go."
+    import fcntl
     port, env = free_port(), os.environ | dict(TMPDIR=str(tmp_path))
+    for name in ('stale', 'live'):   # of an app that lost its power, and of one that runs
+        (tmp_path/f'grefel-demo-{name}').mkdir()
+        (tmp_path/f'grefel-demo-{name}'/'photo.png').touch()
+        (tmp_path/f'grefel-demo-{name}'/'.lock').touch()
+    lock = open(tmp_path/'grefel-demo-live'/'.lock')
+    fcntl.flock(lock, fcntl.LOCK_EX)
     # whoever runs these tests in the background passes on that Ctrl-C is ignored
     heard = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
     app = subprocess.Popen([sys.executable, '-c', heard + SERVE, str(port)], env=env,
@@ -174,13 +202,15 @@ def test_no_photograph_stays_behind_when_it_is_stopped(tmp_path, number):
         assert f'http://127.0.0.1:{port}/' in app.stdout.readline()
         photo = Path(upload(port, as_png(example())))
         assert photo.exists() and photo.is_relative_to(tmp_path)
+        assert not (tmp_path/'grefel-demo-stale').exists()
         app.send_signal(number)
         app.wait(60)
     finally:
         app.kill()
         app.communicate()
-    assert not photo.exists()
-    assert not list(tmp_path.glob('grefel-demo-*'))
+    assert wait_until(lambda: not photo.exists())
+    with lock: assert wait_until(lambda: [p.name for p in tmp_path.glob('grefel-demo-*')] == [
+        'grefel-demo-live'])
 
 
 @pytest.fixture(scope='module')

@@ -30,7 +30,9 @@ async def open_house(scope, receive, send):
     if b'fail' in scope['query_string']: raise RuntimeError('a fault\ninside')
     lengths = [int(v) for k, v in scope['headers'] if k == b'content-length']
     assert lengths == [len(body)]*(scope['method'] == 'POST')
-    await send(dict(type='http.response.start', status=200, headers=[(b'x-own', b'1')]))
+    await send(dict(type='http.response.start', status=200, headers=[
+        (b'x-own', b'1'), (b'Access-Control-Allow-Origin', b'http://localhost:9999'),
+        (b'access-control-allow-credentials', b'true')]))
     if b'late' in scope['query_string']: raise RuntimeError('late')
     await send(dict(type='http.response.body', body=body))
 
@@ -95,7 +97,7 @@ def test_other_names_are_refused(ask, host):
 @pytest.mark.parametrize('method, path', [('GET', '/'), ('GET', '/config'), ('POST', JOIN)])
 @pytest.mark.parametrize('origin', [
     'https://example.org', 'http://127.0.0.1.example.org', 'http://localhost.example.org', 'null',
-    'file://'])
+    'file://', 'http://127.0.0.1:9999', 'http://localhost:7860', 'http://127.0.0.1'])
 def test_requests_of_other_sites_are_refused(ask, method, path, origin):
     refused = ask(path, method, b'{}', origin=origin)
     assert (refused.status, refused.text) == (403, 'Requests from other sites are refused.')
@@ -168,9 +170,9 @@ def test_only_some_methods_are_answered(ask, method, status):
 
 
 @pytest.mark.parametrize('path, length, status', [
-    ('upload', '20010000', 200), ('upload', '20010001', 413), ('upload', '1000000000', 413),
+    ('upload', '100010000', 200), ('upload', '100010001', 413), ('upload', '1000000000', 413),
     ('upload', 'x', 411), ('upload', '-1', 411), ('upload', '', 411), ('upload', None, 411),
-    ('upload', '9'*19, 411), ('queue/join', '20001', 413), ('cancel', '2001', 413),
+    ('upload', '9'*19, 411), ('queue/join', '60001', 413), ('cancel', '2001', 413),
     ('reset', '2001', 413), ('run/0', '2', 404), ('queue/data', '2', 404)])
 def test_a_body_tells_its_length_and_is_not_too_long(uploads, path, length, status):
     headers = {} if length is None else {'content-length': length}
@@ -217,6 +219,16 @@ def test_an_upload_that_does_not_exist_is_refused(join, uploads):
     assert join(f'{uploads}/{NAME}/missing.png').status == 400
 
 
+def test_several_uploads_are_passed_on_each_checked(join, uploads):
+    path = f'{uploads}/{NAME}/face.png'
+    told = join(data=[[dict(path=path, url='http://example.org/x.png')]*2])
+    assert json.loads(told.text)['data'] == [
+        [dict(path=path, orig_name='face.png', meta=dict(_type='gradio.FileData'))]*2]
+    assert join(data=[[dict(path=path), dict(path='/etc/passwd')]]).status == 400
+    assert join(data=[[dict(path=path)]*51]).status == 400
+    assert join(data=[[[dict(path=path)]]]).status == 400   # no lists within lists
+
+
 def test_a_cleared_photograph_is_passed_on(join):
     assert json.loads(join(data=[None]).text)['data'] == [None]
 
@@ -244,6 +256,27 @@ def test_every_answer_keeps_the_browser_at_home(ask, path, query):
 
 
 def test_the_apps_own_headers_stay(ask): assert ask('/').headers[b'x-own'] == b'1'
+
+
+def test_nobody_is_told_that_they_may_read_from_another_port(ask):
+    assert not [k for k in ask('/').headers if k.lower().startswith(b'access-control-')]
+
+
+@pytest.mark.parametrize('query', [b'', b'fail'])
+def test_what_an_upload_that_was_broken_off_has_left_is_removed(ask, uploads, query):
+    (uploads/'tmpabc').write_bytes(b'half a photograph')
+    ask('/')
+    assert (uploads/'tmpabc').exists()   # an upload may be on its way
+    ask(API_PATH + 'upload', 'POST', query=query)
+    assert not (uploads/'tmpabc').exists() and (uploads/NAME/'face.png').exists()
+
+
+def test_what_another_upload_is_writing_stays(uploads):
+    guard = Guard(open_house, uploads, {})
+    guard.uploading = 1
+    (uploads/'tmpabc').write_bytes(b'half a photograph')
+    guard.sweep()
+    assert (uploads/'tmpabc').exists()
 
 
 def test_the_policy_names_no_other_host():

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.use.films import write_film
+
 from grefel.use.app_page import (
-    about_html, answer_html, example, heat, image_uri, MAX_FACES, message_html, percent, read_photo,
-    style, verdict)
+    about_html, answer_html, example, heat, image_uri, MAX_BYTES, MAX_FACES, message_html, percent,
+    read_album, read_photo, style, verdict)
 from grefel.use.predict import Predictor
 
 
@@ -133,7 +135,7 @@ def test_the_page_fetches_nothing(portrait, group):
 def test_bars_are_sorted_and_hold_both_probabilities(portrait):
     image, faces = portrait
     words = in_words(answer_html(image, faces))
-    bars = words[words.index('Primary'):words.index('Confidence, primary')]
+    bars = words[words.index('Primary'):words.index('How the answer came about')]
     order = sorted(faces[0].probabilities, key=faces[0].probabilities.get, reverse=True)
     assert [w for w in bars.split() if w in order] == order
     widths = [float(a['style'].split()[1].rstrip('%')) for a in Page(answer_html(image, faces)).all(
@@ -155,6 +157,13 @@ def test_each_face_has_its_card_button_mark_and_spot(group):
         assert left == pytest.approx(100*f.box[0]/image.width, abs=6)
 
 
+def test_research_detail_is_folded_and_verdict_and_bars_are_not(portrait):
+    page = answer_html(*portrait)
+    shown, folded = page.split('<details', 1)
+    assert 'gf-headline' in shown and 'gf-bars' in shown
+    assert 'Nearest anchors' not in shown and 'Where the model looked' in folded
+
+
 def test_a_changed_answer_is_told(portrait):
     image, (told,) = portrait
     other = dict(told.primary) | {'anger': 1., told.emotion: 0.}
@@ -165,7 +174,8 @@ def test_a_changed_answer_is_told(portrait):
 def test_no_mark_is_drawn_where_no_face_was_found(predictor):
     image = Image.new('RGB', (300, 200), (90, 120, 90))
     page = answer_html(image, predictor(image, explain=True))
-    assert 'No face was found' in page and not Page(page).all('circle')
+    assert 'No face found' in page and not Page(page).all('circle')
+    assert not Page(page).all('table')   # nothing was read
     assert not [a for a in Page(page).all('label') if 'gf-spot' in a['class']]
 
 
@@ -198,6 +208,34 @@ def test_a_photograph_of_too_many_pixels_is_refused_undecoded(predictor):
     Image.new('1', (9000, 9000)).save(bomb := io.BytesIO(), 'PNG')
     said = read_photo(predictor, bomb.getvalue())
     assert 'could not be read' in said and ('81,000,000 pixels' in said or '9,000×9,000' in said)
+
+
+def test_a_photograph_of_too_many_bytes_is_refused_in_our_own_words(predictor, tmp_path):
+    (tmp_path/'large.png').write_bytes(bytes(MAX_BYTES + 1_000_000))
+    said = read_photo(predictor, tmp_path/'large.png')
+    assert '21 MB are more than the 20 MB that a photograph may have here' in said
+
+
+# ---- Several photographs, or a film
+
+def test_an_album_gives_a_line_a_face_and_a_table_to_download(predictor, tmp_path):
+    example().save(tmp_path/'a.png')
+    (tmp_path/'b.png').write_text('no image')
+    Image.new('RGB', (300, 200)).save(tmp_path/'c.png')
+    *_, page = read_album(predictor, [(str(tmp_path/f'{n}.png'), f'my <{n}>.png') for n in 'abc'])
+    words = in_words(page)
+    assert 'happiness (' in words and 'no face found' in words and str(tmp_path) not in page
+    assert 'my &lt;b&gt;.png' in page and '<b>' not in page
+    data = base64.b64decode(Page(page).all('a')[0]['href'].split(',')[1]).decode()
+    assert data.startswith('file,frame,') and data.count('my <') >= 3 and str(tmp_path) not in data
+
+
+def test_a_film_says_how_far_it_is_and_then_who_showed_what(predictor, tmp_path):
+    photo = example().resize((240, 240))
+    path = write_film(tmp_path/'film.mp4', np.arange(40)/20, (240, 240), lambda i: photo)
+    *progress, page = read_album(predictor, [(str(path), 'film.mp4')])
+    assert 'of about' in progress[0]
+    assert 'Share of time of each person' in page and 'happiness' in in_words(page)
 
 
 def test_a_fault_inside_costs_a_sentence_and_tells_nothing(capsys):
