@@ -141,7 +141,8 @@ def _ask_all(model, faces, step, device, given, flip_test, progress, names):
         if not given: points = None
         out = flip_average(model, images, points) if flip_test else model(images, points)
         return {k: out[k][:len(batch[0])].float().cpu() for k in names if out.get(k) is not None}
-    found, loader = {}, batches(faces, _view(model), step, device=device)
+    found: dict = {}
+    loader = batches(faces, _view(model), step, device=device)
     with thread_map(device) as work, ticking(progress, len(faces), 'faces') as tick:
         for out in work(answer, loader):
             for name, rows in out.items(): found.setdefault(name, []).append(rows)

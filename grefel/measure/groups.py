@@ -134,8 +134,8 @@ def group_report(
     if len(names) < 2: raise GrefelError('needed are at least two groups')
     right = (probs.argmax(1) == labels).astype(float)
     usual = (np.bincount(labels, right)/np.maximum(np.bincount(labels), 1))[labels]
-    rows = [group_row(str(k), *(a[groups == k] for a in (probs, labels, usual)), bootstrap, seed)
-            for k in names]
+    rows = [group_row(str(k), probs[groups == k], labels[groups == k], usual[groups == k],
+                      bootstrap, seed) for k in names]
     def p(r):
         return permutation_p(r[known], index, labels[known], max(shuffles or bootstrap, 19), seed)
     large = [r for r in rows if r['n'] >= LEAST_FACES] or rows

@@ -305,8 +305,9 @@ def _copy_problems(copies, split, names):
     "Suspicions about copies: every member of a group but the first of the earliest split."
     seen = set()
     for kind, groups in (('copy', copies['exact']), ('near_copy', copies['near'])):
-        order = np.lexsort((np.arange(len(groups)), [_ORDER.index(s) for s in split], groups))
-        first = {}
+        when = np.array([_ORDER.index(s) for s in split])
+        order = np.lexsort((np.arange(len(groups)), when, groups))
+        first: dict = {}
         for i in order:
             if groups[i] < 0: continue
             j = first.setdefault(groups[i], i)

@@ -208,7 +208,7 @@ def read_history(
         raise GrefelError(f'{path}: is no history ({e})') from None
     if not rows or 'epoch' not in rows[0]:
         raise GrefelError(f'{path}: is no history (no column "epoch", or no rows)')
-    history = {name: [] for name in rows[0] if name}
+    history: dict = {name: [] for name in rows[0] if name}
     for i, row in enumerate(rows, 1):
         for name, values in history.items():
             try: values.append(float(row[name]) if row[name] else None)

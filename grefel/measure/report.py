@@ -308,7 +308,7 @@ def evaluate(
     landmarks:str='builtin',   # 'builtin': the model finds its own; 'given': those of the data
     weights=None,              # where the model came from, to be named in the report
     bootstrap:int=1000,        # resamples for intervals
-    title:str=None,            # of the report
+    title:str|None=None,       # of the report
     progress=None,             # None: silent; True: a bar; a function of (done, total)
     groups=None,               # columns to report by; None: all that are groupings; (): none
     flip_test:bool|None=None,  # look at mirror images as well; None: as the model was calibrated

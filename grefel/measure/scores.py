@@ -132,7 +132,7 @@ def all_keys(
     above='',   # keys of the tables around it, with a dot
 ) -> dict:      # key → None, in order of appearance
     "Every key in it, for `explain_key`; names of columns that divide faces are left out."
-    found = {}
+    found: dict = {}
     for k, v in m.items():
         found[above + k] = None
         by_column = k == 'groups' and isinstance(v, dict)

@@ -197,7 +197,7 @@ def coverage_and_size(
     about='',  # what the keys end in
 ) -> dict:     # coverage and set_size, each with the ends of its 95% interval
     "How often sets hold what happened, and how many classes that takes."
-    found = {}
+    found: dict = {}
     for name, v in dict(coverage=covered(members, targets), set_size=members.sum(1)).items():
         reach = 1.96*v.std()/np.sqrt(len(v))
         found |= {f'{name}{about}{end}': float(v.mean() + side*reach)
@@ -213,7 +213,7 @@ def set_metrics(
     fold=None,      # (n,) from make_folds, to cross-fit
 ) -> dict:          # coverage_labels_90, set_size_labels_90 and so on, with their intervals
     "What sets promise and hold on these faces, by the keys of a report."
-    found = {}
+    found: dict = {}
     for promise, targets in zip(PROMISES, (labels, votes)):
         known = COVERAGES if sets is None else map(float, sets.get(promise, ()))
         for c in known if targets is not None else ():
