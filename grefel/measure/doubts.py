@@ -85,7 +85,8 @@ def _grey48(images):
     "Faces (n, C, S, S), bytes or 0 to 1, as grey ones of 48 pixels: (n, 48, 48), 0 to 1."
     x = np.asarray(images)
     x = x.astype(np.float32)/255 if x.dtype == np.uint8 else x.astype(np.float32)
-    x = x[:, 0] if x.shape[1] == 1 else np.tensordot(x, np.array([.299, .587, .114], np.float32), (1, 0))
+    luma = np.array([.299, .587, .114], np.float32)
+    x = x[:, 0] if x.shape[1] == 1 else np.tensordot(x, luma, (1, 0))
     if x.shape[1:] == (48, 48): return x
     return np.stack([np.asarray(Image.fromarray(f).resize((48, 48), Image.Resampling.LANCZOS))
                      for f in x])

@@ -192,7 +192,7 @@ def test_risk_over_coverage_by_hand():
     assert_allclose(curve['risk'], [0, 0, 1/3, 1/4])
     assert_allclose(curve['coverage'], [1/4, 1/2, 3/4, 1])
     assert curve['aurc'] == pytest.approx((1/3 + 1/4)/4)
-    assert curve['augrc'] == pytest.approx((1/2 + 1)/4/4)             # trapezoids, of all four faces
+    assert curve['augrc'] == pytest.approx((1/2 + 1)/4/4)           # trapezoids, of all four faces
     assert [accuracy_at_coverage(curve, c) for c in (0.5, 0.6, 0.75)] == pytest.approx(
         [1, 2/3, 2/3])
 

@@ -76,15 +76,6 @@ def test_raps_scores_equal_those_of_mapie(world):
         assert_allclose(raps_scores(p, penalty, free)[np.arange(200), y], theirs[:, 0, 0])
 
 
-def test_raps_scores_equal_those_of_mapie(world):
-    raps = pytest.importorskip('mapie.conformity_scores.sets.raps').RAPSConformityScore
-    p, y = world.calm[:200], world.labels[:200]
-    added, rank = raps.get_true_label_cumsum_proba(y, p, np.arange(8))
-    for penalty, free in ((.1, 1), (.02, 3)):
-        theirs = raps._regularize_conformity_score(np.array([free]), penalty, added, rank)
-        assert_allclose(raps_scores(p, penalty, free)[np.arange(200), y], theirs[:, 0, 0])
-
-
 @pytest.mark.parametrize('by_class', [False, True])
 @pytest.mark.parametrize('score', ['lac', 'aps', 'raps'])
 def test_the_promise_about_labels_is_kept_on_new_faces(world, score, by_class):
