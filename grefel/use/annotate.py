@@ -129,7 +129,8 @@ def _promised(sources, every, max_frames):
 def _collect(answers, sources, log, pictures, classes, told):
     "Draw, log and tell the answers as they come; how many, and the films with new frames."
     stills = {s.file: f'{s.name}.jpg' for s in sources if s.kind != 'video'}
-    films, fresh, count, current = {s.file for s in sources if s.kind == 'video'}, [], 0, None
+    films, count, current = {s.file for s in sources if s.kind == 'video'}, 0, None
+    fresh: list[str] = []
     try:
         for item, answer in answers:
             rows = item_rows(item, answer, classes)
@@ -150,8 +151,8 @@ def _collect(answers, sources, log, pictures, classes, told):
 # %% ../../nbs/7_use/08_annotate.ipynb #790c70ec
 def _counted(rows, counts):
     "The rows, counted on their way."
-    for _, group in groupby(rows, lambda r: (r['file'], r['frame'])):
-        group = list(group)
+    for _, together in groupby(rows, lambda r: (r['file'], r['frame'])):
+        group = list(together)
         counts['items'] += 1
         counts['faces'] += group[0]['faces']
         counts['errors'] += group[0]['error'] is not None

@@ -208,8 +208,8 @@ def _correction(face):
 def _attention(face):
     "(data URI, name, grid) of every scale, the finest first."
     maps = sorted((np.asarray(m, float) for m in face.attention or ()), key=lambda m: -m.size)
-    names = {1: ['all scales'], 2: ['fine', 'coarse'], 3: ['fine', 'middle', 'coarse']}
-    names = names.get(len(maps), ['']*len(maps))
+    known = {1: ['all scales'], 2: ['fine', 'coarse'], 3: ['fine', 'middle', 'coarse']}
+    names = known.get(len(maps), ['']*len(maps))
     return [(heat(m), name, f'{m.shape[0]} × {m.shape[1]}') for m, name in zip(maps, names)]
 
 # %% ../../nbs/7_use/10_app_page.ipynb #8f3b772d

@@ -265,7 +265,8 @@ def draw_video(
     classes=EXPRESSIONS,
 ) -> list:                # the files: the video and PATH_timeline.png; none if it has no frame
     "A video with its faces framed and named, and an image of the course of each person."
-    answers, shown, people, writer = rows_by_frame(rows), [], {}, None
+    people: dict[int, list] = {}
+    answers, shown, writer = rows_by_frame(rows), [], None
     file = Path(f'{path}.mp4')
     file.parent.mkdir(parents=True, exist_ok=True)
     part, (due, coming) = file.with_name(f'{file.stem}.part.mp4'), next(answers)
