@@ -162,7 +162,7 @@ def test_a_line_says_what_and_where(run, photos):
 def test_a_line_says_where_nothing_was_found(run, photos):
     Image.new('RGB', (200, 200), (40, 90, 40)).save(photos/'lawn.png')
     said = run('predict', photos/'lawn.png', '--risk', '0.000001')
-    assert '(no face found, whole image used)' in said.out
+    assert said.out.endswith('lawn.png: no face found\n') and said.code == 0
 
 
 def test_doubt_is_told(run, photos, monkeypatch):
@@ -196,8 +196,9 @@ def test_json_of_a_film_is_a_row_a_frame(run, film):
 def test_a_table_is_told_in_a_summary(run, photos):
     args = 'predict', photos/'good.png', photos/'broken.jpg', '--out', photos/'a.jsonl'
     said = run(*args)
-    assert said.out == '' and '2 images: 1 faces, 1 errors' in said.err
-    assert ', 1 done earlier: 0 faces, 1 errors' in run(*args).err
+    assert said.out == '' and '2 images: 1 faces, 0 unsure, 1 errors' in said.err
+    earlier = '2 images (1 done earlier): 1 faces, 0 unsure, 1 errors'   # of the whole table
+    assert earlier in run(*args).err
     (found,) = as_json(run(*args, '--json').out)
     assert found['errors'] == 1 and found['out'] == str(photos/'a.jsonl')
 
@@ -334,17 +335,33 @@ def test_training_is_quiet_when_told(run, replaced, options, wanted):
     assert calls['train.runs.train'][1] == dict(progress=wanted)
 
 
-@pytest.mark.parametrize('options, wanted', [
-    ([], None), (['--out', 'a.csv'], None), (['--annotate', 'drawn'], None)])
-def test_annotate_draws_its_bar_where_rows_are_not_printed(
-        run, monkeypatch, film, options, wanted):
+@pytest.mark.parametrize('options', [
+    ['--out', 'a.csv'], ['--annotate', 'drawn', '--every', '0.5s']])
+def test_annotate_draws_its_bar_and_hears_the_step(run, monkeypatch, film, options):
     from grefel.use import annotate
-    found, calls = dict(items=1, faces=1, errors=0, skipped=0), []
+    found = dict(items=3, faces=1, unsure=0, errors=0, new=1, skipped=2, changed=['film.avi'])
+    calls = []
     monkeypatch.setattr(annotate, 'annotate', lambda *a, **kw: calls.append(kw) or found)
-    run('predict', film, *options)
-    assert calls[0]['every'] == 1
-    assert calls[0]['progress'] is (wanted if options else False)
-    assert callable(calls[0]['on_rows']) is not bool(options)
+    said = run('predict', film, *options)
+    assert calls[0]['every'] == ('0.5s' if '--every' in options else 1)
+    assert calls[0]['progress'] is None and calls[0]['on_item'] is None
+    assert '3 images (2 done earlier, 1 changed since and read again): 1 faces' in said.err
+
+
+def test_films_are_printed_as_images_are(run, film):
+    said = run('predict', film, '--crop', 'whole', '--risk', '0.000001')
+    assert said.out.count('s: ') == 2 and said.out.count('taken to be a face already') == 2
+    image, frame = (as_json(run('predict', p, '--json').out)[0]
+                    for p in (film.parent/'good.png', film))
+    assert list(image) == list(frame)
+    assert (image['frame'], image['seconds']) == (None, None)
+    assert (frame['frame'], frame['seconds']) == (0, 0)
+
+
+@pytest.mark.parametrize('step', ['0', 'x', '-1s'])
+def test_a_step_that_makes_no_sense_is_told(run, film, step):
+    said = run('predict', film, f'--every={step}')
+    assert said.code == 1 and one_line(said.err) and 'every is' in said.err
 
 
 def test_a_table_of_runs_logs_to_stderr(run, replaced):
