@@ -10,7 +10,7 @@ MOVED = dict(
     model='method.model, method.files, method.inference', losses='method.losses',
     baselines='method.baselines', facenets='method.facenets', labels='data.labels',
     lookalikes='data.lookalikes', table='data.table', sources='data.sources',
-    augment='data.augment', landmarks='data.landmarks', check='data.check',
+    augment='data.augment, data.warp', landmarks='data.landmarks', check='data.check',
     convert='data.convert', shards='data.stream', noise='data.noise', metrics='measure.metrics',
     calibrate='measure.calibration', groups='measure.groups', answers='measure.answers',
     inspect_data='measure.inspect', plots='measure.plots',
@@ -30,9 +30,9 @@ PARTS = dict(
         sources='read_affectnet read_affectnet_npy read_affwild2 read_expw read_fer2013 read_ferg '
                 'read_ferplus read_jaffe read_rafdb read_synth'),
     train=dict(
-        loader='FaceLoader face_dls', averaging='EMA', optimiser='Adam',
+        loader='FaceLoader face_dls', averaging='EMA', optimiser='Adam=AdamW',
         precision='BFloat16 Faster=CompileStep',
-        learner='FaceLearner FaceMean KeepOutputs LossPart ProbMetric TrainLoss grefel_learner',
+        learner='FaceLearner KeepOutputs LossPart TrainLoss grefel_learner',
         ingredients='Distil Mix PlaceAnchors SAM set_drop_path',
         warm_up='WarmUp=warm_up twins_loss=barlow_twins_loss'))
 

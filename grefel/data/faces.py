@@ -157,10 +157,12 @@ def _repeats(df):
     "A function of two rows of a table: what is said of the later one, which repeats the earlier."
     files, rows, labels = (column_values(df, c) for c in ('file', 'row', 'label'))
     def said(i, first):
-        where = row_place(files[first] or 'the table', first if rows[first] is None else rows[first])
+        row = first if rows[first] is None else rows[first]
+        where = row_place(files[first] or 'the table', row)
         where = where.removeprefix(f"{files[i] or 'the table'}, ")
         other = labels[first] == labels[first] is not None and labels[i] != labels[first]
-        return f'the same picture as {where}' + (f', labelled {labels[first]} there' if other else '')
+        more = f', labelled {labels[first]} there' if other else ''
+        return f'the same picture as {where}{more}'
     return said
 
 # %% ../../nbs/4_data/05_faces.ipynb #df257c98

@@ -160,8 +160,8 @@ def _rafdb_folders(base, classes):
     numbers = {int(n) for folder in (base, base/'train', base/'test') for n in folder_names(folder)
                if n.isdecimal()}
     if classes is None and not numbers <= set(range(1, 8)):
-        raise GrefelError(f"{base}: RAF-DB's images in folders {min(numbers)} to {max(numbers)}, but "
-                          f'its labels are 1 to 7; say what the folders mean: --classes '
+        raise GrefelError(f"{base}: RAF-DB's images in folders {min(numbers)} to {max(numbers)}, "
+                          f'but its labels are 1 to 7; say what the folders mean: --classes '
                           '0=neutral,1=happiness,…')
     return read_folder(base, classes=classes or 'rafdb')
 
@@ -174,7 +174,8 @@ def _aligned(base, stems):
 
 def _refuse_compound(file, labels):
     "`GrefelError` if a list is that of RAF-DB's compound expressions."
-    if file.parent.parent.name != 'compound' and len({'8', '9', '10', '11'} & {*labels}) < 3: return
+    many = len({'8', '9', '10', '11'} & {*labels}) > 2
+    if not many and file.parent.parent.name != 'compound': return
     raise GrefelError(f"{file}: RAF-DB's compound expressions (1 to 11, such as happily surprised); "
                       'a model here knows the basic ones: name the folder basic of the archive')
 
@@ -393,7 +394,7 @@ def _video_classes(file):
 
 # %% ../../nbs/4_data/04_sources.ipynb #4bf16f6f
 def _video_labels(file):
-    "A video's labels: (n,) indices into the names of classes, the first one's line, names, Remarks."
+    "A video's labels: (n,) indices into the classes' names, the first one's line, names, Remarks."
     body, first, order, odd = _video_classes(file)
     words = body.split()
     try: return np.array(words, np.int64), first, order, odd

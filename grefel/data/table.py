@@ -204,7 +204,8 @@ def _written(file, names, between):
     try:
         encoding = text_encoding(file)
         opened = 'utf-8-sig' if encoding == 'utf-8' else encoding
-        with open(file, encoding=opened, newline='') as f: between = between or separator(f.readline())
+        with open(file, encoding=opened, newline='') as f:
+            between = between or separator(f.readline())
         with open(file, encoding=opened, newline='') as f:
             first = next(csv.reader(f, delimiter=between), None)
     except FileNotFoundError: raise GrefelError(f'{file}: no such file') from None
