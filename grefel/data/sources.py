@@ -160,8 +160,8 @@ def _rafdb_folders(base, classes):
     numbers = {int(n) for folder in (base, base/'train', base/'test') for n in folder_names(folder)
                if n.isdecimal()}
     if classes is None and not numbers <= set(range(1, 8)):
-        raise GrefelError(f"{base}: RAF-DB's images in folders {min(numbers)} to {max(numbers)}, "
-                          f'but its labels are 1 to 7; say what the folders mean: --classes '
+        raise GrefelError(f"{base}: RAF-DB's images in folders {min(numbers)} to "
+                          f'{max(numbers)}, but its labels are 1 to 7; say what the folders mean: --classes '
                           '0=neutral,1=happiness,…')
     return read_folder(base, classes=classes or 'rafdb')
 
