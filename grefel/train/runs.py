@@ -30,7 +30,8 @@ from ..method.model import create_model
 from ..data.faces import FaceData, load_faces
 from ..data.noise import noisy_faces
 from ..data.stream import ShardDataset
-from .ingredients import Distil, Mix, PlaceAnchors, SAM, set_drop_path
+from .ingredients import (
+    ask_before, Distil, GrowFaults, Mix, PlaceAnchors, SAM, set_drop_path)
 from .learner import FaceLearner, grefel_learner
 from .loader import face_dls
 from .precision import BFloat16, CompileStep
@@ -52,7 +53,7 @@ class Recipe:
     targets:str = 'votes'            # what is learned: 'votes' (the crowd's distribution) or 'hard'
     num_classes:int = 8              # 7 leaves out contempt
     drop_duplicates:bool = True      # remove training images with a duplicate in valid or test
-    augment:str|dict = 'light'       # see grefel.data.augment.AUGMENTATIONS
+    augment:str|dict = 'camera'      # see grefel.data.augment.AUGMENTATIONS
     hide_landmarks:float = 1.        # share of training faces whose landmarks the model isn't given
     ema:float = 0.999                # decay of averaged weights; 0: none
     bf16:bool = False                # bfloat16 arithmetic
@@ -64,6 +65,7 @@ class Recipe:
     class_weights:float = 0.         # γ: each class counts (its share)^−γ in the loss; 0: all alike
     teacher:str|list|None = None     # weights of one or several, as load_model takes them
     teacher_share:float = 0.5        # how much of a target is the teacher's
+    teacher_clean:bool = False       # it's asked once, before training, about the clean face
     warm_up:int = 0                  # epochs without labels, before the first one
     sam:float = 0.                   # radius of sharpness-aware minimisation; 0: none
     flip_test:bool = False           # measure on each face and its mirror image
@@ -73,6 +75,7 @@ class Recipe:
     loss:dict = field(default_factory=dict)   # differences from the defaults, see GReFELLoss
     limit:int|None = None            # use only this many faces of each split (for trying out)
     landmarks:str|None = None        # a file of landmarks that takes the place of the data's own
+    reading:dict = field(default_factory=dict)  # of a table: columns, classes, allow_outside
     stream:bool = False              # read shards while training, instead of loading all
     valid_share:float = 0.           # of the training faces, for validation if the data name none
     noise:str|None = None            # label noise in training: 'symmetric' or 'confusion'
@@ -393,7 +396,8 @@ def _note_run(recipe, faces, out, device, state):
     "Write a run's config.json; what of it travels with the weights is returned."
     known = dict(recipe=asdict(recipe), **_history(recipe),
                  data=dict(zip(('train', 'valid'), map(_facts, faces))))
-    if state is not None: known['weights'] = _about(out).get('weights')  # what the first epochs began from
+    if state is not None:  # what the first epochs began from
+        known['weights'] = _about(out).get('weights')
     machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
     about = dict(**known, grefel=__version__, torch=torch.__version__, machine=machine)
     write_file(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
@@ -403,6 +407,9 @@ def _note_run(recipe, faces, out, device, state):
 def _run_learner(recipe, faces, out, device, state, known, cbs):
     "The learner of a run, as it begins or goes on."
     train_set, valid_set = faces
+    if recipe.teacher and recipe.teacher_clean:
+        train_set = ask_before(train_set, map(load_model, _several(recipe.teacher)),
+                               recipe.teacher_share, device)
     set_seed(recipe.seed)
     model = to_device(_model(recipe), device)
     dls = face_dls(train_set, valid_set, model, recipe.bs, recipe.augment, recipe.hide_landmarks,
@@ -464,7 +471,8 @@ def _ingredients(recipe):
     if r.bf16: cbs.append(BFloat16())
     if r.sam: cbs.append(SAM(r.sam))
     if r.mixup or r.cutmix: cbs.append(Mix(r.mixup, r.cutmix))
-    if r.teacher: cbs.append(Distil(*teachers, share=r.teacher_share))
+    if r.teacher and not r.teacher_clean: cbs.append(Distil(*teachers, share=r.teacher_share))
+    cbs.append(GrowFaults())  # rests where the augmentation has none
     if r.compile or r.graph: cbs.append(CompileStep(r.compile, r.graph))
     if r.place_anchors is not None: cbs.append(PlaceAnchors(r.place_anchors))
     return cbs
@@ -482,7 +490,7 @@ def training_faces(
     faces = load_faces(recipe.data, split=split, rule=_rule(recipe, split), targets=recipe.targets,
                        num_classes=recipe.num_classes, data_home=data_home,
                        drop_duplicates=recipe.drop_duplicates and training,
-                       landmarks=recipe.landmarks, **kw)
+                       landmarks=recipe.landmarks, **kw, **recipe.reading)
     if faces.notes.get('own_split'):
         raise GrefelError(
             f'{recipe.data}: has no train and valid splits to learn from and choose on')
@@ -498,9 +506,10 @@ def _rule(recipe, split):
 # %% ../../nbs/6_train/08_runs.ipynb #e9998965
 def _stream(recipe, split):
     "One split, read from shards while training runs: all of it, with its own landmarks."
-    if recipe.landmarks or recipe.limit or recipe.valid_share or recipe.noise:
+    own = recipe.landmarks, recipe.limit, recipe.valid_share, recipe.noise, recipe.reading
+    if any(own):
         raise GrefelError('stream: takes the data as they are, without landmarks, limit, '
-                          'valid_share or noise')
+                          'valid_share, noise or reading; run grefel data convert first')
     train = split == 'train'
     return ShardDataset(recipe.data, split, recipe.bs*(1 if train else 2), train, recipe.seed,
                         drop_last=train, img_size=recipe.img_size, rule=_rule(recipe, split),
