@@ -8,13 +8,13 @@ __all__ = ['EXPRESSIONS', 'CLASS_ORDERS', 'NO_EXPRESSION', 'PACKAGE', 'DEFAULT_S
            'set_seed']
 
 # %% ../../nbs/2_base/00_core.ipynb #c8daa634
+import grefel
 import math
 import os
 import random
 import re
 import threading
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 # %% ../../nbs/2_base/00_core.ipynb #69cb281a
@@ -102,8 +102,8 @@ def as_path(
     if not text: raise GrefelError('an empty path; this folder is .')
     if '\0' in text: raise GrefelError(f'{text}: a path holds no zero byte')
     if address := _ADDRESS.match(text):
-        raise GrefelError(f'{text}: an address ({address[1]}); nothing is downloaded here: save the '
-                          f'file, and name its path')
+        raise GrefelError(f'{text}: an address ({address[1]}); nothing is downloaded here: '
+                          'save the file, and name its path')
     if text.startswith('./~'): return Path(text).absolute()  # Path would drop the dot
     if not text.startswith('~'): return Path(text)
     try: return Path(text).expanduser()
@@ -114,7 +114,7 @@ def as_path(
                       f'./{text} for a folder of that name')
 
 # %% ../../nbs/2_base/00_core.ipynb #a025468d
-PACKAGE = Path(find_spec('grefel').origin).parent  # the folder of the installed package
+PACKAGE = Path(grefel.__file__).parent  # the folder of the installed package
 
 # %% ../../nbs/2_base/00_core.ipynb #db3f8a38
 def data_home(

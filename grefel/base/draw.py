@@ -457,7 +457,7 @@ def _draw_occluders(image, x, y, scene, look, size):
         image[behind] = faces
 
 # %% ../../nbs/2_base/04_draw.ipynb #02199d9b
-def _draw_chunk(shape, look, scene, size, noise):
+def _draw_chunk(size, noise, shape, look, scene):
     "Draw faces from their parameters, each a dict name → (b,); (b, size, size) uint8."
     p, i, s = _spread(shape), _spread(look), _spread(scene)
     g = (torch.arange(size) + .5)/size - .5
@@ -523,17 +523,17 @@ def draw_faces(
     "Draw faces, and tell where their 68 landmarks lie."
     n = len(au)
     identity = torch.zeros(n, len(TRAITS)) if identity is None else identity
-    scene = _scene(torch.zeros(n, len(SCENE)) if scene is None else scene)
-    shape = _face_shape(au, identity) | dict(nose_shift=.45*scene['yaw'])
-    parameters = shape, _tones(identity), scene
-    noise_of = _noise(scene['noise'], size, noise_seed)
+    setting = _scene(torch.zeros(n, len(SCENE)) if scene is None else scene)
+    shape = _face_shape(au, identity) | dict(nose_shift=.45*setting['yaw'])
+    parameters = shape, _tones(identity), setting
+    noise_of = _noise(setting['noise'], size, noise_seed)
     chunk, images = chunk or max(1, 2**17//size**2), []
     with _one_thread():
         for k in range(0, n, chunk):
             faces = slice(k, k + chunk)
             rows = ({name: v[faces] for name, v in d.items()} for d in parameters)
-            images.append(_draw_chunk(*rows, size, noise_of(faces)))
-    return torch.cat(images)[:, None], _place(_face_landmarks(shape), scene)
+            images.append(_draw_chunk(size, noise_of(faces), *rows))
+    return torch.cat(images)[:, None], _place(_face_landmarks(shape), setting)
 
 # %% ../../nbs/2_base/04_draw.ipynb #b4b180dd
 def few_colours(

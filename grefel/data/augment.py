@@ -35,7 +35,7 @@ _NEUTRAL = dict(
     erase=0.,                # probability of blanking a rectangle
     erase_area=(.02, .2))    # its share of the image
 
-AUGMENTATIONS = dict(
+AUGMENTATIONS:dict[str, dict] = dict(
     none  = {},
     light = dict(flip=.5, rotate=10., scale=(.9, 1.1), shift=.08, brightness=.2, contrast=.2,
                  erase=.25),
@@ -74,8 +74,8 @@ def draw_parameters(
     "One set of random decisions per sample."
     s, u = settings, dict(zip(_DICE, torch.rand(n, len(_DICE), generator=generator).unbind(1)))
     gap, blends = 1 - s['crop'], ('brightness', 'contrast', 'saturation')
-    factors = [_between(u[k], max(0., 1 - s[k]), 1 + s[k]) for k in blends]
-    factors = torch.stack([*factors, _either_way(u['hue'], s['hue'])], 1)           # (n, 4)
+    blend = [_between(u[k], max(0., 1 - s[k]), 1 + s[k]) for k in blends]
+    factors = torch.stack([*blend, _either_way(u['hue'], s['hue'])], 1)             # (n, 4)
     order = torch.stack([u[f'order_{k}'] for k in 'bcsh'], 1).argsort(1)            # (n, 4)
     return dict(
         flip=u['flip'] < s['flip'], crop_x=gap*u['crop_x'], crop_y=gap*u['crop_y'],
@@ -196,7 +196,8 @@ def __call__(self:BatchTransform,
 ) -> tuple:                               # images (B, 3, S, S) float32, landmarks or None
     "Throw the dice for every sample and apply what they say."
     params = draw_parameters(self.settings, len(images), generator) if self.random else None
-    return self.apply(images, landmarks, params, generator)
+    with torch.autocast(images.device.type, enabled=False):  # pixels stay exact
+        return self.apply(images, landmarks, params, generator)
 
 # %% ../../nbs/4_data/08_augment.ipynb #5336d3c8
 @patch

@@ -199,7 +199,8 @@ class DataCheck:
     def as_dict(self):
         "All of it, for machines."
         d = {k: v for k, v in vars(self).items() if k not in ('faults', 'odd')}
-        return dict(d, ok=self.ok, usable=self.usable, faults=[dict(where=w, what=t) for w, t in self.faults],
+        return dict(d, ok=self.ok, usable=self.usable,
+                    faults=[dict(where=w, what=t) for w, t in self.faults],
                     odd=[dict(where=w, what=t, n=n) for w, t, n in self.odd])
 
     @property
@@ -219,7 +220,8 @@ def check_data(
     start = time.perf_counter()
     in_range(decode, 'decode', whole=True)
     split = known_split(split)
-    if find_layout(source, data_home, options.get('classes'))[1] == 'parquet': options = dict(images=False) | options
+    _, layout, *_ = find_layout(source, data_home, options.get('classes'))
+    if layout == 'parquet': options = dict(images=False) | options
     df = read_table(source, split, data_home, **options)
     votes, faults = check_votes(column_values(df, 'votes') if 'votes' in df else [])
     faults = faults | row_faults(df)
@@ -264,9 +266,9 @@ def _images(looks, where, df):
             for i, kind, *_ in seen if kind != usual and kinds[kind] <= 0.05*len(seen) + 5]
     coloured = [c for _, kind, *_, c in seen if kind == 'colour' and c is not None]
     if coloured and not any(coloured): kinds['grey, stored in three channels'] = kinds.pop('colour')
-    sides, sizes = (np.array([look[k] for look in seen]) for k in (2, 3))
-    sides = (int(sides.min()), int(np.median(sides)), int(sides.max()))
-    return dict(kinds), sides, int(sizes.sum()), rare
+    side, size = (np.array([look[k] for look in seen]) for k in (2, 3))
+    sides = (int(side.min()), int(np.median(side)), int(side.max()))
+    return dict(kinds), sides, int(size.sum()), rare
 
 # %% ../../nbs/4_data/10_check.ipynb #69b46c5b
 def _copies(keys, where, labels):

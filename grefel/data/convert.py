@@ -176,7 +176,7 @@ def _plan(df, part_rows, mix, shards):
     "Name -> row numbers of every part, one split each."
     split = df['split'].astype(object).where(df['split'].notna(), 'train').to_numpy()
     order = np.random.default_rng(0).permutation(len(df)) if mix else np.arange(len(df))
-    plan = {}
+    plan:dict = {}
     for s in dict.fromkeys(split):
         rows = order[split[order] == s]
         pieces = [rows[i:i + part_rows] for i in range(0, len(rows), part_rows)]

@@ -177,7 +177,8 @@ def check_repeats(
         key = pd.factorize(pd.MultiIndex.from_arrays([key, *box.T]))[0]
     first = np.unique(key, return_index=True)[1][key]                                   # (n,)
     again = np.flatnonzero((first < np.arange(len(df))) & df['path'].notna().to_numpy())
-    said = _repeats(df) if len(again) else None
+    if not len(again): return {}
+    said = _repeats(df)
     return {int(i): said(i, first[i]) for i in again}
 
 # %% ../../nbs/4_data/05_faces.ipynb #2345f1ca
@@ -375,8 +376,8 @@ def _label(df, rule, targets, classes):
     if 'label' not in df or (votes is not None and df['label'].isna().all()):
         if votes is None: raise GrefelError(f"{df.attrs['source']}: has neither labels nor votes")
         votes[list(wrong)] = 1  # set aside by the caller: any votes do
-        found = apply_rule(votes, rule, 7 + ('contempt' in classes), kind)
-        return *in_order_of(*found, classes), votes, rule, wrong
+        keep, y, labels = apply_rule(votes, rule, 7 + ('contempt' in classes), kind)
+        return *in_order_of(keep, y, labels, classes), votes, rule, wrong
     if votes is None and kind != 'hard':
         raise GrefelError(f"{df.attrs['source']}: has no votes for targets={targets!r}; use 'hard'")
     labels, unknown = _check_labels(df['label'], classes if kind == 'hard' else EXPRESSIONS)
@@ -471,8 +472,8 @@ def load_faces(
     notes |= dict(kept=int(keep.sum()), twins=int(duplicate.sum()),
                   dropped_duplicates=int((duplicate & keep).sum()), own_split=own_split)
     arrays = (a if a is None else a[index] for a in arrays)
-    return _face_data(df.iloc[index], images, shape, *arrays, None if own_split else split,
-                      classes, notes)
+    return _face_data(df.iloc[index], images, shape, None if own_split else split, classes, notes,
+                      *arrays)
 
 # %% ../../nbs/4_data/05_faces.ipynb #7aa4d0d3
 def _check_choice(targets, num_classes):
@@ -543,7 +544,7 @@ def _nothing_left(df, notes):
     return f"{df.attrs['source']}: no face left of {len(df)} rows{first}"
 
 # %% ../../nbs/4_data/05_faces.ipynb #650b8740
-def _face_data(df, images, shape, targets, labels, points, votes, split, classes, notes):
+def _face_data(df, images, shape, split, classes, notes, targets, labels, points, votes):
     "Arrays of m kept rows as `FaceData`."
     ratio = (shape/shape.max(1, keepdims=True))[:, None]  # (m, 1, 2), how much of it is image
     points = np.where(ratio == 1, points, 0.5 + (points - 0.5)*ratio).astype(np.float32)

@@ -329,7 +329,7 @@ def _make_parts(parts, table, part_rows, stored, make, progress):
     starts = range(0, len(table), part_rows)
     names, sizes = [f'{i:09d}' for i in starts], [min(part_rows, len(table) - i) for i in starts]
     missing = np.repeat([name not in parts for name in names], sizes)                   # (n,)
-    images = stored_images(table[missing], part_rows) if stored else None
+    images = stored_images(table[missing], part_rows) if stored else ()
     def part(name):
         rows = table.iloc[int(name):int(name) + part_rows]
         if stored: rows = rows.assign(image=list(islice(images, len(rows))))

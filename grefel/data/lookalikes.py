@@ -112,7 +112,7 @@ def _add_strays(copy, folder):
         copy.plant('stray file', stray)
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #2f15e164
-LOOKALIKES = {}   # layout name -> function that fills a `Copy`
+LOOKALIKES:dict = {}   # layout name -> function that fills a `Copy`
 
 def _lookalike(f):
     LOOKALIKES[f.__name__.removeprefix('_make_')] = f

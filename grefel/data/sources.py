@@ -161,8 +161,8 @@ def _rafdb_folders(base, classes):
                if n.isdecimal()}
     if classes is None and not numbers <= set(range(1, 8)):
         raise GrefelError(f"{base}: RAF-DB's images in folders {min(numbers)} to "
-                          f'{max(numbers)}, but its labels are 1 to 7; say what the folders mean: --classes '
-                          '0=neutral,1=happiness,…')
+                          f'{max(numbers)}, but its labels are 1 to 7; say what the folders mean: '
+                          '--classes 0=neutral,1=happiness,…')
     return read_folder(base, classes=classes or 'rafdb')
 
 # %% ../../nbs/4_data/04_sources.ipynb #67825481
@@ -176,8 +176,9 @@ def _refuse_compound(file, labels):
     "`GrefelError` if a list is that of RAF-DB's compound expressions."
     many = len({'8', '9', '10', '11'} & {*labels}) > 2
     if not many and file.parent.parent.name != 'compound': return
-    raise GrefelError(f"{file}: RAF-DB's compound expressions (1 to 11, such as happily surprised); "
-                      'a model here knows the basic ones: name the folder basic of the archive')
+    raise GrefelError(f"{file}: RAF-DB's compound expressions (1 to 11, such as happily "
+                      'surprised); a model here knows the basic ones: name the folder basic of '
+                      'the archive')
 
 # %% ../../nbs/4_data/04_sources.ipynb #c6983932
 @register_layout(lambda path: _rafdb_list(path) or _rafdb_copy(path))
@@ -231,7 +232,7 @@ def _point_lists(points):
 def _parsed(text):
     "136 numbers from 'x;y;x;y;…'; NaN where there are not so many."
     try: values = np.array(text.split(';'), np.float32)
-    except ValueError: values = np.zeros(0)
+    except ValueError: values = np.zeros(0, np.float32)
     return values if values.size == 136 else np.full(136, np.nan)
 
 # %% ../../nbs/4_data/04_sources.ipynb #0438a7ba
@@ -509,9 +510,9 @@ def read_jaffe(path, split=None):
     "JAFFE: 213 images whose names hold person and expression."
     folder = _jaffe_folder(path)
     files = file_names(folder)
-    names = [f for f in files if _JAFFE.fullmatch(f) and f.lower().endswith(IMAGE_ENDINGS)]
-    subject, label = zip(*(_JAFFE.fullmatch(n).group(1, 2) for n in names))
-    subject, paths = [s.upper() for s in subject], [str(folder/n) for n in names]
+    named = [m for m in map(_JAFFE.fullmatch, files) if m and m[0].lower().endswith(IMAGE_ENDINGS)]
+    names, paths = [m[0] for m in named], [str(folder/m[0]) for m in named]
+    subject, label = [m[1].upper() for m in named], [m[2] for m in named]
     odd = stray_files(folder, sorted(set(files) - set(names)))
     return make_table(odd, name=names, path=paths, label=label_column(label),
                       subject=pd.Categorical(subject),

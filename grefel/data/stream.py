@@ -74,8 +74,8 @@ def _voted_labels(votes, rule, classes, targets):
     cast = votes.sum(1) > 0                                                             # (n,)
     votes = np.where(cast[:, None], votes, 1)  # any votes do for a row that is not kept
     kind = 'hard' if targets == 'truth' else targets
-    found = apply_rule(votes, rule, 7 + ('contempt' in classes), kind)
-    keep, y, labels = in_order_of(*found, classes)
+    keep, y, labels = apply_rule(votes, rule, 7 + ('contempt' in classes), kind)
+    keep, y, labels = in_order_of(keep, y, labels, classes)
     return keep & cast, y, labels
 
 # %% ../../nbs/4_data/12_stream.ipynb #c0f63725
@@ -169,7 +169,8 @@ class ShardDataset(IterableDataset):
         self.seed, self.buffer, self.drop_last, self.threads = seed, buffer, drop_last, threads
         self.rule, self.targets = rule, targets
         self.classes = tuple(classes or EXPRESSIONS[:num_classes])
-        self.rank, self.world = _place() if rank is None else (rank, world or 1)
+        if rank is None: rank, world = _place()
+        self.rank, self.world = rank, world or 1
         if not 0 <= self.rank < self.world:
             raise GrefelError(f'reader {self.rank} of {self.world}: count from 0')
         # seen by workers that live on
@@ -360,7 +361,7 @@ def _cut(tables, bs):
 def _ahead(items, work, threads):
     "`work(item)` for every item, in order, worked on in threads a few items ahead."
     with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
+        waiting:deque = deque()
         for item in items:
             waiting.append(pool.submit(work, item))
             if len(waiting) > 2*threads: yield waiting.popleft().result()
@@ -396,10 +397,10 @@ def _faces(self:ShardDataset, table):
 # %% ../../nbs/4_data/12_stream.ipynb #c3a4a17f
 def _points(table, shape):
     "(b, 68, 2) landmarks as fractions of the padded square, NaN where there are none."
-    points = np.full((len(table), 136), np.nan)
-    if 'landmarks' in table.column_names: points, _ = vectors(table['landmarks'], 136)
+    flat = np.full((len(table), 136), np.nan)
+    if 'landmarks' in table.column_names: flat, _ = vectors(table['landmarks'], 136)
     part = (shape/shape.max(1, keepdims=True))[:, None]                              # (b, 1, 2)
-    points = points.reshape(-1, 68, 2)
+    points = flat.reshape(-1, 68, 2)
     points = np.where(part == 1, points, 0.5 + (points - 0.5)*part)
     return torch.from_numpy(points.astype(np.float32))
 

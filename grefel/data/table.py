@@ -384,8 +384,8 @@ def all_faults(
     *columns,         # each n faults or None, or None for a whole column without any
 ):                    # n faults or None, the first of each row; None if there are none
     "Several columns of faults as one."
-    columns = [c for c in columns if c is not None]
-    merged = [next((f for f in row if f), None) for row in zip(*columns)]
+    given = [c for c in columns if c is not None]
+    merged = [next((f for f in row if f), None) for row in zip(*given)]
     return merged if any(merged) else None
 
 # %% ../../nbs/4_data/03_table.ipynb #a9583306

@@ -34,12 +34,15 @@ def flip_average(
     images,            # (B, 3, S, S)
     landmarks=None,    # (B, 68, 2) or None
     out=None,          # the model's answer to these, if there is one already
-) -> dict:             # the same names; distributions, confidences and landmarks are those of both
+) -> dict:             # the same names; distributions, their logits, confidences, landmarks are of both
     "A model's answer, averaged over each face and its mirror image."
     out = model(images, landmarks) if out is None else out
     points = None if landmarks is None else mirror_landmarks(landmarks)
     mirrored = model(images.flip(-1), points)
-    out = out | {k: (v + mirrored[k])/2 for k, v in out.items() if k.endswith('_probs')}
+    means = {k: (v + mirrored[k])/2 for k, v in out.items() if k.endswith('_probs')}
+    logs = {k.replace('_probs', '_logits'): p.clamp_min(torch.finfo(p.dtype).tiny).log()
+            for k, p in means.items()}
+    out = out | means | {k: v for k, v in logs.items() if k in out}
     out |= {f'{k}_confidence': confidence(out[f'{k}_probs']) for k in ('primary', 'correction')
             if f'{k}_probs' in out}
     if 'landmarks' in out:

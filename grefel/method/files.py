@@ -214,16 +214,17 @@ def by_class(
                         for i, c in enumerate(new_classes)])
 
 # %% ../../nbs/3_method/09_files.ipynb #d1c61863
-def _adapted(path, changes):
-    "The model of a file with other settings, its weights adapted to them."
+def _adapted(path, changes, fresh=False):
+    "The model of a file with other settings, its weights adapted; a fresh one forgets temperature."
     state, config, metadata = read_weights(path)
     changes = {k: v for k, v in changes.items() if v is not None}
     model = _build(config, state, path)
     classes = model.classes
-    if changes: model = _changed(model.config, changes, path)
+    if fresh and 'temperature' in model.config: changes = dict(temperature=1.) | changes
+    if fresh or changes: model = _changed(model.config, changes, path)
     fitting, report = adapt_weights(state, classes, model, path)
     model.load_state_dict(fitting)
-    model.metadata = metadata | (dict(adapted=report) if changes else {})
+    model.metadata = metadata | (dict(adapted=report) if fresh or changes else {})
     return model
 
 def _changed(config, changes, path):
@@ -256,7 +257,7 @@ def transfer(
     **changes,                    # of the model's settings: classes, num_classes, img_size, …
 ) -> GReFELModel:                 # in training mode; .metadata['adapted'] says what was adapted
     "A model that starts from trained weights; classes are matched by name."
-    model = _adapted(weights_file(weights), dict(temperature=1.) | changes)
+    model = _adapted(weights_file(weights), changes, fresh=True)
     kept = 'grey', 'face_size', 'adapted'
     model.metadata = {k: v for k, v in model.metadata.items() if k in kept}
     return model.train()

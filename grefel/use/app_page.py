@@ -21,6 +21,8 @@ from ..base.alignment import frame_points
 from ..base.core import GrefelError
 from ..base.images import load_image
 from ..base.page import data_uri
+from ..measure.doubts import ambiguity_in_words, familiarity_in_words
+from ..measure.sets import set_in_words
 from .annotate import answer_items
 from .journal import item_rows, table_columns
 from .media import expected_items, find_sources, read_items
@@ -51,19 +53,27 @@ def _doubt(face, p):
         return 'No expression is more probable than all the others together.'
 
 # %% ../../nbs/7_use/11_app_page.ipynb #c3838552
+def _alternatives(face):
+    "The set in words; where none was asked for, the two most probable expressions."
+    if face.set: return set_in_words(face.set, among=len(face.probabilities))
+    first, second = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
+    return ' or '.join(f'{name} ({percent(p)})' for name, p in (first, second))
+
 def verdict(
     face,   # a grefel.use.predict.Face
 ) -> dict:  # sure, headline, guess, reason
     "What to say about a face, in words: is the model sure, of what, and why or why not."
-    (first, p), (second, q) = sorted(face.probabilities.items(), key=lambda item: -item[1])[:2]
+    first, p = max(face.probabilities.items(), key=lambda item: item[1])
     if reason := _doubt(face, p):
-        guess = f'perhaps {first} ({percent(p)}) or {second} ({percent(q)})'
-        return dict(sure=False, headline='Unsure', guess=guess, reason=reason)
+        return dict(sure=False, headline='Unsure', guess=f'perhaps {_alternatives(face)}',
+                    reason=reason)
     reason = 'How often answers this sure are wrong was not measured for these weights.'
     if face.reliable:
         reason = (f'Of the answers that count as sure, at most {percent(face.risk)} were wrong on '
                   'the images held back for checking.')
-    return dict(sure=True, headline=first.capitalize(), guess=f'{percent(p)} sure', reason=reason)
+    others = f'; it may be {_alternatives(face)}' if len(face.set or ()) > 1 else ''
+    return dict(sure=True, headline=first.capitalize(), guess=f'{percent(p)} sure{others}',
+                reason=reason)
 
 # %% ../../nbs/7_use/11_app_page.ipynb #51318f3c
 def image_uri(
@@ -142,6 +152,7 @@ _CARD = '''
   <p class="gf-headline">{{ f.said.headline }}</p>
   <p class="gf-guess">{{ f.said.guess }}</p>
   <p class="gf-reason">{{ f.said.reason }}</p>
+  {% if f.doubts %}<p class="gf-reason">{{ f.doubts }}.</p>{% endif %}
 </div>
 <table class="gf-bars">
   <caption>How probable each expression is</caption>
@@ -187,6 +198,17 @@ _EVIDENCE = '''
 </ol>
 {% endif %}'''
 
+# %% ../../nbs/7_use/11_app_page.ipynb #3f8efb2b
+def _doubt_facts(face):
+    "The same kind of rows: the set, and both kinds of doubt."
+    rows = [('The set', None, ', '.join(face.set))] if face.set else []
+    if face.ambiguity is not None:
+        rows.append(('Ambiguity', face.ambiguity, ambiguity_in_words(face.ambiguity)))
+    if face.familiarity is None: return rows
+    measured = ', which were small and grey' if face.face_found else ''
+    words = f'{familiarity_in_words(face.familiarity)}{measured}'
+    return [*rows, ('Familiarity', face.familiarity, words)]
+
 # %% ../../nbs/7_use/11_app_page.ipynb #16479c19
 def _facts(face):
     "(name, 0 to 1 or None, text): how sure the two readings were, and what came of them."
@@ -194,6 +216,7 @@ def _facts(face):
     rows = [(f'Confidence, {name}', c, f'{c:.2f}') for name, c in sure.items() if c is not None]
     if face.anchor is not None or face.attentive is not None:
         rows.append(('The correction', None, _correction(face)))
+    rows += _doubt_facts(face)
     return rows + ([('Note', None, face.note)] if face.note and not _nobody(face) else [])
 
 def _correction(face):
@@ -231,7 +254,8 @@ def _card(face, image):
     corners, marked = _corners(face), face.landmarks is not None and not _nobody(face)
     wide = np.ptp(corners[:, 0]) if face.box else image.width
     bars = [(name, p, face.primary[name]) for name, p in face.probabilities.items()]
-    return dict(said=verdict(face), bars=sorted(bars, key=lambda bar: -bar[1]), facts=_facts(face),
+    return dict(said=verdict(face), doubts=face.doubts[:1].upper() + face.doubts[1:],
+                bars=sorted(bars, key=lambda bar: -bar[1]), facts=_facts(face),
                 attention=_attention(face), nearest=face.nearest, corners=corners.tolist(),
                 place=_place(corners, image.size) if face.box else None,
                 landmarks=np.round(face.landmarks, 1).tolist() if marked else [],
@@ -614,6 +638,11 @@ _ABOUT = '''<div class="gf-text">
   reading has more weight.</dd>
 <dt>Unsure</dt>
 <dd>{{ unsure }}</dd>
+{% if sets %}<dt>Sets</dt>
+<dd>{{ sets }}</dd>{% endif %}
+{% if doubts %}<dt>Ambiguity and familiarity</dt>
+<dd>Ambiguity is the share of people who would name another expression. Familiarity is the share of
+  the faces used for checking, small and grey, that look stranger than this one.</dd>{% endif %}
 <dt>Boxes and points</dt>
 <dd>The box is where a face was found, the 68 points are where the model sees brows, eyes, nose,
   mouth and jaw. If they sit badly, do not trust the answer.</dd>
@@ -671,10 +700,21 @@ def _figures(v):
     return (f'{said}; averaged over the expressions, with rare ones counting as much as frequent '
             f'ones, in {v["balanced_accuracy"]:.1%}.')
 
+# %% ../../nbs/7_use/11_app_page.ipynb #d8ea8197
+def _sets_said(metadata, coverage, promise):
+    "What a set promises, and on which faces that was measured; empty where there are none."
+    if coverage is None: return ''
+    whose = 'what most people would say' if promise == 'labels' else 'what one person would say'
+    return (f'Where several expressions are named, they are a set: it is as large as it takes to '
+            f'hold {whose} for {coverage:.0%} of faces. That was measured on crops of faces '
+            f'({metadata["sets"]["source"] or "validation"}); on photographs sets hold less often.')
+
 # %% ../../nbs/7_use/11_app_page.ipynb #4a7ab146
 def about_html(
     metadata:dict,         # of the weights, see grefel.method.files.save_model
     risk:float|None=0.1,   # share of wrong answers that reliable stands for; None: not measured
+    coverage=None,         # what sets are to hold, as in Predictor; None: there are none
+    promise:str='labels',  # likewise
 ) -> str:                  # HTML
     "The page that explains the numbers."
     from jinja2 import Environment
@@ -682,4 +722,4 @@ def about_html(
               f'up to {MAX_FILES} of them, or a film of up to {MAX_UPLOAD//10**6} MB')
     return Environment(autoescape=True).from_string(_ABOUT + _LIMITS).render(
         unsure=_when_unsure(metadata, risk), figures=_figures(metadata.get('validation') or {}),
-        limits=limits)
+        sets=_sets_said(metadata, coverage, promise), doubts=metadata.get('doubts'), limits=limits)

@@ -65,6 +65,7 @@ def _train_arguments(p):
         p.add_argument('--' + name.replace('_', '-'), type=kind, default=argparse.SUPPRESS,
                        help=quoted)
     _train_switches(p)
+    _reading_arguments(p)
     p.add_argument('--pretrained', metavar='DIR',
                    help="for paper and poster_v2: the folder of the backbones' published files "
                         "(wants a lower --lr)")
@@ -182,6 +183,12 @@ def _predict_arguments(p):
     p.add_argument('--risk', type=float, default=0.1, metavar='SHARE',
                    help='call an answer reliable where at most this share was wrong on validation '
                         '(default: 0.1)')
+    p.add_argument('--coverage', type=float, metavar='SHARE',
+                   help='answer with a set of expressions that holds the truth in so many of '
+                        'hundred answers: 0.8, 0.9 or 0.95')
+    p.add_argument('--promise', choices=['labels', 'annotators'],
+                   help='what the truth is: labels, what most people would say, or annotators, '
+                        'what one of them would (default: labels)')
     p.add_argument('--threads', type=int, metavar='N',
                    help='that the model may use (default: as many as there are)')
     _how_arguments(p)
@@ -269,7 +276,10 @@ def _demo_arguments(p):
 def _experiment_arguments(p):
     "What `grefel experiment` takes."
     p.add_argument('spec', metavar='FILE.json',
-                   help='what is compared, see the folder nbs/8_experiments')
+                   help='what is compared, see the folder nbs/8_experiments; or the word queue: '
+                        'all that waits there, the most valuable first')
+    p.add_argument('--minutes', type=float, metavar='N',
+                   help='for queue: stop after so long; what was begun goes on next time')
     p.add_argument('--rows', nargs='+', metavar='NAME', help='only these rows')
     p.add_argument('--seeds', nargs='+', type=int, metavar='N',
                    help="these seeds instead of the file's")
@@ -300,6 +310,7 @@ def train_command(args):
     recipe = read_recipe(args.config, **{k: v for k, v in vars(args).items() if k in fields})
     recipe = set_fields(recipe, args.set)
     if args.pretrained: recipe.model['pretrained'] = args.pretrained
+    recipe.reading |= _reading(args)
     before = finished(args.out, recipe, args.data_home)
     if not before:
         train(recipe, args.out, args.device, args.data_home,
@@ -363,6 +374,12 @@ def _say_metrics(m, out):
     print(f"Report: {out/'report.html'}")
 
 # %% ../../nbs/7_use/14_cli.ipynb #d01ea557
+def _promise(args):
+    "What sets are to hold; `GrefelError` where no sets were asked for."
+    if args.promise and args.coverage is None:
+        raise GrefelError('--promise says what sets hold; ask for sets with --coverage 0.9')
+    return args.promise or 'labels'
+
 def predict_command(args):
     "`grefel predict`"
     from grefel.use.media import find_sources
@@ -372,7 +389,8 @@ def predict_command(args):
     paths = args.paths if args.camera is None else [args.camera]
     predictor = Predictor(args.weights, args.device, args.backend, args.crop, args.align,
                           args.detector, args.smallest, args.min_score, args.thorough, args.no_face,
-                          risk=args.risk, threads=args.threads, jobs=args.jobs, **_how(args))
+                          risk=args.risk, threads=args.threads, jobs=args.jobs,
+                          coverage=args.coverage, promise=_promise(args), **_how(args))
     if args.out or args.annotate: return _predict_table(args, paths, predictor)
     return _predict_lines(args, find_sources(paths), predictor)
 
@@ -442,8 +460,7 @@ def _say_face(args, item, answer):
     for f in answer:
         where = ', '.join(str(round(v)) for v in f.box) if f.face_found else ''
         found = f'face at {where}' if where else f.note
-        unsure = ', unsure' if f.reliable is False else ''
-        print(f'{name}: {f.emotion} {f.confidence:.0%}{unsure} ({found})', flush=True)
+        print(f'{name}: {f.said} ({"; ".join(filter(None, [found, f.doubts]))})', flush=True)
 
 # %% ../../nbs/7_use/14_cli.ipynb #5735903b
 def list_command(args):
@@ -497,18 +514,33 @@ def inspect_command(args):
     print(f"{found['rows']:,} rows; {problems}")
     print(f"Page: {Path(args.out)/'health.html'}")
 
+# %% ../../nbs/7_use/14_cli.ipynb #ae6ec5b0
+def _without_vectors(found):
+    "What was measured, less the vectors that say what known faces look like."
+    if not found.get('doubts'): return found
+    kept = {k: v for k, v in found['doubts'].items() if k != 'parts'}
+    return found | dict(doubts=kept | dict(parts=list(found['doubts']['parts'])))
+
+def _say_sets(sets):
+    "Which promises sets can keep from now on."
+    for promise in (p for p in ('labels', 'annotators') if p in sets):
+        shares = ', '.join(f'{float(c):.0%}' for c in sets[promise])
+        print(f'Sets can be asked to hold {shares} of {promise}')
+
 # %% ../../nbs/7_use/14_cli.ipynb #0e1ed67c
 def calibrate_command(args):
     "`grefel calibrate`"
     from grefel.measure.answers import calibrate_weights
     found = calibrate_weights(args.weights, args.data, args.out, args.device,
                               data_home=args.data_home, **_how(args))
-    if args.json: return _print_json(args, found)
+    if args.json: return _print_json(args, _without_vectors(found))
     print(f"Temperature {found['temperature']:.3f}; answers are at most")
     for risk, threshold, coverage in found['risk']:
         where = (f'where the confidence is {threshold:.2f} or more: {coverage:.0%} of faces'
                  if coverage else 'nowhere')
         print(f'  {risk:4.0%} wrong {where}')
+    _say_sets(found.get('sets') or {})
+    if warning := found['calibration'].get('warning'): print(f'Warning: {warning}')
     print(f"The calibrated weights are in {args.out}")
 
 # %% ../../nbs/7_use/14_cli.ipynb #28905657
@@ -529,11 +561,25 @@ def demo_command(args):
     from grefel.use.predict import Predictor
     run_app(Predictor(args.weights, args.device), args.port)
 
+# %% ../../nbs/7_use/14_cli.ipynb #3f0c0bfc
+def _run_queue(args, log):
+    "`grefel experiment queue`"
+    from grefel.train.queue import read_queue, run_queue
+    if args.minutes is None: raise GrefelError('queue: say how long with --minutes')
+    left = run_queue(read_queue(device=args.device), args.minutes, args.device, args.jobs,
+                     args.runs or 'runs', args.data_home, log)
+    waiting = left[~left.done]
+    if args.json: return _print_json(args, dict(done=int(left.done.sum()), left=len(waiting)))
+    known = waiting.minutes.dropna()
+    print(f'{left.done.sum()} of {len(left)} runs are done, {len(waiting)} wait')
+    if len(known): print(f'Of {len(known)} the time is known: about {known.sum()/60:.1f} h')
+
 # %% ../../nbs/7_use/14_cli.ipynb #0dffa6b6
 def experiment_command(args):
     "`grefel experiment`"
     from grefel.train.experiments import run_table, summary
     def log(line): print(line, file=sys.stderr, flush=True)
+    if args.spec == 'queue': return _run_queue(args, log)
     found = summary(run_table(args.spec, args.out, args.runs, args.seeds, args.rows, args.device,
                               args.data_home, args.jobs, args.long, log=log))
     if args.json: return _print_json(args, json.loads(found.to_json(orient='index')))

@@ -12,6 +12,7 @@ from ..base.alignment import cut, frame_size
 from ..base.core import GrefelError
 from ..base.progress import ticking
 from ..measure.calibration import risk_thresholds
+from ..measure.sets import fit_sets
 from .predict import NO_FACE, photo_features, Predictor, temper_rows
 from .scenes import make_scene, match_frames
 
@@ -204,8 +205,9 @@ def fit_photographs(
     sides,          # (n,) of the faces, pixels
     scores,         # (n,) of the finder, 0 to 1
     pull:float=1.,  # towards a temperature of 1, in faces
-) -> dict:          # temper: w0, w1, w2; risk: rows of risk, threshold, coverage; faces: n
-    "Confidence and risk for faces on photographs, as weights store it under photographs."
+    votes=None,     # (n, N) votes; without them sets promise nothing about annotators
+) -> dict:          # temper: w0, w1, w2; risk: rows of risk, threshold, coverage; sets; faces: n
+    "Confidence, risk and sets for faces on photographs, as weights store it under photographs."
     from scipy.optimize import minimize
     features, labels = photo_features(sides, scores), np.asarray(labels)
     if not len(labels) == len(probs) == len(features) or not len(labels):
@@ -216,7 +218,8 @@ def fit_photographs(
     w = minimize(loss, np.zeros(3), method='Nelder-Mead').x
     p = temper_rows(probs, np.exp(features @ w))
     return dict(temper=[round(float(v), 4) for v in w], faces=len(labels),
-                risk=risk_thresholds(p.max(1), p.argmax(1) == labels))
+                risk=risk_thresholds(p.max(1), p.argmax(1) == labels),
+                sets=fit_sets(p, labels, votes, 'faces found on photographs'))
 
 # %% ../../nbs/7_use/04_evaluator.ipynb #18d67c47
 def cross_fit_photographs(

@@ -140,7 +140,8 @@ def merge_found(
     alone:float=0.,    # score that a face needs which no second box confirms, 0 to 1
 ) -> list:             # of Found, the surest first
     "Each face once: of boxes that cover each other the surest is kept."
-    kept, seen = [], []
+    kept:list = []
+    seen:list = []  # how often
     for face in sorted(found, key=lambda f: -f.score):
         same = [i for i, k in enumerate(kept) if _covered(face.box, k.box) > APART]
         for i in same: seen[i] += 1

@@ -24,8 +24,8 @@ def table_columns(classes=EXPRESSIONS):
     "Names of the columns."
     return ['file', 'frame', 'seconds', 'person', 'face', 'faces', 'face_found', 'x0', 'y0', 'x1',
             'y1', 'tilt', 'detector', 'score', 'emotion', 'confidence', 'reliable', 'risk',
-            'evidence', *(f'final_{c}' for c in classes), *(f'primary_{c}' for c in classes),
-            'landmarks', 'note', 'error', 'file_id', 'made_with']
+            'evidence', 'set', 'ambiguity', 'familiarity', *(f'final_{c}' for c in classes),
+            *(f'primary_{c}' for c in classes), 'landmarks', 'note', 'error', 'file_id', 'made_with']
 
 # %% ../../nbs/7_use/07_journal.ipynb #b8256a9b
 def _rounded(v, digits): return None if v is None else round(float(v), digits)
@@ -41,6 +41,8 @@ def _face_row(face):
         face_found=face.face_found, tilt=face.tilt, emotion=face.emotion, note=face.note or None,
         confidence=round(face.confidence, 5), reliable=face.reliable, risk=face.risk,
         detector=face.detector, score=_rounded(face.score, 3), evidence=face.evidence,
+        set=face.set and ' or '.join(face.set), ambiguity=_rounded(face.ambiguity, 4),
+        familiarity=_rounded(face.familiarity, 4),
         landmarks=points and json.dumps(points, separators=(',', ':')))
 
 # %% ../../nbs/7_use/07_journal.ipynb #b48bda04
@@ -75,8 +77,8 @@ def table_format(path):
     return ending
 
 # %% ../../nbs/7_use/07_journal.ipynb #26baef2e
-_TEXTS = ('file', 'detector', 'emotion', 'evidence', 'landmarks', 'note', 'error', 'file_id',
-          'made_with')
+_TEXTS = ('file', 'detector', 'emotion', 'evidence', 'set', 'landmarks', 'note', 'error',
+          'file_id', 'made_with')
 _COUNTS, _ANSWERS = ('frame', 'person', 'face', 'faces'), ('face_found', 'reliable')
 
 def _schema(columns):

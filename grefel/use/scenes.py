@@ -74,7 +74,7 @@ def _blend(scene, face, where, warmth):
 # %% ../../nbs/7_use/02_scenes.ipynb #da4f1740
 def _places(rng, n, size, sides, tilt):
     "Up to n frames that keep apart, on an image of this size."
-    placed = []
+    placed:list = []
     for _ in range(12*n):
         if len(placed) == n: break
         side = float(np.exp(rng.uniform(*np.log(sides))))
@@ -151,7 +151,8 @@ def make_scene(
         rng.integers(0, len(faces), len(frames)))
     for row, where in zip(rows, frames): _blend(image, faces[row], where, rng.uniform(0, 1))
     if fault is None: fault = str(rng.choice(['none'] + list(FAULTS)[1:], p=[.5] + [.5/7]*7))
-    if FAULTS[fault]: image = FAULTS[fault](rng, image, frames)
+    spoil = FAULTS[fault]
+    if spoil: image = spoil(rng, image, frames)
     return Scene(image, np.array(frames).reshape(-1, 2, 3), np.asarray(rows), fault)
 
 # %% ../../nbs/7_use/02_scenes.ipynb #71b6b4cc
@@ -165,7 +166,7 @@ def match_frames(
         side, middle = frame_size(where)[0], frame_points([.5, .5], where)
         apart = {i: np.linalg.norm(middle - frame_points([.5, .5], frames[i])) for i in left
                  if 1/1.7 < side/frame_size(frames[i])[0] < 1.7}
-        best = min(apart, key=apart.get, default=-1)
+        best = min(apart, key=lambda i: apart[i], default=-1)
         if best >= 0 and apart[best] > frame_size(frames[best])[0]/3: best = -1
         matched.append(best)
         left.discard(best)

@@ -401,3 +401,11 @@ def test_pil_agrees_within_a_grey_level(images):
            for i in images[:2]]
     worst = (turned*255 - torch.from_numpy(np.stack(pil))[:, None])[..., 16:80, 16:80].abs().max()
     assert worst <= 1.5
+
+
+def test_mixed_precision_leaves_images_as_they_are(images):
+    tfm = make_transform('camera', 48)
+    exact, _ = tfm(images, None, torch.Generator().manual_seed(0))
+    with torch.autocast('cpu', torch.bfloat16):
+        within, _ = tfm(images, None, torch.Generator().manual_seed(0))
+    assert within.dtype == torch.float32 and torch.equal(exact, within)

@@ -1,0 +1,77 @@
+"""The queue: order, time, what failed, what is done, and one line for what can't be read."""
+import json
+
+import pandas as pd
+import pytest
+
+import grefel.train.queue as queue
+from grefel.base.core import GrefelError
+from grefel.train.queue import read_queue, run_queue, what_is_left
+
+
+@pytest.fixture
+def place(tmp_path):
+    spec = dict(question='?', base=dict(data='synth', epochs=2), long=dict(epochs=9), seeds=[0, 1],
+                rows={'a': {}, 'b': dict(lr=1e-4)})
+    (tmp_path/'E00_x.json').write_text(json.dumps(spec))
+    listed = dict(cpu=[dict(file='E00_x.json', rows=['b'], seeds=[5]), dict(file='E00_x.json')],
+                  gpu=[dict(file='E00_x.json', rows=['a'])])
+    (tmp_path/'queue.json').write_text(json.dumps(listed))
+    return tmp_path
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    "What would have been run, without running it: (row, seed, seconds left)."
+    calls = []
+
+    def run(waiting, folder, device, data_home, seconds):
+        calls.append((waiting.row, waiting.seed, seconds))
+        return 'it broke' if waiting.row == 'a' and waiting.seed == 0 else ''
+    monkeypatch.setattr(queue, '_run', run)
+    monkeypatch.setattr(queue, 'run_table', lambda *args, seeds, only, **kw: calls.append(
+        ('told', only[0], seeds[0])))
+    return calls
+
+
+def test_the_list_keeps_its_order_and_takes_seeds_one_after_the_other(place):
+    assert [(w.row, w.seed, w.long) for w in read_queue(place/'queue.json')] == [
+        ('b', 5, False), ('a', 0, False), ('b', 0, False), ('a', 1, False), ('b', 1, False)]
+    assert [(w.row, w.seed, w.long) for w in read_queue(place/'queue.json', 'cuda')] == [
+        ('a', 0, True), ('a', 1, True)]
+
+
+def test_what_failed_is_said_and_the_others_go_on(place, ran):
+    said = []
+    run_queue(read_queue(place/'queue.json'), 1, log=said.append)
+    assert said == ['E00_x, a, seed 0: it broke']
+    assert [c[1:] for c in ran if c[0] == 'told'] == [('b', 5), ('b', 0), ('a', 1), ('b', 1)]
+    assert all(0 < c[2] <= 60 for c in ran if c[0] != 'told')
+
+
+def test_when_the_time_is_up_nothing_is_begun(place, ran):
+    run_queue(read_queue(place/'queue.json'), 0)
+    assert not ran
+
+
+def test_what_stands_in_the_table_is_done_and_times_the_rest(place, ran):
+    pd.DataFrame([dict(row='a', seed=0, seconds=30., recipe=json.dumps(dict(epochs=1)))]).to_csv(
+        place/'E00_x.csv', index=False)
+    left = what_is_left(read_queue(place/'queue.json'))
+    assert left.done.tolist() == [False, True, False, False, False]
+    assert left.minutes.dropna().tolist() == [1., 1., 1., 1.]   # two epochs of 30 seconds
+    run_queue(read_queue(place/'queue.json'), 1)
+    assert ('a', 0) not in [c[:2] for c in ran]
+
+
+@pytest.mark.parametrize('change, words', [
+    (dict(cpu=[dict(file='E00_x.json', rows=['c'])]), "has no row 'c'"),
+    (dict(cpu=[dict(file='E99.json')]), 'E99.json: not a readable description'),
+    (dict(), 'no readable list of runs for cpu')])
+def test_a_list_that_can_not_be_meant_is_refused_in_one_line(place, change, words):
+    (place/'queue.json').write_text(json.dumps(change))
+    with pytest.raises(GrefelError, match=words): read_queue(place/'queue.json')
+
+
+def test_the_repositorys_own_list_names_rows_that_exist():
+    assert len(read_queue()) > 20 and len(read_queue(device='cuda')) > 20
