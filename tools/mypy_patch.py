@@ -27,7 +27,8 @@ def patches():
     found = defaultdict(list)
     for path in PACKAGE.rglob('*.py'):
         for node in ast.parse(path.read_text(encoding='utf-8')).body:
-            if not isinstance(node, ast.FunctionDef) or not (kind := _patched(node)): continue
+            function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+            if not function or not (kind := _patched(node)): continue
             named = node.args.args[0].annotation
             classes = named.elts if isinstance(named, ast.Tuple) else [named]
             for cls in classes: found[ast.unparse(cls)].append((kind, node))
