@@ -57,6 +57,14 @@ def test_confidence_of_an_average_is_that_of_the_averaged_distribution(nano):
     torch.testing.assert_close(a['primary_confidence'], 1 - entropy/np.log(8))
 
 
+@torch.no_grad()
+def test_logits_of_an_average_are_those_of_the_averaged_distribution(nano):
+    a = flip_average(nano, random_images())
+    named = [k.removesuffix('_logits') for k in a if k.endswith('_logits')]
+    assert {'primary', 'anchor', 'attention', 'final'} <= set(named)
+    for k in named: torch.testing.assert_close(a[f'{k}_logits'].softmax(-1), a[f'{k}_probs'])
+
+
 def test_every_output_comes_for_every_face(nano, drawn):
     found = predict_data(nano, drawn)
     assert set(found) == set(OUTPUTS) and all(len(v) == 60 for v in found.values())

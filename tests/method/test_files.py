@@ -275,6 +275,10 @@ def test_weights_of_another_architecture_stay_refused(change):
 def test_baselines_are_adapted_too(tmp_path, name):
     model = create_model(name)
     path = save_model(model, tmp_path/'w.safetensors')
+    start = transfer(path, classes=('happiness', 'boredom'))
+    assert type(start) is type(model) and start.training
+    assert start.metadata['adapted']['new'] == ['boredom']
+    assert transfer(path).metadata['adapted']['new'] == []
     images = create_dummy_data(2, model.config['img_size'])[0]
     new = load_model(path, classes=EXPRESSIONS[::-1])
     torch.testing.assert_close(new(images)['logits'].flip(1), model.eval()(images)['logits'])

@@ -210,6 +210,7 @@ def test_a_published_checkpoint_becomes_a_model_of_this_library(weights, publish
     assert model.classes == CLASS_ORDERS['affectnet8'] and model.metadata['grey'] is False
     assert not model.training and model.config == create_model(
         'poster_v2', classes=model.classes).config
+    faces = F.interpolate(faces, model.config['img_size'])
     with torch.no_grad():
         torch.testing.assert_close(model(faces)['logits'], published(faces))
     named = from_poster_v2(weights, list('abcdefgh'))
