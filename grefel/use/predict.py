@@ -78,8 +78,9 @@ def said(self:Face):
 def doubts(self:Face):
     "Why an answer may be wrong, in words; empty where that was not measured."
     said = [] if self.ambiguity is None else [ambiguity_in_words(self.ambiguity)]
-    strange = self.familiarity is not None and self.familiarity < .1 and not self.face_found
-    return '; '.join(said + [familiarity_in_words(self.familiarity)]*strange)
+    if self.familiarity is not None and self.familiarity < .1 and not self.face_found:
+        said.append(familiarity_in_words(self.familiarity))
+    return '; '.join(said)
 
 
 # %% ../../nbs/7_use/03_predict.ipynb #1ad994f7
@@ -155,7 +156,7 @@ def _notes(config, metadata):
         if not _sane(config['classes'], **notes): raise ValueError
         sets = doubt['sets'], notes['photographs']['sets']
         if not _sane_doubt(sets, doubt['doubts'], config['classes']): raise ValueError
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, GrefelError, LookupError, TypeError, ValueError):
         what = ('classes, temperature, risk, photographs, sets, doubts, balanced, face_size, mean '
                 'or std')
         raise GrefelError(f'the weights file says strange things: {what}') from None

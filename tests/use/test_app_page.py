@@ -2,6 +2,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -61,7 +62,7 @@ def test_nobody_reads_zero_or_a_hundred_percent(p, said): assert percent(p) == s
 
 def face(**kw):
     usual = dict(probabilities=dict(neutral=0.35, sadness=0.41, anger=0.24), face_found=True,
-                 note='', reliable=None, risk=0.1)
+                 note='', reliable=None, risk=0.1, set=None)
     return SimpleNamespace(**usual | kw)
 
 
@@ -88,6 +89,14 @@ def test_an_unsure_verdict_names_the_two_most_probable():
     said = verdict(face())
     assert said['headline'] == 'Unsure'
     assert said['guess'] == 'perhaps sadness (41%) or neutral (35%)'
+
+
+@pytest.mark.parametrize('given, guess', [
+    (dict(), 'perhaps sadness or neutral'),
+    (dict(reliable=True), '41% sure; it may be sadness or neutral'),
+    (dict(reliable=True, set=('sadness',)), '41% sure')])
+def test_a_verdict_says_the_set_in_words(given, guess):
+    assert verdict(face(**dict(set=('sadness', 'neutral')) | given))['guess'] == guess
 
 
 def test_a_sure_verdict_names_the_most_probable():
@@ -164,10 +173,32 @@ def test_research_detail_is_folded_and_verdict_and_bars_are_not(portrait):
     assert 'Nearest anchors' not in shown and 'Where the model looked' in folded
 
 
+def test_doubts_are_a_sentence_and_their_numbers_are_folded(portrait):
+    image, faces = portrait
+    doubted = replace(faces[0], set=('happiness', 'neutral'), ambiguity=.5, familiarity=.02)
+    page = answer_html(image, [doubted])
+    verdict, folded = page.split('<details')
+    assert 'About half of people would say otherwise.' in in_words(verdict)
+    assert 'stranger' not in verdict                         # of a photograph it's told folded
+    words = in_words(folded)
+    assert 'The set happiness, neutral' in words and 'Ambiguity' in words
+    assert 'stranger than 19 in 20 faces, which were small and grey' in words
+    plain = replace(faces[0], set=None, ambiguity=None, familiarity=None)
+    assert not re.search('The set|Ambiguity|Familiarity', in_words(answer_html(image, [plain])))
+
+
+def test_what_sets_promise_is_explained_where_there_are_any():
+    sets = dict(sets=dict(source='drawn faces'))
+    said = in_words(about_html(sets | dict(doubts=dict()), .1, .9, 'annotators'))
+    assert 'hold what one person would say for 90% of faces' in said and 'drawn faces' in said
+    assert 'what most people would say' in in_words(about_html(sets, .1, .9, 'labels'))
+    assert not re.search('Sets|Ambiguity', in_words(about_html({})))
+
+
 def test_a_changed_answer_is_told(portrait):
     image, (told,) = portrait
     other = dict(told.primary) | {'anger': 1., told.emotion: 0.}
-    changed = SimpleNamespace(**vars(told) | dict(primary=other))
+    changed = replace(told, primary=other)
     assert 'changed the answer: anger &gt;99% before it, happiness' in answer_html(image, [changed])
 
 

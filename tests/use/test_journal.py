@@ -18,12 +18,13 @@ COLUMNS = table_columns(CLASSES)
 MADE = dict(model='abc', every=1)
 
 
-def face(emotion='a', found=True, note='', reliable=True):
+def face(emotion='a', found=True, note='', reliable=True, sets=False):
     return Face(emotion, .75, dict(a=.75, b=.25), dict(a=.5, b=.5), None, None, .5, None,
                 box=(1., 2., 11., 12.) if found else None, face_found=found, score=.9,
                 landmarks=np.arange(136.).reshape(68, 2) if found else None, detector='yunet',
                 frame=np.array([[10., 0, 1], [0, 10., 2]]), note=note, reliable=reliable, risk=.1,
-                evidence='crops')
+                evidence='crops', set=(emotion, 'b') if sets else None,
+                ambiguity=.31234567 if sets else None, familiarity=.5 if sets else None)
 
 
 def image(name, file_id='f1'): return Item(name, None, None, None, file_id)
@@ -77,6 +78,15 @@ def test_rows_come_back_with_their_types(tmp_path, ending):
     assert back == rows
     types = [[[type(v) for v in r.values()] for r in table] for table in (back, rows)]
     assert types[0] == types[1]
+
+
+@pytest.mark.parametrize('ending', FORMATS)
+def test_sets_and_doubts_have_columns_that_are_empty_where_nobody_asked(tmp_path, ending):
+    rows = rows_of(image('one'), [face(sets=True)]) + rows_of(image('two'), [face()])
+    write_rows(tmp_path/f't{ending}', rows, COLUMNS)
+    asked, plain = read_rows(tmp_path/f't{ending}')
+    assert [asked[k] for k in ('set', 'ambiguity', 'familiarity')] == ['a or b', .3123, .5]
+    assert [plain[k] for k in ('set', 'ambiguity', 'familiarity')] == [None]*3
 
 
 @pytest.mark.parametrize('ending', FORMATS)
@@ -364,7 +374,8 @@ def test_a_synced_entry_is_in_the_file(tmp_path):
 # What older versions wrote
 
 OLD_COLUMNS = [c for c in COLUMNS if c not in (
-    'person', 'detector', 'score', 'evidence', 'landmarks', 'file_id')]
+    'person', 'detector', 'score', 'evidence', 'set', 'ambiguity', 'familiarity', 'landmarks',
+    'file_id')]
 OLD_LOG = '\n'.join(json.dumps(line) for line in [
     dict(columns=OLD_COLUMNS, settings=MADE),
     dict(key=['gone.png', None], rows=[dict.fromkeys(OLD_COLUMNS)])]) + '\n'
@@ -385,4 +396,4 @@ def test_what_older_versions_wrote_is_refused_in_a_line_and_kept(tmp_path, name,
 
 def test_the_columns_of_older_versions_are_all_there():
     assert ','.join(OLD_COLUMNS) == OLD_TABLE.splitlines()[0]
-    assert len(table_columns()) == 24 + 2*len(EXPRESSIONS)
+    assert len(table_columns()) == 27 + 2*len(EXPRESSIONS)

@@ -21,6 +21,7 @@ from grefel.base.geometry import mean_shape
 from grefel.base.synth import synth_faces
 from grefel.data.augment import make_transform
 from grefel.measure.calibration import apply_temperature, logit_adjustment, training_shares
+from grefel.measure.doubts import apply_doubts, fit_doubts
 from grefel.method.balancing import confidence
 from grefel.method.files import save_model
 from grefel.method.model import create_model
@@ -386,6 +387,117 @@ def test_smaller_faces_are_tempered_as_the_smallest_that_were_measured():
     assert features[3, 2] == .5
 
 
+# Sets and doubts
+
+SETS = dict(score='lac', labels={'0.9': .6, '0.95': .99}, annotators={'0.9': .99}, n=60, source='')
+
+
+def _known_doubts():
+    "What known faces look like, drawn ones, by pixels alone."
+    images = synth_faces(60, size=48, seed=3)['images'].numpy()
+    probs = np.full((60, 8), .05) + .6*np.eye(8)[np.arange(60) % 8]
+    return fit_doubts(dict(final_probs=probs), images, labels=np.arange(60) % 8)
+
+
+DOUBTS = _known_doubts()
+CROP = FACES[0]
+NOISE = np.random.default_rng(0).integers(0, 256, (48, 48)).astype(np.uint8)
+
+
+@pytest.mark.parametrize('asked, size', [
+    (dict(coverage=.9), 1), (dict(coverage=.95), 8), (dict(coverage=.9, promise='annotators'), 8)])
+def test_a_set_holds_what_its_promise_asks_for_the_likeliest_first(asked, size):
+    given, = Predictor(Answers(sets=SETS), **asked)(CROP)
+    assert given.set == EXPRESSIONS[:size] and given.set[0] == given.emotion
+    json.dumps(given.as_dict())
+
+
+def test_a_set_is_said_in_words_and_one_class_as_ever():
+    wide = SETS | dict(labels={'0.9': .99})
+    some = Answers(sets=wide, classes=EXPRESSIONS[:3])
+    given, = Predictor(some, coverage=.9)(CROP)
+    assert given.said == f'any expression, likeliest neutral {given.confidence:.0%}'
+    first = given.__class__(**vars(given) | dict(set=('neutral', 'happiness'), reliable=False))
+    assert repr(first).startswith('Face(neutral or happiness, likeliest neutral ')
+    assert ', unsure, ' in repr(first)
+    assert Predictor(Answers(sets=SETS), coverage=.9)(CROP)[0].said.startswith('neutral ')
+
+
+@pytest.mark.parametrize('metadata, how, said', [
+    (dict(), dict(), 'hold no sets; run grefel calibrate'),
+    (dict(sets=SETS), dict(coverage=.7), '0.7 is not stored'),
+    (dict(sets=SETS | dict(annotators=None)), dict(promise='annotators'), 'without votes'),
+    (dict(sets=SETS), dict(flip_test=True), 'without this --flip-test'),
+    (dict(sets=SETS), dict(coverage=2), 'between 0 and 1')])
+def test_what_was_never_promised_is_refused_in_a_line(metadata, how, said):
+    with pytest.raises(GrefelError, match=said):
+        Predictor(Answers(**metadata), **dict(coverage=.9) | how)
+
+
+def test_faces_on_photographs_get_sets_that_were_measured_there():
+    there = dict(temper=[0, 0, 0], risk=[], sets=SETS | dict(labels={'0.9': .99}))
+    predictor = Predictor(Answers(sets=SETS, photographs=there), coverage=.9)
+    assert [len(predictor(image)[0].set) for image in (PHOTO, CROP)] == [8, 1]
+    other = Predictor(Answers(sets=SETS, photographs=there), coverage=.95)   # not measured there
+    assert len(other(PHOTO)[0].set) == 8
+
+
+def test_the_same_predictor_may_answer_with_sets():
+    plain = Predictor(Answers(sets=SETS))
+    other = plain.with_sets(.95)
+    assert (plain.coverage, plain(CROP)[0].set) == (None, None)
+    assert other.coverage == .95 and len(other(CROP)[0].set) == 8
+    assert plain.settings != other.settings != plain.with_sets(.9).settings
+
+
+def test_both_doubts_are_those_of_the_crop_that_was_read():
+    predictor = Predictor(Answers(doubts=DOUBTS))
+    for image in (CROP, PHOTO):
+        said, = predictor(image, explain=True)
+        want = apply_doubts(dict(final_probs=final(said)[None]),
+                            np.asarray(said.crop)[None, None], DOUBTS)
+        assert (said.ambiguity, said.familiarity) == pytest.approx(
+            (want['ambiguity'][0], want['familiarity'][0]))
+    json.dumps(said.as_dict())
+
+
+def test_what_is_doubted_is_said_in_words():
+    known, = Predictor(Answers(doubts=DOUBTS))(CROP)
+    strange, = Predictor(Answers(doubts=DOUBTS))(NOISE)
+    assert known.doubts.endswith('would say otherwise')
+    assert strange.doubts == known.doubts + '; stranger than 199 in 200 faces'
+    assert Predictor(Answers())(CROP)[0].doubts == ''
+
+
+def test_a_given_face_unlike_any_known_one_is_not_reliable():
+    predictor = Predictor(Answers(doubts=DOUBTS, risk=[[.1, .2, 1.]]))
+    (known,), (strange,) = predictor(CROP), predictor(NOISE)
+    assert (known.reliable, strange.reliable) == (True, False)
+    assert strange.familiarity < .01 < known.familiarity
+
+
+def test_a_face_on_a_photograph_may_be_unlike_the_small_grey_ones():
+    found, = Predictor(Answers(doubts=DOUBTS, risk=[[.1, .2, 1.]]))(PHOTO)
+    assert found.familiarity < .01 and found.reliable is True
+    assert 'stranger' not in found.doubts
+
+
+def test_asked_in_another_way_no_doubts_are_told():
+    given, = Predictor(Answers(doubts=DOUBTS), flip_test=True)(CROP)
+    assert (given.ambiguity, given.familiarity, given.doubts) == (None, None, '')
+
+
+def test_doubts_of_another_model_are_refused_in_a_line():
+    faces = synth_faces(60, size=48, seed=3)['images'].numpy()
+    other = fit_doubts(dict(final_probs=np.full((60, 8), 1/8), embedding=np.random.default_rng(0)
+                            .normal(size=(60, 5))), faces, labels=np.arange(60) % 8)
+    class Embeds(Answers):
+        def forward(self, x): return super().forward(x) | dict(embedding=torch.zeros(len(x), 4))
+    with pytest.raises(GrefelError, match="another model's"): Predictor(Embeds(doubts=other))(CROP)
+    with pytest.raises(GrefelError, match='familiarity needs embedding'):
+        Predictor(Answers(doubts=other))(CROP)
+
+
 # Records
 
 def test_a_record_is_json_and_holds_what_the_face_holds(quick, model, pair):
@@ -673,7 +785,8 @@ def test_no_command_looks_up_a_name_or_leaves_an_id_at_home(watched, tmp_path, c
     (dict(risk=5), 'between 0 and 1'),
     (dict(balanced=-1), 'between 0 and 1'), (dict(threads=0), 'threads is'),
     (dict(threads=-1), 'threads is'), (dict(device='abacus'), 'device abacus'),
-    (dict(device='tpu:7', backend='onnx'), 'ONNX Runtime')])
+    (dict(device='tpu:7', backend='onnx'), 'ONNX Runtime'),
+    (dict(promise='nobody'), 'promise .*nobody')])
 def test_arguments_that_make_no_sense_are_refused(wrong, said):
     with pytest.raises(GrefelError, match=said): Predictor(**wrong)
 
@@ -682,7 +795,12 @@ def test_arguments_that_make_no_sense_are_refused(wrong, said):
     dict(temperature=-1), dict(temperature='warm'), dict(temperature=float('inf')),
     dict(balanced=2), dict(face_size=5), dict(face_size='large'), dict(face_size=48.5),
     dict(risk=[[.1, .5]]), dict(risk=7), dict(photographs=7), dict(photographs=dict(temper=[1])),
-    dict(photographs=dict(temper=[1, 2, float('nan')]))])
+    dict(photographs=dict(temper=[1, 2, float('nan')])), dict(photographs=dict(sets=7)),
+    dict(sets=7), dict(sets=SETS | dict(score='luck')), dict(sets=SETS | dict(labels={'0.9': 2})),
+    dict(sets=SETS | dict(labels={'0.9': 'most'})), dict(doubts=7), dict(doubts={'parts': {}}),
+    dict(doubts=DOUBTS | dict(crowd_temperature=float('nan'))),
+    dict(doubts=DOUBTS | dict(strange=[1.])), dict(doubts=DOUBTS | dict(parts=dict(
+        pixels=DOUBTS['parts']['pixels'] | dict(mean=dict(shape=[22], float32='AAAA')))))])
 def test_weights_that_say_strange_things_are_refused(metadata):
     with pytest.raises(GrefelError, match='strange things'): Predictor(Answers(**metadata))
 
