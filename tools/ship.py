@@ -1,6 +1,7 @@
 """Turn a finished run into weights that ship with the package.
 
     tools/ship.py RUN [--from WORDS] [--no-onnx] [--all-the-same]
+    tools/ship.py --notes SIZE
     tools/ship.py --onnx SIZE
 
 RUN is a run's folder, or a file that `grefel.train.runs.average_weights` made, with the last run's
@@ -20,7 +21,8 @@ accurate, or less accurate in the mean over the camera faults. Otherwise these f
     nbs/8_experiments/E17_robustness.csv    a row for each camera fault
     nbs/index.ipynb, README.md              the table of weights
 
---onnx SIZE only writes the ONNX file of shipped weights anew.
+--notes SIZE only fits anew what shipped weights know about their answers (sets and doubts), with
+the temperature that they have; --onnx SIZE only writes their ONNX file anew.
 """
 import argparse
 import json
@@ -32,7 +34,8 @@ from pathlib import Path
 
 from grefel.base.core import GrefelError
 from grefel.data.faces import load_faces
-from grefel.measure.answers import add_metadata, calibrate_weights
+from grefel.measure.answers import (
+    add_metadata, calibrate_weights, in_model_order, predict_data, reliability_notes)
 from grefel.measure.corruptions import camera_mixture
 from grefel.measure.report import evaluate
 from grefel.method.files import load_model, save_model
@@ -240,6 +243,15 @@ def ship_onnx(size):
     return made
 
 
+def ship_notes(size):
+    "Fit sets and doubts of shipped weights anew; weights and temperature stay."
+    faces, model = load_faces('ferplus', split='valid'), load_model(asset(size))
+    labels, votes = in_model_order(faces, model.classes)
+    notes = reliability_notes(predict_data(model, faces), labels, faces, votes)
+    add_metadata(asset(size), asset(size), **notes)
+    if asset(size).with_suffix('.onnx').exists(): ship_onnx(size)
+
+
 def onnx_words(size, onnx):
     "Where the ONNX file is, for the card; it is written here if it is wanted."
     if not onnx: return f'`grefel export --size {size}` makes an ONNX file of them'
@@ -314,6 +326,7 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('run', nargs='?', metavar='RUN', help="a run's folder or a weights file")
+    what.add_argument('--notes', metavar='SIZE', help='only fit sets and doubts of shipped weights')
     what.add_argument('--onnx', metavar='SIZE', help='only write the ONNX file of shipped weights')
     parser.add_argument('--from', dest='chosen_from', metavar='WORDS',
                         help='what else these weights were chosen from, for the card: '
@@ -323,6 +336,7 @@ def main():
     args = parser.parse_args()
     try:
         if args.onnx: ship_onnx(args.onnx)
+        elif args.notes: ship_notes(args.notes)
         else: ship(args.run, not args.no_onnx, args.chosen_from, args.all_the_same)
     except GrefelError as e: sys.exit(f'{parser.prog}: {e}')
 

@@ -110,9 +110,8 @@ def run_row(
 ) -> dict:            # metrics, costs, code and machine
     "Train by a recipe, measure the kept weights on validation; result.json keeps what came out."
     done = (folder := Path(folder))/'result.json'
-    if done.exists():
-        if _still((kept := json.loads(done.read_text())), recipe): return kept
-        # other recipe, other weights
+    if kept := _kept_result(folder, recipe): return kept
+    if done.exists():  # of another recipe, or of other weights
         for stale in (folder/'last.safetensors', done): stale.unlink(missing_ok=True)
     if recipe.noise: cleanlab_doubt(np.eye(2), np.arange(2))  # is it there? asked before the work
     if not finished(folder, recipe, data_home): train(recipe, folder, device, data_home, progress)
@@ -141,9 +140,12 @@ def _measured(recipe, folder, device, data_home):
                 seconds=round(seconds, 1), images_per_s=round(seen['n']*len(history)/seconds, 1))
 
 # %% ../../nbs/6_train/09_experiments.ipynb #86342d88
-def _still(result, recipe):
-    "Whether a result is one of this recipe, and the weights that it names are what they were."
-    return read_recipe(**result['recipe']) == recipe and not changed_weights(result.get('weights'))
+def _kept_result(folder, recipe):
+    "What a folder keeps of this recipe, if the weights that it names are what they were."
+    if not (done := folder/'result.json').exists(): return None
+    kept = json.loads(done.read_text())
+    same = read_recipe(**kept['recipe']) == recipe and not changed_weights(kept.get('weights'))
+    return kept if same else None
 
 def _anchors_used(model, answers):
     "How many of a class's anchors are some face's nearest; the mean over classes, None without."
@@ -182,6 +184,8 @@ except GrefelError as error: sys.exit(f'{error}')
 
 def _run_apart(recipe, folder, device, data_home):
     "`run_row` in a process of its own; the result, or the last line that it said."
+    kept = _kept_result(Path(folder), recipe)
+    if kept: return kept
     given = json.dumps([asdict(recipe), str(folder), str(device), data_home and str(data_home)])
     done = subprocess.run([sys.executable, '-c', _CHILD], input=given, capture_output=True,
                           text=True)
