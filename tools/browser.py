@@ -313,8 +313,8 @@ def takes_a_picture(v, files):
                                 'document.querySelector("video"); '
                                 'if (e && e.videoWidth) { clearInterval(t); done(); } }, 100)')
     button.click()
-    said = v.wait_for('.gf-card .gf-headline').text
-    if said != 'Unsure': yield f'a drawing without a face is called {said!r}'
+    said = v.wait_for('.gf-nobody .gf-headline').text
+    if said != 'No face found': yield f'a drawing without a face is called {said!r}'
 
 
 TESTS = (reads_a_photograph, says_what_is_wrong, works_by_keyboard, fits_a_narrow_screen,

@@ -1,6 +1,6 @@
 """Measure weights under every condition of the robustness page.
 
-    tools/robustness.py WEIGHTS [NAME]
+    tools/robustness.py WEIGHTS [NAME] [--severities 1 3 5]
 
 WEIGHTS is a file, a run's folder or a shipped size; NAME is what the page calls it (a shipped size
 is called by its size). Each condition is a row of nbs/8_experiments/E17_robustness.csv, written as
@@ -15,7 +15,7 @@ import pandas as pd
 
 from grefel.base.core import GrefelError, write_file
 from grefel.data.faces import load_faces
-from grefel.measure.corruptions import conditions, robustness
+from grefel.measure.corruptions import conditions, robustness, SEVERITIES
 from grefel.method.files import load_model, weights_digest
 
 from nbtools import ROOT
@@ -29,10 +29,10 @@ def table():
     return pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=BY + ['digest'])
 
 
-def measure(model, name, faces, progress=print):
+def measure(model, name, faces, progress=print, severities=SEVERITIES):
     "Fill in the conditions that are missing for a model under its name; its rows."
     digest = weights_digest(model)
-    for kind, severity in conditions():
+    for kind, severity in conditions(severities=severities):
         rows = table()
         own = rows[(rows.name == name) & (rows.digest == digest)]
         if ((own.kind == kind) & (own.severity == severity)).any(): continue
@@ -51,10 +51,12 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('weights', metavar='WEIGHTS')
     parser.add_argument('name', metavar='NAME', nargs='?', help='what the page calls them')
+    parser.add_argument('--severities', type=int, nargs='+', default=SEVERITIES, metavar='N')
     args = parser.parse_args()
     try:
         name = args.name or Path(args.weights).stem
-        measure(load_model(args.weights), name, load_faces('ferplus', split='valid'))
+        measure(load_model(args.weights), name, load_faces('ferplus', split='valid'),
+                severities=args.severities)
     except GrefelError as e: sys.exit(f'{parser.prog}: {e}')
 
 
