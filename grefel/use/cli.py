@@ -540,7 +540,8 @@ def calibrate_command(args):
                  if coverage else 'nowhere')
         print(f'  {risk:4.0%} wrong {where}')
     _say_sets(found.get('sets') or {})
-    if warning := found['calibration'].get('warning'): print(f'Warning: {warning}')
+    warning = (found.get('calibration') or {}).get('warning')
+    if warning: print(f'Warning: {warning}')
     print(f"The calibrated weights are in {args.out}")
 
 # %% ../../nbs/7_use/14_cli.ipynb #28905657

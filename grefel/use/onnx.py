@@ -178,6 +178,12 @@ def _run(session, images):                                     # (B, 3, S, S) fl
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, {'images': np.asarray(images, np.float32)})))
 
+def _answers(session, images):                                 # (B, 3, S, S) float32
+    "p̂ (B, N); `GrefelError` if any of it is no number."
+    probs = _run(session, images)['final_probs']
+    if np.isfinite(probs).all(): return probs
+    raise GrefelError('final_probs: the ONNX model answers what is no number (NaN)')
+
 # %% ../../nbs/7_use/10_onnx.ipynb #a41b3868
 def _have_ferplus(): return bool(data_home() and (data_home()/'ferplus').exists())
 
@@ -264,7 +270,7 @@ def _must_agree(worst, tolerance, out):
 def _rounding(kept, model, faces):
     "What rounding to 8 bits did to p̂."
     with torch.inference_mode(): wanted = model(faces)['final_probs'].numpy()  # (n, N)
-    got = _run(_session(kept), faces)['final_probs']
+    got = _answers(_session(kept), faces)
     agreement = (got.argmax(1) == wanted.argmax(1)).mean()
     return dict(int8_difference=float(np.abs(got - wanted).max()), agreement=float(agreement))
 
@@ -299,7 +305,7 @@ def export_onnx(
 def _final_probs(path, batches):                               # a list of (B, 3, S, S)
     "p̂ of all faces by an ONNX file."
     session = _session(path)
-    return np.concatenate([_run(session, batch)['final_probs'] for batch in batches])  # (n, N)
+    return np.concatenate([_answers(session, batch) for batch in batches])  # (n, N)
 
 # %% ../../nbs/7_use/10_onnx.ipynb #bc139492
 def int8_loss(

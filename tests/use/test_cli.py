@@ -4,7 +4,8 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import fields
+from contextlib import redirect_stdout
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,10 @@ from PIL import Image
 from skimage.data import astronaut
 
 from grefel import __version__
-from grefel.base.core import GrefelError
+from grefel.base.core import EXPRESSIONS, GrefelError
+from grefel.base.synth import synth_faces
+from grefel.measure.answers import add_metadata
+from grefel.method.files import load_model
 from grefel.use.cli import main, parser
 
 COMMANDS = [(n,) for n in 'predict demo train evaluate calibrate export inspect landmarks '
@@ -155,7 +159,8 @@ def test_a_film_that_cannot_be_read_is_exit_code_1(run, photos, film):
 def test_a_line_says_what_and_where(run, photos):
     said = run('predict', photos/'good.png')
     assert re.fullmatch(re.escape(str(photos/'good.png'))
-                        + r': happiness \d+% \(face at \d+, \d+, \d+, \d+\)\n', said.out)
+                        + r': happiness \d+% \(face at \d+, \d+, \d+, \d+(; [a-z ]+ would say '
+                        r'otherwise)?\)\n', said.out)
     assert said.err == ''
 
 
@@ -170,7 +175,7 @@ def test_doubt_is_told(run, photos, monkeypatch):
     class Unsure(predict.Predictor):
         def predict_many(self, images, *args):
             for faces in super().predict_many(images, *args):
-                yield [SimpleNamespace(**vars(f) | dict(reliable=False)) for f in faces]
+                yield [replace(f, reliable=False) for f in faces]
     monkeypatch.setattr(predict, 'Predictor', Unsure)
     assert ', unsure (face at' in run('predict', photos/'good.png').out
 
@@ -215,10 +220,70 @@ def test_options_reach_the_predictor(run, photos, monkeypatch):
     monkeypatch.setattr(predict, 'Predictor', asked)
     said = run('predict', 'a.png', '--weights', 'w', '--device', 'd', '--backend', 'onnx', '--crop',
                'whole', '--align', 'none', '--detector', 'face-alignment', '--risk', '.2',
-               '--threads', '3', '--no-flip-test', '--balanced', '.5')
+               '--threads', '3', '--no-flip-test', '--balanced', '.5', '--smallest', '9',
+               '--min-score', '.7', '--thorough', '--no-face', 'whole', '--jobs', '2', '--coverage',
+               '.9', '--promise', 'annotators')
     assert json.loads(said.err.removeprefix('grefel: ')) == [
-        ['w', 'd', 'onnx', 'whole', 'none', 'face-alignment'],
-        dict(risk=.2, threads=3, flip_test=False, balanced=.5)]
+        ['w', 'd', 'onnx', 'whole', 'none', 'face-alignment', 9, .7, True, 'whole'],
+        dict(risk=.2, threads=3, jobs=2, coverage=.9, promise='annotators', flip_test=False,
+             balanced=.5)]
+
+
+# ---- Sets and doubts
+
+@pytest.fixture(scope='module')
+def calibrated(tmp_path_factory):
+    "The shipped weights, calibrated on a few drawn faces by the command; and what it said."
+    folder = tmp_path_factory.mktemp('calibrated')
+    table, file = folder/'faces.csv', folder/'small.safetensors'
+    drawn = synth_faces(40, size=48, seed=7)
+    rows = [f"{EXPRESSIONS[k]},{' '.join(map(str, x.flatten().tolist()))},valid"
+            for k, x in zip(drawn['labels'].tolist(), drawn['images'])]
+    table.write_text('\n'.join(['emotion,pixels,split', *rows]))
+    said = io.StringIO()
+    with redirect_stdout(said):
+        assert not main(['calibrate', '--data', str(table), '--out', str(file)])
+    return file, said.getvalue()
+
+
+def test_calibrating_tells_what_sets_promise_and_that_faces_are_few(calibrated):
+    file, said = calibrated
+    assert 'Sets can be asked to hold 80%, 90%, 95% of labels' in said
+    assert re.search('^Warning: .*40', said, re.M) and 'annotators' not in said
+    assert {'sets', 'doubts'} <= load_model(file).metadata.keys()
+
+
+def test_as_json_calibrating_leaves_out_the_vectors(run, replaced, monkeypatch):
+    doubts = dict(crowd_temperature=1., parts=dict(pixels=dict(mean=dict(float32='AAAA'*9))))
+    found = CALLS['calibrate'][1]['measure.answers.calibrate_weights'] | dict(doubts=doubts)
+    monkeypatch.setitem(CALLS, 'calibrate', (
+        [], {'measure.answers.calibrate_weights': found}, None))
+    replaced('calibrate')
+    said = run('calibrate', '--out', 'c.safetensors', '--json').out
+    assert 'AAAA' not in said and as_json(said)[0]['doubts'] == doubts | dict(parts=['pixels'])
+
+
+def test_sets_and_doubts_are_said_in_every_output(run, photos, calibrated):
+    args = 'predict', photos/'good.png', '--weights', calibrated[0], '--coverage', '.9'
+    said = run(*args)
+    assert re.search(r': [a-z, ]+ or [a-z]+, likeliest |: any expression, likeliest |: \w+ \d+%',
+                     said.out) and 'would say otherwise)' in said.out
+    row, = as_json(run(*args, '--json').out)
+    assert row['set'][0] == row['emotion'] and 0 <= row['familiarity'] <= 1
+    assert run(*args, '--out', photos/'a.csv').code == 0
+    table = pd.read_csv(photos/'a.csv')
+    assert table.set[0] == ' or '.join(row['set'])
+    assert table.ambiguity[0] == pytest.approx(row['ambiguity'], abs=1e-4)
+
+
+def test_sets_that_nobody_measured_are_refused_in_a_line(run, photos, calibrated):
+    bare = photos/'bare.safetensors'
+    add_metadata('nano', bare, sets=None, doubts=None)
+    for options, said in ((('--weights', bare, '--coverage', '.9'), 'run grefel calibrate'),
+                          (('--weights', calibrated[0], '--coverage', '.7'), 'not stored'),
+                          (('--promise', 'labels'), 'ask for sets with --coverage')):
+        answer = run('predict', photos/'good.png', *options)
+        assert answer.code == 1 and one_line(answer.err) and said in answer.err
 
 
 # ---- Commands that call one function

@@ -1,15 +1,20 @@
 """ONNX files agree with PyTorch, say all that a reader needs, or are not written."""
 import json
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from skimage.data import astronaut
+from tests.test_wheel import LIGHT
 
 from grefel.base.core import EXPRESSIONS, GrefelError, weights_file
 from grefel.base.synth import synth_faces
 from grefel.data.faces import load_faces
+from grefel.measure.answers import add_metadata, predict_data, reliability_notes
 from grefel.method.files import load_model, save_model
 from grefel.method.model import GReFELModel, create_model
 from grefel.use import onnx as module
@@ -234,6 +239,61 @@ def test_a_reader_goes_by_the_description(tiny, traced, tmp_path):
     assert list(said.probabilities) == list(EXPRESSIONS[::-1])
     assert said.probabilities == pytest.approx(wanted.probabilities, abs=1e-4)
     assert said.emotion == wanted.emotion
+
+
+# ---- Sets and doubts
+
+@pytest.fixture(scope='module')
+def measured(model, graph, tmp_path_factory):
+    "The shipped model, calibrated on drawn faces: as weights and as an ONNX file."
+    folder = tmp_path_factory.mktemp('measured')
+    drawn = synth_faces(60, size=48, seed=8)
+    votes = 6*np.eye(8)[drawn['labels']] + 1
+    found = predict_data(model, drawn)
+    notes = reliability_notes(found, drawn['labels'].numpy(), drawn, votes)
+    add_metadata('nano', folder/'w.safetensors', **notes)
+    own = load_model(folder/'w.safetensors')
+    (folder/'w.onnx').write_bytes(describe(copied(graph), own).SerializeToString())
+    return folder/'w.safetensors', folder/'w.onnx'
+
+
+@pytest.mark.parametrize('asked', [dict(), dict(coverage=.8, promise='annotators')])
+def test_sets_and_doubts_come_with_the_file_and_are_those_of_pytorch(measured, asked):
+    faces = [*synth_faces(6, size=48, seed=9)['images'][:, 0].numpy(), astronaut()]
+    torch_says, onnx_says = (Predictor(file, **dict(coverage=.9) | asked)(faces)
+                             for file in measured)
+    for (a,), (b,) in zip(torch_says, onnx_says):
+        assert a.set == b.set and a.reliable == b.reliable
+        assert (a.ambiguity, a.familiarity) == pytest.approx((b.ambiguity, b.familiarity), abs=1e-3)
+    told = [a for a, in torch_says]
+    assert len({a.familiarity for a in told}) > 3 and max(len(a.set) for a in told) > 1
+
+
+def test_the_light_install_answers_with_sets(measured, tmp_path):
+    "What training needs is out of reach, as where only NumPy, Pillow and ONNX Runtime are there."
+    Image.fromarray(astronaut()).save(tmp_path/'a.png')
+    code = (LIGHT.split('from skimage')[0] + "found_spec = importlib.util.find_spec\n"
+            "importlib.util.find_spec = lambda n, *a: None if n in BLOCKED else found_spec(n, *a)\n"
+            "from grefel.use.cli import main\nsys.exit(main(sys.argv[1:]))")
+    done = subprocess.run(
+        [sys.executable, '-c', code, 'predict', tmp_path/'a.png', '--backend', 'onnx', '--weights',
+         measured[1], '--coverage', '.9', '--json'], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    said = json.loads(done.stdout)
+    assert said['set'][0] == said['emotion'] and said['ambiguity'] is not None
+
+
+def test_an_onnx_file_that_answers_no_number_is_refused(model, graph, faces, tmp_path):
+    broken, file = copied(graph), tmp_path/'broken.onnx'
+    tensor = max(broken.graph.initializer, key=lambda t: len(t.raw_data))
+    values = not_a_number(onnx.numpy_helper.to_array(tensor))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    file.write_bytes(describe(broken, model).SerializeToString())
+    with pytest.raises(GrefelError, match='no number'):
+        Predictor(file, detector='none')(np.full((48, 48), 90, np.uint8))
+    data = Faces(images=synth_faces(2, size=48)['images'], labels=torch.zeros(2, dtype=torch.int64),
+                 classes=model.classes)
+    with pytest.raises(GrefelError, match='no number'): int8_loss(file, file, data)
 
 
 class Faces(SimpleNamespace):
