@@ -28,7 +28,7 @@ def uneven_light(
 # %% ../../nbs/4_data/07_camera.ipynb #e00b1b36
 def motion_blur(
     images:Tensor,  # (B, C, S, S)
-    length:Tensor,  # (B,) pixels, at most `side` - 2
+    length:Tensor,  # (B,) pixels, at most side - 2
     angle:Tensor,   # (B,) radians
     side:int=9,     # pixels of the kernel, odd
 ) -> Tensor:        # (B, C, S, S)
