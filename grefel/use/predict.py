@@ -124,6 +124,11 @@ def _sane(classes, temperature, face_size, mean, std, rows, how, photographs):
             and all(len(row) == 3 for row in rows + photographs['risk'])
             and len(photographs['temper']) in (0, 3) and len(names) == len(classes))
 
+def _sane_sizes(config):
+    "Whether images and what the model makes of them have sizes."
+    size, grid = config['img_size'], config.get('token_grid', 1)
+    return type(size) is int and type(grid) is int and LEAST <= size <= 4096 and grid > 0
+
 def _sane_doubt(sets, doubts, classes):
     "Whether sets and doubts can be told by these notes, tried on a grey square."
     for known in filter(None, sets):
@@ -153,12 +158,12 @@ def _notes(config, metadata):
                      photographs=dict(temper=[float(v) for v in photos.get('temper') or ()],
                                       risk=_rows(photos.get('risk')), sets=photos.get('sets')))
         doubt = {k: metadata.get(k) for k in ('sets', 'doubts')}
-        if not _sane(config['classes'], **notes): raise ValueError
+        if not _sane(config['classes'], **notes) or not _sane_sizes(config): raise ValueError
         sets = doubt['sets'], notes['photographs']['sets']
         if not _sane_doubt(sets, doubt['doubts'], config['classes']): raise ValueError
     except (ArithmeticError, AttributeError, GrefelError, LookupError, TypeError, ValueError):
-        what = ('classes, temperature, risk, photographs, sets, doubts, balanced, face_size, mean '
-                'or std')
+        what = ('classes, img_size, token_grid, temperature, risk, photographs, sets, doubts, '
+                'balanced, face_size, mean or std')
         raise GrefelError(f'the weights file says strange things: {what}') from None
     return notes | doubt
 
@@ -202,7 +207,11 @@ def _own_model(weights, device):
     except ModuleNotFoundError as e:
         raise GrefelError(f"backend 'torch' needs {e.name}: pip install 'grefel[train]'") from None
     named = weights is None or isinstance(weights, (str, os.PathLike))
-    return to_device(load_model(weights, device) if named else deepcopy(weights), device).eval()
+    if not named: return to_device(deepcopy(weights), device).eval()
+    try: return to_device(load_model(weights, device), device).eval()
+    except (TypeError, RuntimeError) as e:
+        why = str(e).partition('\n')[0]
+        raise GrefelError(f'{weights}: no model can be built from it ({why})') from None
 
 class _Torch:
     "A model run by PyTorch."

@@ -805,9 +805,19 @@ def test_weights_that_say_strange_things_are_refused(metadata):
     with pytest.raises(GrefelError, match='strange things'): Predictor(Answers(**metadata))
 
 
+@pytest.mark.parametrize('change', [dict(token_grid=0), dict(img_size=0), dict(classes=[[1]]*8)])
+def test_a_file_from_which_no_model_can_be_built_is_refused(tmp_path, change):
+    tiny = create_model('nano', embed_dim=16, num_heads=2, widths=(8, 8, 8, 8), depths=(1, 1, 1, 0))
+    tiny.config |= change
+    save_model(tiny, tmp_path/'w.safetensors')
+    with pytest.raises(GrefelError): Predictor(tmp_path/'w.safetensors')
+
+
 @pytest.mark.parametrize('change', [
     dict(classes=[[1], 'b']), dict(classes=['a', 'a']), dict(classes=None), dict(classes=7),
-    dict(mean=[1, 2]), dict(mean=None), dict(std=[.1, 0, .1]), dict(std=[float('nan')]*3)])
+    dict(mean=[1, 2]), dict(mean=None), dict(std=[.1, 0, .1]), dict(std=[float('nan')]*3),
+    dict(img_size=0), dict(img_size=-1), dict(img_size=10**6), dict(token_grid=0),
+    dict(token_grid=True)])
 def test_a_config_that_makes_no_sense_is_refused(change):
     strange = Answers()
     strange.config |= change
