@@ -94,9 +94,13 @@ def smooth_over_time(
     seconds, values = np.asarray(seconds, float), np.asarray(values, float)
     means, errors = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
     for i, t in enumerate(seconds):
+        narrower = []
         for sigma in sigmas:
-            means[i], errors[i] = _window(seconds, values, t, sigma)
-            if np.nanmax(errors[i], initial=0) <= agree: break
+            mean, off = _window(seconds, values, t, sigma)
+            if any(np.nanmax(abs(mean - m) - e, initial=-1) > 0 for m, e in narrower): break
+            means[i], errors[i] = mean, off
+            narrower.append((mean, off))
+            if np.nanmax(off, initial=0) <= agree: break
     return means, errors
 
 # %% ../../nbs/7_use/08_drawing.ipynb #5c066a8f
