@@ -55,7 +55,7 @@ def share(k, n):
 
 
 def valid_faces(quick):
-    "Faces (m, 48, 48), labels and which half of validation each belongs to, duplicates together."
+    "Faces (m, 48, 48), labels, votes, and each one's half of validation, duplicates together."
     from grefel.base.core import data_home
     from grefel.data.faces import load_faces
     from grefel.measure.calibration import make_folds, same_images
@@ -63,7 +63,9 @@ def valid_faces(quick):
     if not real and not quick: sys.exit('FER+ is missing: GREFEL_DATA names the folder of ferplus/')
     data = load_faces('ferplus', 'valid') if real else load_faces('synth', 'valid', n=200)
     labels = data.labels.numpy()
-    return data.images[:, 0].numpy(), labels, make_folds(labels, same_images(data.images), 2)
+    votes = None if data.votes is None else data.votes[:, :len(data.classes)].numpy()
+    fold = make_folds(labels, same_images(data.images), 2)
+    return data.images[:, 0].numpy(), labels, votes, fold
 
 
 def package_image(name):
@@ -165,7 +167,7 @@ def reliable_share(probs, labels, fold, notes, risk=.1):
     yield dict(what='called reliable', **share(taken.sum(), len(taken)))
 
 
-def measure_answers(size, faces, labels, fold, quick):
+def measure_answers(size, faces, labels, votes, fold, quick):
     "Rows about accuracy and confidence on scenes; and the notes for the weights."
     from grefel.use.evaluator import cross_fit_photographs, fit_photographs
     from grefel.use.predict import Predictor
@@ -193,7 +195,8 @@ def measure_answers(size, faces, labels, fold, quick):
     finder = dict(part='answers', weights=size, how='finder')
     yield finder | dict(what='found') | share(seen.sum(), len(seen))
     yield finder | dict(what='false faces', n=len(seen), value=false)
-    fitted = fit_photographs(probs, y, side, score) | {
+    own = None if votes is None else votes[rows[seen]]
+    fitted = fit_photographs(probs, y, side, score, votes=own) | {
         'from': f'FER+ validation faces on scenes, {len(y):,} found; each threshold holds with 95% '
                 'probability'}
     for name, value in zip(('w0', 'w1', 'w2'), fitted['temper']):
@@ -279,10 +282,10 @@ def write(path, rows):
 def measured(stages, sizes, quick):
     "Rows of the stages that were asked for, and at last of the fits of each size."
     from grefel.use.predict import Predictor
-    faces, labels, fold = valid_faces(quick)
+    faces, labels, votes, fold = valid_faces(quick)
     finders = {way: Predictor('nano', backend='onnx', threads=1, **kw) for way, kw in WAYS.items()}
     if 'answers' in stages:
-        for size in sizes: yield from measure_answers(size, faces, labels, fold, quick)
+        for size in sizes: yield from measure_answers(size, faces, labels, votes, fold, quick)
     if 'costs' in stages: yield from measure_costs(quick)
     if 'false' in stages: yield from measure_false(finders, quick)
     if 'found' in stages: yield from measure_found(finders, faces, quick)
