@@ -25,8 +25,9 @@ test: $(READY) lint ## lint, every notebook, every test; with SLOW=1 the slow on
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers $(JOBS) --do_print $(if $(SLOW),--flags slow)
 	@$(BIN)/python -m pytest
 
-lint: $(READY) ## ruff over code and notebooks
+lint: $(READY) ## ruff over code and notebooks, mypy over the package
 	@$(BIN)/ruff check grefel nbs tests tools benchmarks
+	@$(BIN)/mypy
 
 lab: $(READY) ## JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir=nbs nbs/index.ipynb

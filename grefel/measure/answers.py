@@ -34,7 +34,7 @@ def flip_average(
     images,            # (B, 3, S, S)
     landmarks=None,    # (B, 68, 2) or None
     out=None,          # the model's answer to these, if there is one already
-) -> dict:             # the same names; distributions, their logits, confidences, landmarks are of both
+) -> dict:             # the same; distributions, their logits, confidences, landmarks are of both
     "A model's answer, averaged over each face and its mirror image."
     out = model(images, landmarks) if out is None else out
     points = None if landmarks is None else mirror_landmarks(landmarks)

@@ -386,7 +386,7 @@ def read_album(
 ):                        # yields HTML: how far it is, and at last the answer
     "Pages about several photographs or films, while they are read."
     sources, names = [find_sources(path)[0] for path, _ in files], dict(files)
-    total = sum(expected_items(s, FILM_STEP, MAX_FRAMES) for s in sources)
+    total = sum(expected_items(s, FILM_STEP, MAX_FRAMES) or 1 for s in sources)
     items = read_items(sources, FILM_STEP, MAX_FRAMES, MAX_PIXELS)
     rows, shown = [], 0.
     for n, (item, answer) in enumerate(answer_items(items, predictor, 8), 1):

@@ -137,7 +137,8 @@ def _finding_arguments(p):
     p.add_argument('--crop', default='auto', choices=['auto', 'detect', 'whole'],
                    help='search images, take each for a face crop, or decide by its size: up to 64 '
                         'pixels a side are a crop (default: auto)')
-    p.add_argument('--align', default='points', choices=['points', 'model', 'face-alignment', 'none'],
+    p.add_argument('--align', default='points',
+                   choices=['points', 'model', 'face-alignment', 'none'],
                    help="whose points turn faces upright: the finder's, the model's landmarks or "
                         "face-alignment's (default: points)")
     p.add_argument('--detector', default='yunet', metavar='NAME',
@@ -175,8 +176,8 @@ def _predict_arguments(p):
                         '(q or Ctrl-C ends it)')
     p.add_argument('--weights', metavar='PATH', help=_WEIGHTS)
     p.add_argument('--backend', choices=['torch', 'onnx'],
-                   help='onnx starts much faster, since PyTorch is not loaded (default: torch where '
-                        'it is installed, else onnx)')
+                   help='onnx starts much faster, since PyTorch is not loaded (default: torch '
+                        'where it is installed, else onnx)')
     p.add_argument('--jobs', type=int, default=1, metavar='N',
                    help='images worked on at once (default: 1)')
     _finding_arguments(p)

@@ -94,7 +94,7 @@ def smooth_over_time(
     seconds, values = np.asarray(seconds, float), np.asarray(values, float)
     means, errors = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
     for i, t in enumerate(seconds):
-        narrower = []
+        narrower:list = []
         for sigma in sigmas:
             mean, off = _window(seconds, values, t, sigma)
             if any(np.nanmax(abs(mean - m) - e, initial=-1) > 0 for m, e in narrower): break

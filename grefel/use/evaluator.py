@@ -82,7 +82,8 @@ def _answer_pair(data):
     from grefel.measure.metrics import check_probs
     for key in ('primary_probs', 'final_probs'):
         if key not in data:
-            raise GrefelError(f'{key}: missing; the dict holds {", ".join(map(str, data)) or "nothing"}')
+            there = ', '.join(map(str, data)) or 'nothing'
+            raise GrefelError(f'{key}: missing; the dict holds {there}')
     before, after = check_probs(data['primary_probs']), check_probs(data['final_probs'])
     if before.shape != after.shape:
         raise GrefelError(f'probabilities of shapes {before.shape} and {after.shape}')
@@ -185,7 +186,7 @@ def answer_scenes(
     seeds,            # of the scenes
     progress=None,    # True, False or a function of (done, total); None: a bar on a terminal
     **kw,             # further arguments of make_scene
-) -> dict:  # arrays, a row a face: row, found, score, side, probs, true_probs, …; and false: a count
+) -> dict:  # arrays, a row a face: row, found, score, side, probs, …; and false: a count
     "What a predictor finds on scenes, and what the model says to it."
     parts, false, seeds = [], 0, list(seeds)
     with ticking(progress, len(seeds)) as tick:

@@ -25,7 +25,8 @@ def table_columns(classes=EXPRESSIONS):
     return ['file', 'frame', 'seconds', 'person', 'face', 'faces', 'face_found', 'x0', 'y0', 'x1',
             'y1', 'tilt', 'detector', 'score', 'emotion', 'confidence', 'reliable', 'risk',
             'evidence', 'set', 'ambiguity', 'familiarity', *(f'final_{c}' for c in classes),
-            *(f'primary_{c}' for c in classes), 'landmarks', 'note', 'error', 'file_id', 'made_with']
+            *(f'primary_{c}' for c in classes), 'landmarks', 'note', 'error', 'file_id',
+            'made_with']
 
 # %% ../../nbs/7_use/07_journal.ipynb #b8256a9b
 def _rounded(v, digits): return None if v is None else round(float(v), digits)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from inspect import signature
 from pathlib import Path
+from typing import Any
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from ..base.core import data_home, GrefelError, write_file
@@ -106,7 +107,7 @@ def _trace(model, images, opset):
 
 # %% ../../nbs/7_use/10_onnx.ipynb #8323478a
 def onnx_graph(
-    model:nn.Module,  # answers as GReFELModel does, on the CPU, in evaluation mode
+    model:Any,        # answers as GReFELModel does, on the CPU, in evaluation mode
     opset:int=18,     # version of ONNX's operators, 18 or later
 ):                    # an onnx.ModelProto
     "The model as an ONNX graph: `images` (B, 3, S, S) in, `named_outputs` out, for any B."
@@ -142,7 +143,7 @@ _CONFIG = ('name', 'classes', 'img_size', 'mean', 'std')  # of a model's config:
 
 def describe(
     proto,            # an onnx.ModelProto; is changed
-    model:nn.Module,  # the model it was made from
+    model:Any,        # the model it was made from
 ):                    # the same
     "Write class order, preprocessing and the weights' metadata into a graph."
     note = dict(config={k: model.config[k] for k in _CONFIG}, metadata=model.metadata)
@@ -185,10 +186,10 @@ def _answers(session, images):                                 # (B, 3, S, S) fl
     raise GrefelError('final_probs: the ONNX model answers what is no number (NaN)')
 
 # %% ../../nbs/7_use/10_onnx.ipynb #a41b3868
-def _have_ferplus(): return bool(data_home() and (data_home()/'ferplus').exists())
+def _have_ferplus(): return bool((home := data_home()) and (home/'ferplus').exists())
 
 def check_faces(
-    model:nn.Module,  # what they are prepared for
+    model:Any,        # what they are prepared for
     n:int=64,         # how many
 ):                    # (n, 3, S, S) float32, and in words what they are
     "Faces to compare two implementations on: FER+ validation where it is at hand, else synthetic."
@@ -214,7 +215,8 @@ def onnx_difference(
     batches=(1, 2, 7),   # batch sizes, used in turn
 ) -> dict:               # output → largest absolute difference from PyTorch
     "How far ONNX Runtime's answers lie from the model's."
-    session, worst, start, turn = _session(source), {}, 0, 0
+    session, start, turn = _session(source), 0, 0
+    worst:dict = {}
     while start < len(images):
         batch = images[start:start + batches[turn % len(batches)]]
         with torch.inference_mode(): wanted = _answer(model, batch)
@@ -235,7 +237,8 @@ def quantise(
     "The graph with convolutions and matrix products in whole numbers of 8 bits."
     q = onnx_package('onnxruntime.quantization')
     batches = iter(np.array_split(np.asarray(images, np.float32), max(len(images)//bs, 1)))
-    class Faces(q.CalibrationDataReader):
+    Reader:Any = q.CalibrationDataReader
+    class Faces(Reader):
         def get_next(self): return next(({'images': batch} for batch in batches), None)
     types = dict(activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8)
     with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -246,7 +249,7 @@ def quantise(
 
 # %% ../../nbs/7_use/10_onnx.ipynb #38397ee9
 def scale_faces(
-    model:nn.Module,  # what they are prepared for
+    model:Any,        # what they are prepared for
     data=None,        # training FaceData; None: synthetic faces
     n:int=256,        # how many
     seed:int=0,       # of the choice

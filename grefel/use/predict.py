@@ -69,7 +69,7 @@ class Face:
 # %% ../../nbs/7_use/03_predict.ipynb #2d87287a
 @patch(as_prop=True)
 def said(self:Face):
-    "The answer in words: its set, where that holds several classes, the likeliest, and whether unsure."
+    "The answer in words: its set where that holds several, the likeliest, and whether unsure."
     sure = f'{self.emotion} {self.confidence:.0%}' + ', unsure'*(self.reliable is False)
     if not self.set or len(self.set) < 2: return sure
     return f'{set_in_words(self.set, among=len(self.probabilities))}, likeliest {sure}'
@@ -103,7 +103,7 @@ def _plain(value, digits):
     "An array in types that JSON knows; what is no number becomes none."
     if value is None: return None
     value = np.asarray(value, float)
-    return np.where(np.isfinite(value), value.round(digits), None).tolist()
+    return np.where(np.isfinite(value), value.round(digits), np.array(None)).tolist()
 
 @patch
 def as_dict(self:Face):
@@ -446,8 +446,8 @@ def _promise(self:Predictor, coverage, promise):
     self.coverage, self.promise = coverage, _one_of('promise', promise, PROMISES)
     if coverage is None: return
     if self.metadata.get('sets') and not self.sets:
-        raise GrefelError('coverage: sets were measured without this --flip-test or --balanced; leave '
-                          'those out, or run grefel calibrate with them')
+        raise GrefelError('coverage: sets were measured without this --flip-test or --balanced; '
+                          'leave those out, or run grefel calibrate with them')
     stored_threshold(self.sets, coverage, promise)
 
 @patch
@@ -590,7 +590,7 @@ def _members(self:Predictor, crops, probs):
 # %% ../../nbs/7_use/03_predict.ipynb #0b35e700
 @patch
 def _doubted(self:Predictor, crops, out):
-    "The same answers with ambiguity and familiarity (B,), and sets by name, as far as they are known."
+    "The same answers with ambiguity and familiarity (B,), and sets by name, as far as known."
     more = {}
     if self.known_doubts:
         x = np.stack([np.asarray(c.image) for c in crops])       # (B, s, s[, 3]), as stored
@@ -721,7 +721,8 @@ def _answer_some(self:Predictor, sources, explain):
     read = [self._try_read(source) for source in sources]
     crops = iter(list(self._settle([r for r in read if isinstance(r, list)])))
     settled = [next(crops) if isinstance(r, list) else r for r in read]
-    faces = self._answer([c for crops in settled if isinstance(crops, list) for c in crops], explain)
+    shown = [c for crops in settled if isinstance(crops, list) for c in crops]
+    faces = self._answer(shown, explain)
     return [list(islice(faces, len(crops))) if isinstance(crops, list) else crops
             for crops in settled]
 
