@@ -32,7 +32,7 @@ _TRAIN = dict(  # recipe field → (type, default that the help quotes, help)
                               'majority'),
     targets = (str, 'votes', "what is learned: votes (the crowd's distribution) or hard"),
     num_classes    = (int, 8, '8, or 7 without contempt'),
-    augment        = (str, 'light', 'none, light or heavy'),
+    augment        = (str, 'camera', 'none, light, camera or heavy'),
     hide_landmarks = (float, 1., 'share of faces whose known landmarks are hidden from the model'),
     ema     = (float, 0.999, 'decay of averaged weights, 0 for none'),
     limit   = (int, None, 'use only this many faces of each split'),
