@@ -51,7 +51,9 @@ def complaints(root):
 
 
 def main():
-    found = list(complaints(Path(sys.argv[1])))
+    root = Path(sys.argv[1])
+    if not (root/'index.html').exists(): sys.exit(f'{root}: holds no site')
+    found = list(complaints(root))
     print('\n'.join(found))
     print(f'{len(found)} complaints')
     sys.exit(bool(found))

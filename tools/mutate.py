@@ -1,6 +1,6 @@
 """Break lines of the library on purpose and see whether the tests notice.
 
-    tools/mutate.py [--number 120] [--seed 0] [--jobs 2] [--only named|sample]
+    tools/mutate.py [--number 120] [--seed 0] [--jobs 2]
 
 Each mutant changes one place: an operator, a comparison, a number, a condition, or a statement that
 is left out. They are sampled with a seed, at least one a module and the more the longer it is;
@@ -141,6 +141,7 @@ def breaks(path):
 
 def sample(number, seed):
     "So many mutants, at most one a line: one for each module, the others by the modules' length."
+    if not number: return []
     modules = [p for p in sorted((ROOT/'grefel').rglob('*.py')) if p.name not in LEFT_OUT]
     dice, chosen, left = random.Random(seed), [], []
     for path in modules:
@@ -307,7 +308,7 @@ def page(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--number', type=int, default=120, help='how many are sampled')
+    parser.add_argument('--number', type=int, default=120, help='how many are sampled; 0: only those of tests/mutants.json')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--jobs', type=int, default=2, help='how many at a time')
     parser.add_argument('--limit', type=int, default=300, help='seconds for each command')
