@@ -229,14 +229,23 @@ def noticed(command, folder, limit):
     except subprocess.TimeoutExpired: return True
 
 
-def try_one(mutant, folder, limit):
-    "The stage that caught a mutant, or ''."
+def restore(saved):
+    for path, text in saved.items(): path.write_text(text, encoding='utf-8')
+
+
+def try_one(mutant, folder, limit, healthy):
+    "The stage that caught a mutant, or ''; one that fails without it counts for nothing."
     saved, notebook = apply(mutant, folder)
-    try:
-        return next((name for name, command in stages(mutant, folder, notebook)
-                     if noticed(command, folder, limit)), '')
-    finally:
-        for path, text in saved.items(): path.write_text(text, encoding='utf-8')
+    restore(saved)
+    for name, command in stages(mutant, folder, notebook):
+        key = tuple(part.replace(str(folder), '') for part in command)
+        if key not in healthy: healthy[key] = not noticed(command, folder, limit)
+        if not healthy[key]: continue
+        apply(mutant, folder)
+        try: caught = noticed(command, folder, limit)
+        finally: restore(saved)
+        if caught: return name
+    return ''
 
 
 # ---- All of them
@@ -259,7 +268,7 @@ def write(rows):
 
 def run(mutants, folder, jobs, limit):
     "Try what is not known yet, several at a time."
-    rows, lock, free = known(), Lock(), Queue()
+    rows, lock, free, healthy = known(), Lock(), Queue(), {}
     wanted = {(m.module, m.before, m.after) for m in mutants}
     rows = {k: r for k, r in rows.items() if k in wanted}
     todo = [m for m in mutants if (m.module, m.before, m.after) not in rows]
@@ -269,7 +278,7 @@ def run(mutants, folder, jobs, limit):
 
     def work(mutant):
         place = free.get()
-        by = try_one(mutant, place, limit)
+        by = try_one(mutant, place, limit, healthy)
         free.put(place)
         with lock:
             rows[mutant.module, mutant.before, mutant.after] = dict(
@@ -308,7 +317,8 @@ def page(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--number', type=int, default=120, help='how many are sampled; 0: only those of tests/mutants.json')
+    parser.add_argument('--number', type=int, default=120,
+                        help='how many are sampled; 0: only those of tests/mutants.json')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--jobs', type=int, default=2, help='how many at a time')
     parser.add_argument('--limit', type=int, default=300, help='seconds for each command')
