@@ -14,6 +14,7 @@ from fastai.basics import Callback
 from filelock import FileLock
 
 from grefel.base.core import EXPRESSIONS, GrefelError, set_seed
+from grefel.measure.answers import predict_data
 from grefel.method.files import load_model, save_model, weights_digest
 from grefel.method.model import create_model
 from grefel.method.window import DropPath
@@ -129,7 +130,8 @@ PROBES = dict(
 # these have a test of their own below
 OTHERS = {'data', 'size', 'rule', 'train_rule', 'drop_duplicates', 'landmarks', 'valid_share',
           'noise', 'noise_share', 'noise_seed', 'balanced', 'class_weights', 'teacher',
-          'teacher_share', 'warm_up', 'place_anchors', 'start'}
+          'teacher_clean', 'teacher_share', 'warm_up', 'place_anchors', 'start',
+          'reading'}   # in test_commands_train
 
 
 def test_every_field_of_a_recipe_is_tested():
@@ -184,6 +186,23 @@ def test_teachers_reach_training_and_are_remembered(recipe, run, tmp_path):
     assert metadata['taught_by'] == [asdict(recipe(epochs=1))]*2
     assert metadata['weights'] == {name: weights_digest(load_model(name)) for name in several}
     assert len(run('one', recipe(epochs=1, teacher=other)).distil.teachers) == 1
+
+
+def test_a_teacher_may_be_asked_about_the_clean_face_before_training(recipe, run, tmp_path):
+    run('teacher', recipe(epochs=1))
+    told = dict(epochs=1, teacher=str(tmp_path/'teacher'))
+    learn = run('taught', recipe(**told, teacher_clean=True, teacher_share=.25))
+    faces = train_set(run('alone', recipe(epochs=1)))
+    said = torch.from_numpy(predict_data(load_model(tmp_path/'teacher'), faces, temperature=1,
+                                         flip_test=True)['final_probs'])
+    torch.testing.assert_close(train_set(learn).targets, .75*faces.targets + .25*said)
+    with pytest.raises(AttributeError): learn.distil   # and not once more in every batch
+
+
+def test_camera_faults_grow_with_the_epochs(recipe, run):
+    learn = run('harder', recipe(epochs=2, augment='camera'))
+    assert learn.dls.train.transform.faults.strength == 1.   # full from two fifths of them on
+    assert learn.grow_faults.first < 1
 
 
 def test_anchors_are_placed_when_the_recipe_says(run, data):
