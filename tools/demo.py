@@ -28,7 +28,7 @@ Next:
   .venv/bin/grefel predict YOUR_PHOTO.jpg
       a photograph of yours; --json for a machine to read
   .venv/bin/grefel train --data ferplus --out runs/first
-      real faces; data/README.md says where to get them
+      real faces; grefel/manifests/README.md says where to get them
   make lab
       the notebooks that explain and build all of this
 '''

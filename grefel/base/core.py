@@ -128,7 +128,7 @@ def data_home(
 def manifest(
     name:str,  # e.g. 'landmark_template.csv'
 ) -> Path:     # an existing file
-    "A small file about data sets that ships with the package (the repository's `data/` folder)."
+    "A small file about data sets that ships with the package (grefel/manifests)."
     path = PACKAGE/'manifests'/name
     if not path.exists(): raise GrefelError(f'{path}: no such manifest')
     return path

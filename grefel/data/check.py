@@ -47,8 +47,8 @@ class DataList:
         where = f'looked for in {self.home}' if self.home else (
             'set GREFEL_DATA to the folder that holds them')
         return '\n'.join([*lines, '', f'{where}; "synth" draws faces and needs nothing.',
-                          'How to get one: data/NAME.md in the project, for instance '
-                          'data/rafdb.md.'])
+                          'How to get one: grefel/manifests/NAME.md, for instance '
+                          'grefel/manifests/rafdb.md.'])
 
     def as_dict(self): return dict(home=str(self.home) if self.home else None, datasets=self.rows)
 
@@ -411,4 +411,4 @@ def _advice(check):
     else: yield f'{check.rows - len(check.faults):,} of {check.rows:,} rows can be used.'
     name = 'fer2013' if check.name == 'fer2013_own' else check.name
     for page in [r['page'] for r in data_list().rows if r['name'] == name]:
-        yield f'How it should look: data/{page}'
+        yield f'How it should look: grefel/manifests/{page}'

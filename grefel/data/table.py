@@ -740,7 +740,7 @@ def _place(source, data_home):
     "The path that a source means; a data set's name means a folder of that name."
     path, home, name = as_path(source), _data_home(data_home), str(source)
     if not (name in LAYOUTS and name not in GENERAL or name == 'ferplus'): return path
-    page = f'; data/{_page(name)} says how to get it' if _page(name) else ''
+    page = f'; grefel/manifests/{_page(name)} says how to get it' if _page(name) else ''
     if home: path = home/name
     elif not path.exists():
         raise GrefelError(f'{name}: set GREFEL_DATA to the folder that holds {name}/, or give '

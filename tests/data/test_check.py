@@ -159,7 +159,7 @@ def test_the_first_bad_row_is_an_error_if_it_shall_be(tmp_path):
 
 
 @pytest.mark.parametrize('source, kw, said', [
-    ('rafdb', dict(decode=-1), 'decode is -1'), ('jaffe', {}, 'data/jaffe.md')])
+    ('rafdb', dict(decode=-1), 'decode is -1'), ('jaffe', {}, 'manifests/jaffe.md')])
 def test_what_cannot_be_checked(tmp_path, source, kw, said):
     lookalike('rafdb', tmp_path/'rafdb')
     with pytest.raises(GrefelError, match=said): check_data(source, data_home=tmp_path, **kw)

@@ -239,7 +239,7 @@ def test_what_cannot_be_read(own, kw, said):
 
 
 def test_a_data_set_that_is_not_here_names_its_page(tmp_path):
-    with pytest.raises(GrefelError, match='data/jaffe.md says how to get it'):
+    with pytest.raises(GrefelError, match='manifests/jaffe.md says how to get it'):
         find_layout('jaffe', tmp_path)
 
 
