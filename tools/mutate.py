@@ -307,8 +307,8 @@ def page(rows):
         '# Do the tests bite?', '',
         f'We broke {len(rows)} lines of the library on purpose, one at a time. The tests noticed '
         f'{len(caught)} of them: **{len(caught)/len(rows):.0%}**. {len(old)} are lines that once '
-        f"broke unnoticed; {sum(r['caught'] == 'yes' for r in old)} of those are caught now. The "
-        'others were sampled over all modules, with a seed.', '',
+        f"broke unnoticed; {sum(r['caught'] == 'yes' for r in old)} of those are caught now. "
+        f'{len(rows) - len(old)} others were sampled over all modules, with a seed.', '',
         '`tools/mutate.py` makes `mutation.csv` and this page.', '',
         '## The survivors', '',
         '| module | line | broken | why it may live |', '|---|---|---|---|', *said, ''])
