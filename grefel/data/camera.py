@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor
 from ..base.core import GrefelError
-from .warp import gaussian_blur, move_landmarks, turn_matrix, warp_images
+from .warp import (
+    erase_mask, gaussian_blur, move_landmarks, turn_matrix, warp_images)
 
 # %% ../../nbs/4_data/07_camera.ipynb #c65baa9e
 def uneven_light(
@@ -117,9 +118,7 @@ def cover_box(
     grey:Tensor,    # (B,) its brightness, 0 to 1
 ) -> Tensor:        # (B, C, S, S)
     "A box of one grey over each image."
-    t = (torch.arange(images.shape[-1]) + .5)/images.shape[-1]                  # (S,)
-    inside = [(t >= box[:, i, None]) & (t < box[:, i + 2, None]) for i in (0, 1)]   # (B, S) each
-    mask = (inside[1][:, :, None] & inside[0][:, None, :])[:, None].to(images.device)
+    mask = erase_mask(box, images.shape[-1]).to(images.device)                  # (B, 1, S, S)
     return torch.where(mask, grey.to(images)[:, None, None, None], images)
 
 # %% ../../nbs/4_data/07_camera.ipynb #a80f6796

@@ -13,11 +13,13 @@ import sys
 import time
 import pandas as pd
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 from ..base.core import GrefelError, PACKAGE
-from .experiments import read_results, read_spec, run_folder, run_table
+from .experiments import (
+    read_results, read_spec, ROW_PROCESS, run_folder, run_table)
 
 # %% ../../nbs/6_train/10_queue.ipynb #f003105c
 QUEUE = PACKAGE.parent/'nbs'/'8_experiments'/'queue.json'   # in a clone of the repository
@@ -77,23 +79,12 @@ def _minutes(known, epochs):
     return round(per_epoch*epochs/60, 2)
 
 # %% ../../nbs/6_train/10_queue.ipynb #21b43e45
-_CHILD = '''
-import json, sys
-from grefel.base.core import GrefelError
-from grefel.train.experiments import read_spec, run_row
-from grefel.train.runs import read_recipe
-from dataclasses import asdict
-file, row, seed, long, folder, device, data_home = json.loads(sys.stdin.read())
-recipe = asdict(read_spec(file, long)['recipes'][row]) | dict(seed=seed)
-try: run_row(read_recipe(**recipe), folder, device, data_home)
-except (GrefelError, KeyboardInterrupt) as error: sys.exit(str(error) or 'stopped')
-'''
-
 def _run(waiting, folder, device, data_home, seconds):
     "Run until it's done or the time is up: '' if it's done, 'stopped', or what went wrong."
-    given = json.dumps([str(waiting.file), waiting.row, waiting.seed, waiting.long, str(folder),
-                        str(device), data_home and str(data_home)])
-    child = subprocess.Popen([sys.executable, '-c', _CHILD], stdin=subprocess.PIPE,
+    recipe = asdict(read_spec(waiting.file, waiting.long)['recipes'][waiting.row])
+    given = json.dumps([recipe | dict(seed=waiting.seed), str(folder), str(device),
+                        data_home and str(data_home)])
+    child = subprocess.Popen([sys.executable, '-c', ROW_PROCESS], stdin=subprocess.PIPE,
                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try: said = child.communicate(given, timeout=seconds)[1]
     except subprocess.TimeoutExpired:
