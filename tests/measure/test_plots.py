@@ -1,6 +1,7 @@
 """Plots show the numbers they were given, cope with odd sets, and leave nothing open."""
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -9,7 +10,8 @@ from grefel.measure.metrics import (
     accuracy_at_coverage, change_report, confusion_counts, per_class_table, risk_coverage)
 from grefel.measure.plots import (
     pick_faces, plot_change, plot_classwise, plot_confidence, plot_confusion, plot_faces,
-    plot_groups, plot_history, plot_reliability, plot_risk, plot_votes, read_history)
+    plot_groups, plot_history, plot_intervals, plot_reliability, plot_risk, plot_seeds,
+    plot_votes, read_history)
 
 
 def widths(ax): return [bar.get_width() for bar in ax.patches]
@@ -80,8 +82,41 @@ def test_history_marks_the_best_epoch(tmp_path):
     file.write_text('epoch,valid_loss,accuracy\n0,2.9,0.41\n1,2.3,0.58\n2,,0.57\n')
     assert read_history(file) == dict(epoch=[0, 1, 2], valid_loss=[2.9, 2.3, None],
                                       accuracy=[.41, .58, .57])
-    ring = plot_history(file).axes[1].lines[-1]
-    assert ring.get_label() == 'best: epoch 2' and list(ring.get_ydata()) == [0.58]
+    below = plot_history(file).axes[1]
+    assert below.get_title('left') == 'best: epoch 2'
+    assert list(below.lines[-1].get_ydata()) == [0.58]
+
+
+def test_names_of_lines_stand_at_their_ends_and_apart():
+    fig = plot_history(dict(epoch=[0, 1], train_loss=[3, 2.001], valid_loss=[3, 2.]))
+    fig.draw_without_rendering()
+    names = {t.get_text(): t.get_window_extent() for t in fig.axes[0].texts}
+    assert set(names) == {'train loss', 'valid loss'}
+    assert names['train loss'].y0 >= names['valid loss'].y1 - 2
+
+
+ROWS = {'base': [.5, .7], 'worse': [.4], 'better': [.9, .8, .7]}
+
+
+@pytest.mark.parametrize('higher', [True, False])
+def test_rows_are_sorted_best_on_top_and_the_baseline_goes_through(higher):
+    ax = plot_seeds(ROWS, 'base', 'x', higher=higher).axes[0]
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert names == (['worse', 'base', 'better'] if higher else ['better', 'base', 'worse'])
+    assert ax.texts[0].get_text() == 'base'
+    assert list(ax.lines[-1].get_xdata()) == [pytest.approx(.6)]*2
+    dots = [line for line in ax.lines if line.get_marker() == 'o']
+    assert [list(d.get_xdata()) for d in dots] == [ROWS[name] for name in names]
+
+
+def test_panels_of_intervals_share_the_order_of_the_last():
+    tables = [pd.DataFrame(dict(mean=m, low=[m[0] - 1, m[1] - 2], high=[m[0] + 1, m[1] + 2]),
+                           ['a', 'b']) for m in ([1, 5], [3, 2])]
+    fig = plot_intervals(dict(zip(('one', 'two'), tables)), 'base')
+    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ['a', 'b']
+    assert list(fig.axes[0].lines[0].get_xdata()) == [1, 5]
+    ends = [segment[:, 0].tolist() for segment in fig.axes[1].collections[0].get_segments()]
+    assert ends == [[2, 4], [0, 4]]
 
 
 @pytest.mark.parametrize('history', [dict(epoch=[0.], seconds=[3.]),
