@@ -9,7 +9,7 @@ __all__ = ['BLUE', 'ORANGE', 'RED', 'GREY', 'PLOT_STYLE', 'plot_style']
 BLUE, ORANGE, RED, GREY = '#3f7fd1', '#d98324', '#cf4a5c', '#8a8f98'  # of plots
 
 # %% ../../nbs/2_base/00_style.ipynb #d463fb20
-PLOT_STYLE = {
+PLOT_STYLE: dict = {
     'figure.figsize': (7.5, 2.8), 'figure.dpi': 160, 'figure.constrained_layout.use': True,
     'font.size': 10, 'axes.titlesize': 10, 'axes.labelsize': 10, 'figure.titlesize': 11,
     'xtick.labelsize': 9, 'ytick.labelsize': 9, 'legend.fontsize': 9, 'legend.frameon': False,
@@ -24,6 +24,7 @@ def plot_style(
     from cycler import cycler
     from matplotlib import rcParams
     from matplotlib_inline.backend_inline import set_matplotlib_formats
-    rcParams.update(PLOT_STYLE, **{'axes.prop_cycle': cycler(color=[BLUE, ORANGE, RED, GREY])})
+    rcParams.update(PLOT_STYLE)
+    rcParams['axes.prop_cycle'] = cycler(color=[BLUE, ORANGE, RED, GREY])
     if raster: set_matplotlib_formats('png', metadata={})
     else: set_matplotlib_formats('svg', metadata={'Date': None})  # the same file every time
