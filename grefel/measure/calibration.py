@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPREAD', 'NEVER', 'apply_temperature', 'fit_temperature', 'temperature_interval', 'few_faces_warning', 'same_images',
-           'make_folds', 'cross_fit', 'calibration_report', 'risk_thresholds', 'between_0_and_1', 'logit_adjustment',
-           'training_shares', 'calibration_notes']
+           'make_folds', 'cross_fit', 'calibration_report', 'fewest_answers', 'risk_thresholds', 'between_0_and_1',
+           'logit_adjustment', 'training_shares', 'calibration_notes']
 
 # %% ../../nbs/5_measure/02_calibration.ipynb #5402d963
 import hashlib
@@ -155,18 +155,25 @@ def calibration_report(
                 before=judge(probs), after=judge(crossed))
 
 # %% ../../nbs/5_measure/02_calibration.ipynb #d402fd7f
+def fewest_answers(
+    risk:float,        # share of mistakes that is allowed
+    delta:float=0.05,  # probability of being wrong about it
+    mistakes:int=2,    # among these answers
+) -> int:
+    "How many answers prove a risk, although some of them are wrong."
+    from scipy.stats import nbinom
+    return int(nbinom.ppf(1 - delta, mistakes + 1, risk)) + mistakes + 1
+
+# %% ../../nbs/5_measure/02_calibration.ipynb #834b5dac
 NEVER = 2.  # a threshold that no confidence reaches: no answers were safe enough
 
-def _lowest_safe(taken, wrong, risk, delta):
-    "The last level (taken and wrong answers down to it) whose risk is surely allowed; -1: none."
-    from scipy.stats import beta
-    safe, bad = -1, len(taken)                                  # last safe, first that is not
-    while bad - safe > 1:
-        k = (safe + bad)//2
-        right = taken[k] - wrong[k]
-        high = beta.ppf(1 - delta, wrong[k] + 1, right) if right else 1.     # Clopper and Pearson
-        safe, bad = (k, bad) if high <= risk else (safe, k)
-    return safe
+def _last_proven(taken, wrong, risk, delta):
+    "The last level (taken and wrong answers down to it) that a walk down proves; -1: none."
+    from scipy.stats import binom
+    start = min(np.searchsorted(taken, fewest_answers(risk, delta)), len(taken) - 1)
+    proven = binom.cdf(wrong[start:], taken[start:], risk) <= delta
+    if not proven[0]: return -1
+    return len(taken) - 1 if proven.all() else start + int(proven.argmin()) - 1
 
 # %% ../../nbs/5_measure/02_calibration.ipynb #21381ede
 def risk_thresholds(
@@ -175,7 +182,7 @@ def risk_thresholds(
     risks=(0.01, 0.02, 0.05, 0.1, 0.15),  # shares of wrong answers that are allowed
     level:float=0.95,                     # probability that a threshold keeps its promise
 ) -> list:                                # rows [risk, threshold, coverage]
-    "Confidences from which on at most that share of answers is wrong (Geifman and El-Yaniv 2017)."
+    "Confidences from which on at most that share of answers is wrong (fixed-sequence testing)."
     confidence, right = np.asarray(confidence, float), np.asarray(right, bool)
     alike = confidence.ndim == 1 and confidence.shape == right.shape
     if not alike or not len(right) or not np.isfinite(confidence).all():
@@ -184,10 +191,10 @@ def risk_thresholds(
     levels, group = np.unique(-confidence, return_inverse=True)              # most confident first
     taken = np.bincount(group).cumsum()
     wrong = np.bincount(group, ~right).cumsum().round()
-    delta, rows = (1 - level)/np.ceil(np.log2(len(levels) + 1)), []      # all bounds hold together
+    rows = []
     for risk in risks:
-        safe = _lowest_safe(taken, wrong, risk, delta)
-        threshold, coverage = (-levels[safe], taken[safe]/len(right)) if safe >= 0 else (NEVER, 0.)
+        k = _last_proven(taken, wrong, risk, 1 - level)
+        threshold, coverage = (-levels[k], taken[k]/len(right)) if k >= 0 else (NEVER, 0.)
         rows.append([float(risk), float(threshold), float(coverage)])
     return rows
 

@@ -2,12 +2,13 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.stats import binom
 
 from grefel.base.core import GrefelError
 from grefel.measure.calibration import (
     NEVER, apply_temperature, between_0_and_1, calibration_notes, calibration_report, cross_fit,
-    few_faces_warning, fit_temperature, logit_adjustment, make_folds, risk_thresholds, same_images,
-    temperature_interval, training_shares)
+    few_faces_warning, fewest_answers, fit_temperature, logit_adjustment, make_folds,
+    risk_thresholds, same_images, temperature_interval, training_shares)
 from tests.measure.worlds import known_world
 
 
@@ -98,12 +99,51 @@ def test_a_threshold_needs_as_many_faces_as_clopper_and_pearson_say(n, safe):
     assert risk_thresholds(np.full(n, 0.8), np.ones(n, bool), (0.05,)) == [want]
 
 
-@pytest.mark.parametrize('n, safe', [(70, False), (71, True)])
-def test_looking_at_more_thresholds_asks_for_more_faces(n, safe):
-    # three confidences: two looks at most, each at 1 − 0.025^(1/k); the first is at k = n + 1
-    confidence = np.r_[np.full(n, 0.9), 0.8, 0.7]
-    threshold = risk_thresholds(confidence, np.ones(n + 2, bool), (0.05,))[0][1]
-    assert threshold == (0.7 if safe else NEVER)
+@pytest.mark.parametrize('risk, mistakes', [(.01, 0), (.05, 0), (.05, 2), (.15, 2), (.5, 7)])
+def test_fewest_answers_prove_a_risk_and_one_fewer_does_not(risk, mistakes):
+    k = fewest_answers(risk, .05, mistakes)
+    assert binom.cdf(mistakes, k, risk) <= .05 < binom.cdf(mistakes, k - 1, risk)
+
+
+def test_a_probability_of_exactly_delta_is_proof_enough():
+    # two right answers happen by chance in exactly a quarter of cases where half are wrong
+    assert risk_thresholds([.9, .9], [True, True], (.5,), level=.75) == [[.5, .9, 1.]]
+
+
+def test_the_walk_starts_where_two_mistakes_are_forgiven_and_stops_at_the_first_failure():
+    confidence = np.linspace(.99, .2, 2000)
+    right = np.ones(2000, bool)
+    right[[0, 50]] = False                       # the very first is wrong; 124 forgive two
+    right[400:440] = False                       # a bad patch, after which all are right again
+    wrong, taken = (~right).cumsum(), np.arange(1, 2001)
+    proven = binom.cdf(wrong, taken, .05) <= .05
+    threshold, coverage = risk_thresholds(confidence, right, (.05,))[0][1:]
+    last = round(coverage*2000) - 1
+    assert proven[-1] and 400 < last < 440 and threshold == confidence[last]
+    assert proven[123:last + 1].all() and not proven[last + 1]
+    right[:4] = False
+    assert risk_thresholds(confidence[:300], right[:300], (.05,))[0][1] == NEVER
+
+
+ERRORS = {'falls': lambda c: .4*(1 - c)**2 + .01, 'flat, just above': lambda c: .051 + 0*c,
+          'a bad patch': lambda c: np.where(np.abs(c - .6) < .1, .2, .03),
+          'jumps': lambda c: np.where(c > .7, .02, .12)}
+
+@pytest.mark.parametrize('world', ERRORS)
+def test_a_promised_risk_is_broken_in_at_most_five_of_a_hundred_draws(world):
+    fine, rng, draws, broken, naive = np.linspace(1, 0, 20_001), np.random.default_rng(0), 400, 0, 0
+    true = ERRORS[world](fine).cumsum()/np.arange(1, 20_002)            # above each confidence
+    def above(threshold): return true[np.searchsorted(-fine, -threshold, 'right') - 1]
+    for _ in range(draws):
+        c = rng.random(600)
+        right = rng.random(600) >= ERRORS[world](c)
+        threshold = risk_thresholds(c, right, (.05,))[0][1]
+        broken += threshold <= 1 and above(threshold) > .05
+        order = np.argsort(-c)
+        seen = np.flatnonzero((~right[order]).cumsum()/np.arange(1, 601) <= .05)
+        naive += len(seen) > 0 and above(c[order][seen[-1]]) > .05
+    assert broken <= binom.ppf(.999, draws, .05)                  # 35; 20 are expected at most
+    assert naive > .3*draws                                             # what it would be otherwise
 
 
 def test_thresholds_cover_what_they_say_and_keep_their_promise_here():
