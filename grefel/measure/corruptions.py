@@ -152,10 +152,10 @@ def robustness(
 # %% ../../nbs/5_measure/10_corruptions.ipynb #673a14bd
 def _score(probs, labels, votes):
     "What is kept of one condition."
-    said, known = probs.argmax(1), labels >= 0
-    row = dict(n=int(known.sum()), accuracy=float((said == labels)[known].mean()),
-               mean_confidence=float(probs.max(1)[known].mean()),
-               ece=float(calibration_error(probs[known], labels[known])),
+    said = probs.argmax(1)
+    row = dict(n=len(labels), accuracy=float((said == labels).mean()),
+               mean_confidence=float(probs.max(1).mean()),
+               ece=float(calibration_error(probs, labels)),
                most=float(np.bincount(said, minlength=probs.shape[1]).max()/len(said)))
     if votes is not None: row['kl_votes'] = float(np.nanmean(vote_divergence(probs, votes)[0]))
     return row

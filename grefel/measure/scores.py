@@ -85,6 +85,13 @@ OTHER_KEYS |= {
 
 # %% ../../nbs/5_measure/09_scores.ipynb #30b36098
 OTHER_KEYS |= dict(
+    shares_apart='share of faces that would have to be of another class for the shares of training',
+    strangers='share of faces that are stranger than 19 in 20 known ones',
+    stored_ece='ECE on validation, as the weights file says',
+    left_out='classes that do not occur here and were not allowed as answers',
+    prior='the mixture that answers were moved to: equal, file or em')
+
+OTHER_KEYS |= dict(
     temperature='the temperature applied to primary and final distributions; 1: the file holds '
                 'none',
     fitted_here='whether the stored temperature and thresholds were, or may have been, fitted on '

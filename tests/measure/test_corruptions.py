@@ -85,3 +85,10 @@ def test_table_and_plots_hold_what_was_measured(few, tmp_path):
     axes = [ax for ax in plot_robustness(rows).axes if ax.get_title()]
     assert [ax.get_title() for ax in axes] == ['noise', 'jpeg']
     assert list(axes[0].lines[1].get_ydata()) == [rows[i]['accuracy'] for i in (0, 1, 2)]
+
+
+def test_progress_counts_conditions_up_to_all_of_them(few):
+    heard, which = [], conditions(('noise', 'jpeg'), (1,))
+    robustness(load_model('nano'), few.subset(range(4)), which,
+               progress=lambda done, total: heard.append((done, total)))
+    assert heard[-1] == (3, 3) and {done for done, _ in heard} >= {1, 2, 3}
