@@ -147,7 +147,7 @@ def _points(table, path):
     far = (np.abs(points) > 3).any(1)
     if far.any():
         raise _wrong_row(path, far,
-                         'points far outside the picture; needed are fractions, not pixels')
+                         'points far outside the image; needed are fractions, not pixels')
     points[np.isnan(points).any(1)] = np.nan
     return points.reshape(-1, 68, 2)
 
@@ -280,7 +280,7 @@ def _distinct_names(table):
     same = table.duplicated(whose).to_numpy() & (len(whose) > 1)
     if (repeated & ~same).any():
         name = table['name'][(repeated & ~same).argmax()]
-        raise GrefelError(f"{table.attrs['source']}: {name!r} is the name of two pictures, and "
+        raise GrefelError(f"{table.attrs['source']}: {name!r} is the name of two images, and "
                           'landmarks are kept by name; give each its own, or ask for one split '
                           'at a time')
     return table[~repeated].reset_index(drop=True)

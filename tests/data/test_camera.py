@@ -48,6 +48,16 @@ def test_motion_blur_spreads_a_dot_along_its_path_and_nowhere_else():
     assert_close(down, across.T, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize('length', [1., 4., 6., 7.5])
+def test_motion_blur_is_the_mean_over_the_whole_path(length):
+    x = torch.zeros(1, 1, 15, 15)
+    x[..., 7, 7] = 1
+    across = motion_blur(x, torch.tensor([length]), torch.zeros(1))[0, 0, 7]
+    path = torch.linspace(-length/2, length/2, 4001)
+    exact = (1 - (path - torch.arange(-7, 8)[:, None]).abs()).clamp(0).mean(1)        # (15,)
+    assert_close(across, exact, atol=.02, rtol=0)
+
+
 def test_fewer_pixels_keeps_each_image_at_its_own_side(clean):
     x = fewer_pixels(clean[:3], torch.tensor([48, 12, 1]))
     assert_close(x[0], clean[0])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from grefel.base.core import EXPRESSIONS, GrefelError
 from grefel.base.geometry import mirror_landmarks
@@ -273,3 +274,12 @@ def test_metrics_of_other_settings_do_not_stay(file, drawn, tmp_path, flip_test,
     calibrate_weights(file, drawn, tmp_path/'e.safetensors', flip_test=flip_test)
     with safe_open(str(tmp_path/'e.safetensors'), 'pt') as f:
         assert json.loads(f.metadata()['grefel'])['validation'] == kept
+
+
+def test_nothing_is_noted_in_files_of_other_kinds(tmp_path):
+    foreign = tmp_path/'foreign.safetensors'
+    save_file({'w': torch.zeros(2)}, str(foreign))
+    before = foreign.read_bytes()
+    with pytest.raises(GrefelError, match='foreign.safetensors'):
+        add_metadata(foreign, foreign, temperature=2.)
+    assert foreign.read_bytes() == before
