@@ -1,13 +1,19 @@
-"""Measure how fast grefel is, on a quiet machine. Writes nbs/8_experiments/B01_speed.csv.
+"""Measure how fast grefel is. Writes nbs/8_experiments/B01_speed.csv.
 
     python benchmarks/speed.py              everything
     python benchmarks/speed.py photo cold   these stages anew; the rows of the others stay
 
     model    one face on one thread, beside other networks
     photo    a photograph, step by step
+    finders  the search for faces alone, beside two other finders, on scenes whose faces are known
     folder   10,000 faces on two cores
     jobs     photographs by one job and by two
     cold     one command from nothing
+    film     memory and time over a minute, a quarter of an hour and an hour of film
+
+What runs on one thread is measured in processor time, which others on the machine hardly touch;
+on a quiet machine a clock says the same. Folder and jobs need the clock, so a quiet machine.
+`finders` puts FER+'s validation faces on photographs: GREFEL_DATA names the folder that holds them.
 
 With --quick everything is small and goes to a file in the system's temporary folder. That shows
 that the script works, not how fast grefel is.
@@ -19,6 +25,7 @@ import datetime
 import functools
 import importlib
 import io
+import math
 import os
 import platform
 import shlex
@@ -63,10 +70,10 @@ def spread(values, unit, digits=3):
 
 
 def milliseconds(call):
-    "How long one call takes."
-    start = time.perf_counter()
+    "Processor time of one call."
+    start = time.process_time()
     call()
-    return 1e3*(time.perf_counter() - start)
+    return 1e3*(time.process_time() - start)
 
 
 # ---- model: one prepared face, one thread
@@ -200,10 +207,10 @@ class Steps:
     @contextlib.contextmanager
     def step(self, name):
         self.stack.append(0.)
-        start = time.perf_counter()
+        start = time.process_time()
         try: yield
         finally:
-            whole = time.perf_counter() - start
+            whole = time.process_time() - start
             self.spent.setdefault(name, 0.)
             self.spent[name] += 1e3*(whole - self.stack.pop())
             if self.stack: self.stack[-1] += whole
@@ -267,23 +274,26 @@ def memory(process):
 
 
 def watch(args, every=None):
-    """Run a command: its seconds, and (seconds, MB) of what it held.
+    """Run a command: its seconds by the clock, (seconds, MB) of what it held, its processor time.
 
     We look `every` so many seconds; None: never.
     """
     import psutil
-    held = []
+    held, ended = [], 0
     with tempfile.TemporaryFile('w+') as said:
         start = time.perf_counter()
         child = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=said, env=environment())
         process = psutil.Process(child.pid)
-        while every and child.poll() is None:
+        while not ended:
+            ended, status, used = os.wait4(child.pid, os.WNOHANG if every else 0)
+            if ended: break
             if mb := memory(process): held.append((time.perf_counter() - start, mb))
             time.sleep(every)
-        code, seconds = child.wait(), time.perf_counter() - start
+        seconds, child.returncode = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
         said.seek(0)
-        if code: sys.exit(f'{shlex.join(args)}: exit code {code}\n{said.read()[-500:]}')
-    return seconds, held
+        if child.returncode:
+            sys.exit(f'{shlex.join(args)}: exit code {child.returncode}\n{said.read()[-500:]}')
+    return seconds, held, used.ru_utime + used.ru_stime
 
 
 def measure_folder(quick):
@@ -299,10 +309,11 @@ def measure_folder(quick):
             note = (f'{n:,} faces of 48 px as PNG, `grefel predict FOLDER --out rows.csv`, '
                     'start included')
             row = dict(how=backend, threads=os.cpu_count(), note=note)
-            rates = [n/seconds for seconds, _ in runs]
+            rates = [n/seconds for seconds, *_ in runs]
             yield dict(what='faces a second', **row, **spread(rates, '1/s', 1))
             for share in (.25, .5, .75, 1.):
-                at = [max(mb for t, mb in held if t <= share*seconds) for seconds, held in runs]
+                at = [max(mb for t, mb in held if t <= share*seconds)
+                      for seconds, held, _ in runs]
                 yield dict(what=f'peak memory until {share:.0%}', **row, **spread(at, 'MB', 0))
 
 
@@ -335,17 +346,161 @@ def measure_cold(quick):
         for line in ('import torch', 'import onnxruntime', 'import numpy', 'pass'):
             commands[f'python -c "{line}"'] = [sys.executable, '-c', line]
         times = {name: [] for name in commands}
-        for repeat in range(-1, 1 if quick else 15):
+        for repeat in range(-1, 1 if quick else 5):
             for name, args in commands.items():
-                seconds, _ = watch(args, every=None)
+                seconds = watch(args)[2]
                 if repeat >= 0: times[name].append(seconds)
     for name, values in times.items():
         yield dict(what=name, how='command', threads='default',
-                   note="640×480 JPEG, files in the system's cache", **spread(values, 's'))
+                   note="640×480 JPEG, files in the system's cache; processor time",
+                   **spread(values, 's'))
 
 
-STAGES = dict(model=measure_models, photo=measure_photo, folder=measure_folder, jobs=measure_jobs,
-              cold=measure_cold)
+# ---- finders: the search alone, on scenes whose faces are known
+
+CELLS = (150, 100, 60)   # sides of faces, in pixels
+
+
+def own_finder():
+    "grefel's own search: boxes (x0, y0, x1, y1) of an RGB image (h, w, 3) uint8, the surest first."
+    from PIL import Image
+    from grefel.use.finder import find_faces
+    def find(image):
+        found = find_faces(Image.fromarray(image))
+        return [f.box for f in sorted(found, key=lambda f: -f.score)]
+    return find
+
+
+def haar_finder():
+    "OpenCV's cascade with the settings of its tutorial."
+    import cv2
+    cascade = cv2.CascadeClassifier(cv2.data.haarcascades + 'haarcascade_frontalface_default.xml')
+    def find(image):
+        found = cascade.detectMultiScale(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), 1.1, 5)
+        return [(x, y, x + w, y + h) for x, y, w, h in found]
+    return find
+
+
+def mtcnn_finder():
+    "MTCNN of facenet-pytorch, whose weights lie in its package, as it comes."
+    import tools
+    folder = tools.environment('facenet-pytorch', tools.CACHE)
+    sys.path.append(str(tools.own_packages(folder)))
+    from facenet_pytorch import MTCNN
+    tool = MTCNN(keep_all=True, device='cpu')
+    def find(image):
+        boxes, _ = tool.detect(image)
+        return [] if boxes is None else list(boxes)
+    return find
+
+
+def hits(boxes, frames):
+    "How many faces some boxes find, and how many boxes find none: the middle lies in the face."
+    from grefel.base.alignment import frame_points, frame_size
+    left, false = list(frames), 0
+    for x0, y0, x1, y1 in boxes:
+        middle = [(x0 + x1)/2, (y0 + y1)/2]
+        def apart(frame): return math.dist(middle, frame_points([.5, .5], frame))
+        best = min(range(len(left)), key=lambda i: apart(left[i]), default=None)
+        if best is None or apart(left[best]) > frame_size(left[best])[0]/3: false += 1
+        else: left.pop(best)
+    return len(frames) - len(left), false
+
+
+def scene_faces(quick):
+    "Faces (n, 48, 48) to put on photographs."
+    from grefel.base.core import data_home
+    from grefel.data.faces import load_faces
+    real = data_home() and (data_home()/'ferplus').exists()
+    if not real and not quick: sys.exit('finders: GREFEL_DATA must name the folder of ferplus/')
+    return load_faces(*(('ferplus', 'valid') if real else ('synth', 'valid'))).images[:, 0].numpy()
+
+
+def measure_finders(quick):
+    "Rows: time of a 640 × 480 photograph, share of faces found by size, boxes on no face."
+    import cv2
+    import numpy as np
+    import torch
+    from grefel.use.scenes import make_scene
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    faces, n = scene_faces(quick), 2 if quick else 15
+    finders = {'grefel, YuNet': own_finder(), 'OpenCV, Haar cascade': haar_finder()}
+    if not quick: finders['facenet-pytorch, MTCNN'] = mtcnn_finder()
+    scenes = {side: [make_scene(faces, 7_000*side + i, n=6, sides=(side, side), tilt=15)
+                     for i in range(n)] for side in CELLS}
+    for name, find in finders.items():
+        spent, false, whole = [], 0, 0
+        for side, group in scenes.items():
+            found = total = 0
+            for scene in group:
+                image = np.asarray(scene.image)
+                start = time.process_time()
+                boxes = find(image)
+                spent.append(1e3*(time.process_time() - start))
+                hit, wrong = hits(boxes, scene.frames)
+                found, total, false = found + hit, total + len(scene.frames), false + wrong
+            whole += len(group)
+            row = dict(how=name, threads=1, note=f'{total} faces, leaning by up to 15°')
+            yield dict(what=f'found at {side} px', **row, **share(found, total))
+        yield dict(what='a photograph', how=name, threads=1, note='640×480, one to six faces',
+                   **spread(spent[1:], 'ms'))
+        yield dict(what='boxes on no face', how=name, threads=1, note=f'on {whole} photographs',
+                   unit='boxes', repeats=1, median=false, p10=false, p90=false)
+
+
+def share(k, n):
+    "A share in percent, with its 95% interval where others have their spread."
+    from grefel.measure.metrics import wilson_interval
+    low, high = wilson_interval(k, n)
+    return dict(unit='%', repeats=1, median=round(100*k/n, 1), p10=round(100*float(low), 1),
+                p90=round(100*float(high), 1))
+
+
+# ---- film: does memory grow with a film's length?
+
+MINUTES = (1, 15, 60)
+
+
+def write_film(path, minutes, size=(160, 120)):
+    "A made-up film, a frame a second: a face that wanders over one of scikit-image's photographs."
+    import av
+    import numpy as np
+    from PIL import Image
+    from skimage.data import astronaut
+    image = Image.fromarray(astronaut()).crop((0, 0, 512, 384))
+    with av.open(str(path), 'w') as out:
+        stream = out.add_stream('libx264', rate=1)
+        stream.width, stream.height, stream.pix_fmt = *size, 'yuv420p'
+        stream.options = dict(preset='ultrafast')
+        for i in range(60*minutes):
+            left, top = 40 + 40*np.sin(i/7), 40 + 40*np.cos(i/11)
+            part = image.resize(size, box=(left, top, left + 400, top + 300))
+            out.mux(stream.encode(av.VideoFrame.from_image(part)))
+        out.mux(stream.encode(None))
+
+
+def measure_film(quick):
+    "Rows: the most memory held, and processor time a frame, over films of three lengths."
+    with tempfile.TemporaryDirectory() as scratch:
+        for minutes in (1, 2) if quick else MINUTES:
+            film, table = Path(scratch)/f'{minutes}.mp4', Path(scratch)/f'{minutes}.csv'
+            write_film(film, minutes)
+            _, held, seconds = watch(grefel('predict', film, '--every', 1, '--backend', 'onnx',
+                                            '--threads', 1, '--out', table), every=0.1)
+            n = len(read_rows(table))
+            row = dict(how='onnx', threads=1, note=f'a frame a second, 160×120, {n:,} rows')
+            peak = max(mb for _, mb in held)
+            yield dict(what=f'peak memory, film of {minutes} min', **row, **spread([peak], 'MB', 1))
+            yield dict(what=f'a frame, film of {minutes} min', **row,
+                       **spread([1e3*seconds/(60*minutes)], 'ms', 2))
+
+
+STAGES = dict(model=measure_models, photo=measure_photo, finders=measure_finders,
+              folder=measure_folder, jobs=measure_jobs, cold=measure_cold, film=measure_film)
+
+
+CLOCKED = ('folder', 'jobs')   # measured by the clock, since more than one processor is at work
 
 
 def busy(seconds=2):
@@ -388,7 +543,7 @@ def main():
     warnings.simplefilter('ignore')
     for stage in args.stages or STAGES:
         load = busy()
-        if load > 0.5:
+        if load > 0.5 and stage in CLOCKED:
             print(f'{stage}: the machine is busy (load {load}); these times will be too long',
                   file=sys.stderr)
         rows = []
