@@ -2,6 +2,7 @@
 import ast
 import re
 
+import pandas as pd
 import pytest
 from grefel.train.experiments import read_spec
 from tests.repository import NBS, ROOT, directives, files, output_text, parsed, read, source
@@ -132,6 +133,17 @@ def test_answers_do_quote_numbers():
 def test_a_whole_number_in_an_answer_stands_in_a_check_or_a_table(page):
     whole = {n for n in typed(page) if '.' not in n and int(n) > 12} - CONDITIONS
     assert not whole - checked(page) - tabled(page)
+
+
+@pytest.mark.parametrize('page', ['00_findings', 'E13_noise'])
+def test_sentences_written_by_code_are_of_the_committed_results(page):
+    "The file may grow by seeds; a page that wasn't run since would quote the old means."
+    per = 100*pd.read_csv(PLACE/'E13_noise.csv').groupby('row').accuracy.mean()
+    said = ' '.join(''.join(o['data'].get('text/markdown', '')) for c in cells(page)
+                    for o in c.get('outputs', []) if 'data' in o)
+    for method in ('grefel', 'plain'):
+        lost = per[f'{method}, clean'] - per[f'{method}, symmetric 30%']
+        assert f'{lost:.1f}' in numbers(said), f'{page}: run it anew'
 
 
 # Data and commands
