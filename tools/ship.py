@@ -21,8 +21,8 @@ accurate, or less accurate in the mean over the camera faults. Otherwise these f
     nbs/8_experiments/E17_robustness.csv    a row for each camera fault
     nbs/index.ipynb, README.md              the table of weights
 
---notes SIZE only fits anew what shipped weights know about their answers (sets and doubts), with
-the temperature that they have; --onnx SIZE only writes their ONNX file anew.
+--notes SIZE only fits anew what shipped weights know about their answers (sets, doubts, shares and
+finds), with the temperature that they have; --onnx SIZE only writes their ONNX file anew.
 """
 import argparse
 import json
@@ -33,10 +33,13 @@ import tempfile
 from pathlib import Path
 
 from grefel.base.core import GrefelError
+from grefel.data.augment import AUGMENTATIONS
 from grefel.data.faces import load_faces
 from grefel.measure.answers import (
-    add_metadata, calibrate_weights, in_model_order, predict_data, reliability_notes)
+    add_metadata, calibrate_weights, in_model_order, predict_data, reliability_notes,
+    stored_temperature)
 from grefel.measure.corruptions import camera_mixture
+from grefel.measure.rare import counting_notes
 from grefel.measure.report import evaluate
 from grefel.method.files import load_model, save_model
 from grefel.train.runs import stages
@@ -60,8 +63,8 @@ FACTS = {
                   'training images with a duplicate in validation or test removed), nothing else: '
                   'no outside faces, no pretrained weights',
     'labels': "the crowd's vote distribution",
-    'recipe': '{training}; all: weight decay {wd}, augmentation `{augment}`, '
-              'weights averaged (decay {ema}), {precision}, seed {seed} (one run)',
+    'recipe': '{training}; all: weight decay {wd}, weights averaged (the last stage with decay '
+              '{ema}), {precision}, one run',
     'chosen on': 'FER+ validation: {chosen}; the test split was not used',
     'accuracy on validation': '**{accuracy:.2%}** (95% interval {accuracy_low:.2%} to '
                               '{accuracy_high:.2%}, {n:,} images, '
@@ -110,6 +113,7 @@ groups has not been measured.
 
 def teachers(named):
     "Who taught a run."
+    if isinstance(named, str) and ' ' in named: return named
     if isinstance(named, str): return f'the weights `{Path(named).name}`'
     return f'one of {len(named)} teachers drawn for each batch'
 
@@ -125,6 +129,16 @@ def landmarks_shown(recipe):
     return f'shown for {1 - hidden:.0%} of the faces' if hidden < 1 else 'never shown'
 
 
+def augmentation(setting):
+    "Its name; with camera faults added, on how many faces; or all of a setting of one's own."
+    if isinstance(setting, str): return f'`{setting}`'
+    rest = json.dumps({k: v for k, v in setting.items() if k != 'camera'})
+    for name, parts in AUGMENTATIONS.items():
+        if 'camera' in setting and json.dumps(parts) == rest:
+            return f'`{name}` and camera faults on {setting["camera"]:.0%} of the faces'
+    return ', '.join(f'{k} {v}' for k, v in setting.items())
+
+
 def special(recipe):
     "What a stage did beyond the usual: each with its comma, or nothing."
     said = ''
@@ -134,12 +148,13 @@ def special(recipe):
         share = recipe.get('teacher_share', .5)
         said += f', {share:.0%} of each target said by {teachers(recipe["teacher"])}'
     if recipe.get('train_rule') == 'argmax': said += ', faces without a majority as well'
-    return said
+    return said + f", augmentation {augmentation(recipe['augment'])}"
 
 
 def start_of(about, i, last):
     "What weights stage `i` (from 0) started from; the first started from none."
     if i == 0: return ''
+    if words := stages(about)[i].get('started_from'): return f', started from {words}'
     mean = about.get('start_mean') if last else None
     before = (f'the mean of {members(mean)} (nbs/8_experiments/E08_soup)' if mean
               else f'the best epoch of stage {i}')
@@ -244,10 +259,13 @@ def ship_onnx(size):
 
 
 def ship_notes(size):
-    "Fit sets and doubts of shipped weights anew; weights and temperature stay."
+    "Fit what shipped weights know about their answers anew; weights and temperature stay."
     faces, model = load_faces('ferplus', split='valid'), load_model(asset(size))
     labels, votes = in_model_order(faces, model.classes)
-    notes = reliability_notes(predict_data(model, faces), labels, faces, votes)
+    found = predict_data(model, faces)
+    notes = reliability_notes(found, labels, faces, votes)
+    stored = dict(temperature=stored_temperature(model))
+    notes |= counting_notes(stored, found, labels, faces, model.classes)
     add_metadata(asset(size), asset(size), **notes)
     if asset(size).with_suffix('.onnx').exists(): ship_onnx(size)
 
@@ -261,7 +279,7 @@ def onnx_words(size, onnx):
 def measure_stored(model, out, size, faces):
     "Write the weights, then calibrate and measure what is stored: the metrics and the calibration."
     save_model(model, out, half=True, grey=True)
-    notes = calibrate_weights(out, camera_mixture(faces), out)
+    notes = calibrate_weights(out, camera_mixture(faces), out, also=(counting_notes,))
     model = load_model(out)
     with tempfile.TemporaryDirectory() as scratch: metrics = evaluate(model, faces, out=scratch)
     rows = robustness.measure(model, size, faces)
@@ -326,7 +344,8 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('run', nargs='?', metavar='RUN', help="a run's folder or a weights file")
-    what.add_argument('--notes', metavar='SIZE', help='only fit sets and doubts of shipped weights')
+    what.add_argument('--notes', metavar='SIZE', help='only fit sets, doubts, shares and finds of '
+                      'shipped weights')
     what.add_argument('--onnx', metavar='SIZE', help='only write the ONNX file of shipped weights')
     parser.add_argument('--from', dest='chosen_from', metavar='WORDS',
                         help='what else these weights were chosen from, for the card: '

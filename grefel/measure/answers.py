@@ -258,6 +258,7 @@ def calibrate_weights(
     seed:int=0,                # of the folds
     flip_test:bool|None=None,  # look at mirror images as well, also later; None: as the file says
     balanced:float|None=None,  # τ that favours rare classes, also later; None: as the file says
+    also=(),                   # functions of notes, answers, labels, faces, classes: more notes
 ) -> dict:  # what was written: temperature, risk, calibration, sets, doubts and the settings
     "Measure on validation faces how far to believe confidences, and store it with the weights."
     from grefel.data.faces import load_faces
@@ -269,7 +270,9 @@ def calibrate_weights(
     found = predict_data(model, data, device=device, landmarks=landmarks, temperature=1, **settings)
     notes = calibration_notes(found['final_probs'], labels, faces_in_words(data), votes,
                               same_images(data.images), seed, stored_temperature(model)) | settings
-    notes |= reliability_notes(tempered(found, notes['temperature']), labels, data, votes)
+    found = tempered(found, notes['temperature'])
+    notes |= reliability_notes(found, labels, data, votes)
+    for further in also: notes |= further(notes, found, labels, data, model.classes)
     same = settings == answer_settings(model)
     kept = {} if same else dict(validation=None)        # metrics of other settings do not stay
     if out is not None: add_metadata(weights, out, **notes | kept)

@@ -29,7 +29,7 @@ def em_shares(
     extra = np.broadcast_to(np.asarray(extra, float), shares.shape)
     total = w.sum(-1, keepdims=True) + extra.sum(-1, keepdims=True)
     for _ in range(steps):
-        fits = w/np.matmul(likely, shares[..., None])[..., 0]                        # (…, n)
+        fits = w/np.matmul(likely, shares[..., None])[..., 0].clip(1e-300)           # (…, n)
         better = (shares*np.matmul(fits[..., None, :], likely)[..., 0, :] + extra)/total
         moved, shares = np.abs(better - shares).max(), better
         if moved < 1e-5: break

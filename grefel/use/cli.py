@@ -11,9 +11,11 @@ __all__ = ['train_command', 'evaluate_command', 'predict_command', 'list_command
 import argparse
 import json
 import os
+import re
 import sys
 import warnings
 from contextlib import nullcontext, redirect_stdout
+from difflib import get_close_matches
 from typing import Callable, NamedTuple
 from .. import __version__
 from ..base.core import DEFAULT_SIZE, GrefelError, weights_file
@@ -125,6 +127,12 @@ def _evaluate_arguments(p):
                         'landmarks (default: builtin)')
     p.add_argument('--limit', type=int, help='use only this many faces')
     _how_arguments(p)
+    p.add_argument('--only-present', action='store_true',
+                   help='answer only with classes that occur among the labels')
+    p.add_argument('--prior', choices=['equal', 'file', 'em'],
+                   help="move answers to another mixture of classes: equal, the file's own labels "
+                        '(which in use nobody knows), or em, found without labels (default: as '
+                        'the weights answer)')
     p.add_argument('--corruptions', action='store_true',
                    help='measure under sixteen kinds of camera fault at five severities as well: '
                         'corruptions.csv and corruptions.svg (81 times the work)')
@@ -166,6 +174,20 @@ def _table_arguments(p):
     p.add_argument('--annotate', metavar='DIR',
                    help='write images and videos with faces and answers drawn in')
 
+# %% ../../nbs/7_use/14_cli.ipynb #5446216a
+def _folder_arguments(p):
+    "What can be asked about all faces together."
+    p.add_argument('--shares', action='store_true',
+                   help='say how much of all faces each expression is, without the bias of '
+                        'counting, with 90%% intervals; of films each person as well (with --out '
+                        'or --annotate as a table and a bar chart beside the answers)')
+    p.add_argument('--find', metavar='NAMES',
+                   help='show only faces that may be one of these, such as contempt,disgust,fear, '
+                        'the most promising first, by thresholds from validation')
+    p.add_argument('--precision', type=float, metavar='SHARE',
+                   help='of the faces that --find shows, the share that is to be right: 0.2, 0.25, '
+                        '0.33 or 0.5 (default: 0.25)')
+
 # %% ../../nbs/7_use/14_cli.ipynb #b804ebfa
 def _predict_arguments(p):
     "What `grefel predict` takes."
@@ -194,6 +216,7 @@ def _predict_arguments(p):
                    help='that the model may use (default: as many as there are)')
     _how_arguments(p)
     _table_arguments(p)
+    _folder_arguments(p)
 
 # %% ../../nbs/7_use/14_cli.ipynb #0cd5e487
 _DATA = 'ferplus, rafdb, …, synth, or the path of a file or folder'
@@ -332,23 +355,36 @@ def _how(args):
 def evaluate_command(args):
     "`grefel evaluate`"
     from pathlib import Path
-    from grefel.data.faces import load_faces
     from grefel.measure.report import evaluate
     from grefel.method.files import load_model
+    from grefel.use.evaluator import faces_for, prior_for
     path, named = weights_file(args.weights), args.landmarks in ('builtin', 'given')
     file, landmarks = (None, args.landmarks) if named else (args.landmarks, 'given')
     model = load_model(path, args.device)
-    faces = load_faces(args.data, split=args.split, rule=args.rule, drop_duplicates=False,
-                       num_classes=len(model.classes), data_home=args.data_home, landmarks=file,
-                       **_reading(args))
+    faces = faces_for(model, args.data, args.split, rule=args.rule, drop_duplicates=False,
+                      data_home=args.data_home, landmarks=file, **_reading(args))
+    if faces.notes.get('other_classes'): print(_left_out(faces.notes), file=sys.stderr)
     if args.limit is not None: faces = faces.sample(args.limit)
     histories = path.with_suffix('.csv'), path.with_name('history.csv')
     metrics = evaluate(model, faces, out=args.out, device=args.device, landmarks=landmarks,
                        history=next((h for h in histories if h.exists()), None),
-                       weights=path.name, progress=_watched(args), **_how(args))
+                       weights=path.name, progress=_watched(args), only_present=args.only_present,
+                       prior=prior_for(model, args.prior), **_how(args))
     if args.corruptions: metrics |= _measure_corruptions(model, faces, args)
     if not args.json: return _say_metrics(metrics, Path(args.out))
     _print_json(args, {k: v for k, v in metrics.items() if not isinstance(v, (list, dict))})
+
+# %% ../../nbs/7_use/14_cli.ipynb #5d96978e
+def _left_out(notes):
+    "Which faces could not be judged, since their class is none of the model's."
+    other = ', '.join(f'{n:,} {name}' for name, n in notes['other_classes'].items())
+    return f'grefel: left out, since the model has no such class: {other}'
+
+def _say_likeness(m):
+    "What this data set is unlike, and what was done about it: one line, if there is anything."
+    from grefel.measure.verdicts import about_likeness
+    found = about_likeness(m)
+    if found and (found['mood'] != 'good' or 'prior' in m or 'left_out' in m): print(found['text'])
 
 # %% ../../nbs/7_use/14_cli.ipynb #4eb367f3
 def _measure_corruptions(model, faces, args):
@@ -368,6 +404,7 @@ def _say_metrics(m, out):
           f"macro-F1 {m['macro_f1']:.3f}, ECE {m['ece']:.3f}")
     print(f"Balancing changed {m['changed']} of {m['n']:,} answers, {m['helped']} for the better "
           f"and {m['hurt']} for the worse (primary accuracy {m['primary_accuracy']:.2%})")
+    _say_likeness(m)
     if 'corrupted_accuracy' in m:
         print(f"Under camera faults: accuracy {m['corrupted_accuracy']:.2%}, mean confidence "
               f"{m['corrupted_mean_confidence']:.2%}, ECE {m['corrupted_ece']:.3f} (means of 80 "
@@ -392,6 +429,9 @@ def predict_command(args):
                           args.detector, args.smallest, args.min_score, args.thorough, args.no_face,
                           risk=args.risk, threads=args.threads, jobs=args.jobs,
                           coverage=args.coverage, promise=_promise(args), **_how(args))
+    if args.precision is not None and not args.find:
+        raise GrefelError('--precision belongs to a search; add --find contempt,disgust,fear')
+    if args.shares or args.find: return _ask_folder(args, paths, predictor)
     if args.out or args.annotate: return _predict_table(args, paths, predictor)
     return _predict_lines(args, find_sources(paths), predictor)
 
@@ -463,6 +503,84 @@ def _say_face(args, item, answer):
         found = f'face at {where}' if where else f.note
         print(f'{name}: {f.said} ({"; ".join(filter(None, [found, f.doubts]))})', flush=True)
 
+# %% ../../nbs/7_use/14_cli.ipynb #893c973b
+def _ask_folder(args, paths, predictor):
+    "`grefel predict` with --shares or --find: fill a table, then say what all of it says."
+    import tempfile
+    from pathlib import Path
+    from grefel.measure.rare import checked_finds
+    from grefel.use.annotate import annotate
+    from grefel.use.journal import read_rows
+    shares, precision = args.shares and predictor.notes_for('shares'), args.precision or .25
+    finds = args.find and predictor.notes_for('finds')
+    limits = finds and checked_finds(args.find, finds, precision)
+    view = _camera_view(args)
+    with tempfile.TemporaryDirectory() as spare:
+        table = Path(args.out or Path(spare)/'rows.jsonl')
+        found = annotate(paths, predictor, table, args.annotate, every=args.every,
+                         progress=False if view else None, on_rows=_name_errors,
+                         on_item=view and view.show)
+        rows = list(read_rows(table))
+    if args.out or args.annotate: print(_summary(found), file=sys.stderr)
+    said = _say_finds(args, rows, finds, limits, precision) if finds else {}
+    if shares: said |= _say_shares(args, rows, shares, predictor.classes)
+    if args.json: _print_json(args, found | dict(out=args.out) | said)
+    return 1 if found['errors'] else 0
+
+# %% ../../nbs/7_use/14_cli.ipynb #5ea18dfd
+def _beside(args, ending):
+    "Where a file about all answers goes: beside the table, or among the drawings. None: nowhere."
+    from pathlib import Path
+    if args.out: return Path(args.out).expanduser().with_suffix('').as_posix() + f'_{ending}'
+    return Path(args.annotate).expanduser()/ending if args.annotate else None
+
+def _write_table(args, name, rows):
+    "Rows as a CSV beside the answers."
+    import csv
+    import io
+    from grefel.base.core import write_file
+    if _beside(args, name) is None or not rows: return
+    text = io.StringIO(newline='')
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(_beside(args, name), text.getvalue().encode('utf-8', 'backslashreplace'))
+
+# %% ../../nbs/7_use/14_cli.ipynb #2ec04b8f
+def _say_shares(args, rows, known, classes):
+    "Print shares, write their table and chart where files are wanted; what --json says."
+    import io
+    from grefel.base.core import write_file
+    from grefel.measure.shares import (
+        NOT_FOR, plot_shares, share_rows, shares_text, strange_faces)
+    found, strange = share_rows(rows, classes, known), strange_faces(rows)
+    _write_table(args, 'shares.csv', found)
+    if _beside(args, 'shares.svg'):
+        drawn = io.BytesIO()
+        plot_shares(found).savefig(drawn, format='svg', metadata={'Date': None})
+        write_file(_beside(args, 'shares.svg'), drawn.getvalue())
+    if not args.json: print(shares_text(found))
+    if strange: print(f'grefel: {strange}', file=sys.stderr)
+    return dict(shares=found, shares_are_not_for=NOT_FOR, shares_warning=strange)
+
+def _say_finds(args, rows, finds, thresholds, precision):
+    "Print the faces that a search shows, write them where files are wanted; what --json says."
+    from grefel.measure.rare import found_rows, search_words
+    keys = ('file', 'frame', 'seconds', 'person', 'face', 'x0', 'y0', 'x1', 'y1')
+    found = [dict(looks_like=name, probability=round(p, 4), likeliest=row['emotion'],
+                  confidence=row['confidence']) | {k: row[k] for k in keys}
+             for name, p, row in found_rows(rows, thresholds)]
+    _write_table(args, 'found.csv', found)
+    worth = search_words(finds, thresholds, precision)
+    if args.json: return dict(found=found, found_is_worth=worth)
+    for f in found:
+        where = f['file'] if f['seconds'] is None else f"{f['file']}, {f['seconds']:.2f} s"
+        print(f"{where}: {f['looks_like']} {f['probability']:.0%}, likeliest {f['likeliest']} "
+              f"{f['confidence']:.0%}" + ('' if f['x0'] is None else ' (face at {:.0f}, {:.0f}, '
+              '{:.0f}, {:.0f})'.format(*(f[k] for k in keys[5:]))))
+    print('\n'.join([*([] if found else ['no such face']), *worth]))
+    return {}
+
 # %% ../../nbs/7_use/14_cli.ipynb #5735903b
 def list_command(args):
     "`grefel data list`"
@@ -517,7 +635,8 @@ def inspect_command(args):
 
 # %% ../../nbs/7_use/14_cli.ipynb #ae6ec5b0
 def _without_vectors(found):
-    "What was measured, less the vectors that say what known faces look like."
+    "What was measured, less the vectors about known faces and the draws behind intervals."
+    if found.get('shares'): found = found | dict(shares=found['shares'] | dict(fits=None))
     if not found.get('doubts'): return found
     kept = {k: v for k, v in found['doubts'].items() if k != 'parts'}
     return found | dict(doubts=kept | dict(parts=list(found['doubts']['parts'])))
@@ -532,8 +651,9 @@ def _say_sets(sets):
 def calibrate_command(args):
     "`grefel calibrate`"
     from grefel.measure.answers import calibrate_weights
+    from grefel.measure.rare import counting_notes
     found = calibrate_weights(args.weights, args.data, args.out, args.device,
-                              data_home=args.data_home, **_how(args))
+                              data_home=args.data_home, also=(counting_notes,), **_how(args))
     if args.json: return _print_json(args, _without_vectors(found))
     print(f"Temperature {found['temperature']:.3f}; answers are at most")
     for risk, threshold, coverage in found['risk']:
@@ -636,7 +756,7 @@ def _add(parsers, command):
     c = parsers.add_parser(command.name, help=command.text, description=sentence)
     command.add(c)
     for name in command.shared.split(): c.add_argument(_SHARED[name][0], **_SHARED[name][1])
-    c.set_defaults(run=command.run)
+    c.set_defaults(run=command.run, parser=c)
 
 # %% ../../nbs/7_use/14_cli.ipynb #b218d1b4
 def parser():
@@ -651,6 +771,17 @@ def parser():
     parts = data.add_subparsers(dest='data_command', required=True, metavar='list|check|convert')
     for command in _DATA_COMMANDS: _add(parts, command)
     return p
+
+# %% ../../nbs/7_use/14_cli.ipynb #f9453f37
+def _parse(argv):
+    "The arguments of a command; for a mistyped option the one that's nearest is named."
+    args, rest = parser().parse_known_args(argv)
+    if not rest: return args
+    known = re.findall(r'--[a-z][-a-z]+', args.parser.format_help())
+    typed = [word.partition('=')[0] for word in rest if word.startswith('--')]
+    near = {t: get_close_matches(t, known, 1, .7) for t in typed}
+    hint = ', '.join(f'did you mean {n[0]}?' for n in near.values() if n)
+    args.parser.error(f"unrecognized arguments: {' '.join(rest)}" + f' ({hint})'*bool(hint))
 
 # %% ../../nbs/7_use/14_cli.ipynb #2c47afb7
 _RESUMABLE = ('train', 'predict', 'landmarks', 'experiment', 'data')
@@ -682,6 +813,6 @@ def main(
     os.environ.setdefault('OMP_WAIT_POLICY', 'passive')         # before PyTorch is imported
     for stream in (sys.stdout, sys.stderr):  # a file name that is no text is printed all the same
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='backslashreplace')
-    args = parser().parse_args(argv)
+    args = _parse(argv)
     args.stdout, json_only = sys.stdout, getattr(args, 'json', False)
     with redirect_stdout(sys.stderr) if json_only else nullcontext(): return _run(args)

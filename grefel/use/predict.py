@@ -129,6 +129,13 @@ def _sane_sizes(config):
     size, grid = config['img_size'], config.get('token_grid', 1)
     return type(size) is int and type(grid) is int and LEAST <= size <= 4096 and grid > 0
 
+def _sane_counts(known, N):
+    "Whether shares can be counted and rare classes found by these notes."
+    fits = np.array((known['shares'] or {}).get('fits', np.ones((1, N + 1))), float)
+    limits = [t for c in (known['finds'] or {}).get('thresholds', {}).values() for t in c.values()]
+    return (fits.ndim == 2 and fits.shape[1] == N + 1 and np.isfinite(fits).all()
+            and (fits[:, 0] > 0).all() and all(t >= 0 for t in limits))
+
 def _sane_doubt(sets, doubts, classes):
     "Whether sets and doubts can be told by these notes, tried on a grey square."
     for known in filter(None, sets):
@@ -161,11 +168,13 @@ def _notes(config, metadata):
         if not _sane(config['classes'], **notes) or not _sane_sizes(config): raise ValueError
         sets = doubt['sets'], notes['photographs']['sets']
         if not _sane_doubt(sets, doubt['doubts'], config['classes']): raise ValueError
+        counts = {k: metadata.get(k) for k in ('shares', 'finds')}
+        if not _sane_counts(counts, len(config['classes'])): raise ValueError
     except (ArithmeticError, AttributeError, GrefelError, LookupError, TypeError, ValueError):
         what = ('classes, img_size, token_grid, temperature, risk, photographs, sets, doubts, '
-                'balanced, face_size, mean or std')
+                'shares, finds, balanced, face_size, mean or std')
         raise GrefelError(f'the weights file says strange things: {what}') from None
-    return notes | doubt
+    return notes | doubt | dict(counts=counts)
 
 # %% ../../nbs/7_use/03_predict.ipynb #836c9889
 def threshold_for(
@@ -438,6 +447,8 @@ def _obey(self:Predictor, wished, risk):
     self.asked_risk = risk
     self.sets, self.known_doubts = (notes[k] if usual else None for k in ('sets', 'doubts'))
     self.photo_sets = photos['sets'] if usual else None
+    self._counts = {k: v for k, v in notes['counts'].items() if usual and v
+                    and v.get('temperature') in (None, self.temperature)}
 
 # %% ../../nbs/7_use/03_predict.ipynb #5a3dcda0
 @patch
@@ -459,6 +470,18 @@ def with_sets(self:Predictor,
     other = copy(self)
     other._promise(coverage, promise)
     return other
+
+# %% ../../nbs/7_use/03_predict.ipynb #da3e29d6
+@patch
+def notes_for(self:Predictor,
+    name:str,   # 'shares', to count expressions, or 'finds', to look for rare ones
+) -> dict:      # as grefel.measure.shares and grefel.measure.rare take it
+    "What the weights know about many faces; `GrefelError` if that was not measured."
+    if self._counts.get(name): return self._counts[name]
+    if self.metadata.get(name):
+        raise GrefelError(f'{name}: measured without this --flip-test or --balanced, or at another '
+                          'temperature; leave those out, or run grefel calibrate with them')
+    raise GrefelError(f'{name}: these weights hold none; run grefel calibrate')
 
 # %% ../../nbs/7_use/03_predict.ipynb #d2ac55d7
 @patch

@@ -199,3 +199,60 @@ def test_the_shipped_weights_do_on_ferplus_what_is_said_of_them():
     from grefel.method.files import load_model
     m = evaluate(load_model(), load_faces('ferplus', split='valid'), bootstrap=0)
     assert m['n'] == 3191 and 0.86 < m['accuracy'] < 0.9
+
+
+# ---- Other data sets
+
+def to(model, data, **kw): return evaluate(model, data, bootstrap=0, **kw)
+
+
+def test_only_classes_that_occur_can_be_answers(reader, drawn):
+    happy = drawn.subset(np.isin(drawn.labels.numpy(), [1, 2]))
+    m = to(reader, happy, only_present=True)
+    assert m['left_out'] == [c for c in reader.classes if c not in ('happiness', 'surprise')]
+    assert np.array(m['confusion'])[:, [0, *range(3, 8)]].sum() == 0
+    assert m['accuracy'] >= to(reader, happy)['accuracy']
+
+
+@pytest.mark.parametrize('prior, wanted', [
+    ('equal', [.25, .25, .5]), ('file', [.15, .3, .45]), (lambda p, present: [0, 1, 1], None)])
+def test_probabilities_move_as_bayes_says(prior, wanted):
+    probs = np.array([[.5, .25, .25]])
+    about = dict(data=dict(train=dict(per_class=[60, 30, 15])))
+    factors = room._factors(prior, probs, np.array([0, 1, 1, 2, 2, 2]), about, np.ones(3, bool))
+    known = np.array([60, 30, 15])/105
+    target = dict(equal=np.full(3, 1/3), file=np.array([1, 2, 3])/6).get(
+        prior if isinstance(prior, str) else '', known*[0, 1, 1])
+    moved = room._move(dict(final_probs=probs), factors)['final_probs'][0]
+    expected = probs[0]*target/known
+    np.testing.assert_allclose(moved, expected/expected.sum())
+
+
+def test_without_a_wish_answers_stay_bit_by_bit(reader, drawn):
+    found = dict(final_probs=predict_data(reader, drawn)['final_probs'])
+    assert room._move(found, np.ones(8))['final_probs'] is found['final_probs']
+
+
+@pytest.mark.parametrize('prior, said', [
+    ('em', 'em_prior'), ('equal', 'do not say how often')])
+def test_a_prior_that_cannot_be_is_told(reader, drawn, prior, said):
+    with pytest.raises(GrefelError, match=said): to(reader, drawn, prior=prior)
+
+
+def test_moved_answers_are_not_held_against_stored_promises(nano, drawn):
+    nano.metadata = dict(risk=[[.1, .5, .5]], data=dict(train=dict(per_class=[1]*8)))
+    assert to(nano, drawn)['risk'] and to(nano, drawn, prior='file')['risk'] == []
+    assert 'crossfit_ece' in to(nano, drawn) and 'crossfit_ece' not in to(nano, drawn, prior='file')
+
+
+def test_what_the_weights_know_of_their_training_is_compared(nano, drawn):
+    nano.metadata = dict(validation=dict(ece=.02), data=dict(train=dict(per_class=[9]+[0]*7)))
+    m = to(nano, drawn)
+    assert m['stored_ece'] == .02 and 'strangers' not in m
+    assert m['shares_apart'] == pytest.approx((drawn.labels.numpy() != 0).mean())
+    nano.metadata = {}
+    assert not {'shares_apart', 'strangers', 'stored_ece'} & set(to(nano, drawn))
+
+
+def test_new_keys_are_explained(): assert all(explain_key(k) for k in (
+    'shares_apart', 'strangers', 'stored_ece', 'left_out', 'prior'))

@@ -8,7 +8,7 @@ from grefel.measure.scores import crossfit, measure
 from grefel.measure.verdicts import (
     QUESTIONS, _about_calibration, _about_change, _about_classes, _about_seen, _about_sets,
     _about_silence,
-    _about_votes, _missed, about_groups, as_percent, calibration_verdict, fair_key,
+    _about_votes, _missed, about_groups, about_likeness, as_percent, calibration_verdict, fair_key,
     largest_confusions, verdict)
 
 
@@ -155,3 +155,24 @@ def test_sets_are_judged_by_the_fair_metric_and_only_where_there_are_some():
     assert _about_sets(broken | dict(fitted_here=True))['mood'] == 'bad'
     crossed = {k: v for k, v in broken.items() if k.startswith('crossfit')}
     assert _about_sets(crossed)['word'] == 'sets hold 70 of 100'
+
+
+ALIKE = dict(shares_apart=.02, strangers=.05, stored_ece=.01, ece=.01, ece_floor_95=.05)
+
+
+@pytest.mark.parametrize('more, word, mood', [
+    ({}, 'yes', 'good'), (dict(shares_apart=.3), 'other shares', 'bad'),
+    (dict(strangers=.5), 'strange faces', 'bad'), (dict(ece=.2), 'confidence is off', 'bad'),
+    (dict(ece=.2, ece_floor_95=.3), 'yes', 'good'),
+    (dict(shares_apart=.3, strangers=.5), 'other shares, strange faces', 'bad')])
+def test_another_world_is_warned_of(metrics, more, word, mood):
+    found = about_likeness(metrics | ALIKE | more)
+    assert (found['word'], found['mood']) == (word, mood)
+
+
+def test_what_was_done_to_the_answers_comes_first(metrics):
+    done = dict(left_out=['fear', 'disgust'], prior='file')
+    text = about_likeness(metrics | ALIKE | done)['text']
+    assert text.startswith('fear and disgust do not occur here') and "own labels" in text
+    assert about_likeness(metrics) is None
+    assert about_likeness(metrics | done)['word'] == 'not known'

@@ -184,7 +184,7 @@ def test_json_holds_every_face_and_every_error(run, photos):
     said = run('predict', photos/'broken.jpg', photos/'good.png', photos/'empty', '--json')
     assert said.code == 1 and said.err == ''
     broken, good, empty = as_json(said.out)
-    assert 'format' in broken['error'] and 'no pictures or videos' in empty['error']
+    assert 'format' in broken['error'] and 'no images or videos' in empty['error']
     assert [Path(r['file']).name for r in (broken, good, empty)] == ['broken.jpg', 'good.png',
                                                                      'empty']
     assert sum(good['probabilities'].values()) == pytest.approx(1, abs=1e-4)
@@ -573,3 +573,150 @@ def test_a_file_name_that_is_no_text_is_printed_all_the_same(monkeypatch):
     assert main(['data', 'list']) == 0
     sys.stdout.flush()
     assert raw.getvalue() == b'\\udc80\\xe9\n'
+
+
+# ---- All faces together
+
+@pytest.fixture
+def album(tmp_path):
+    "Twelve drawn faces as files."
+    for i, x in enumerate(synth_faces(12, size=48, seed=8)['images'][:, 0].numpy()):
+        Image.fromarray(x).save(tmp_path/f'{i:02}.png')
+    return tmp_path
+
+
+@pytest.mark.parametrize('backend', ['torch', 'onnx'])
+def test_shares_are_told_with_intervals_and_what_they_are_not_for(run, album, backend):
+    said = run('predict', album, '--shares', '--backend', backend)
+    assert said.code == 0 and 'all faces (12)' in said.out and '90% interval' in said.out
+    assert all(e in said.out for e in EXPRESSIONS) and 'Do not use them to judge' in said.out
+
+
+def test_shares_lie_beside_a_table_and_among_drawings(run, album):
+    out, drawn = album/'t'/'answers.csv', album/'drawn'
+    assert run('predict', album, '--shares', '--out', out).code == 0
+    shares = pd.read_csv(out.with_name('answers_shares.csv'))
+    assert list(shares.expression) == list(EXPRESSIONS) and shares.share.sum().round(2) == 1
+    assert (shares.low <= shares.share).all() and (shares.share <= shares.high).all()
+    assert '<svg' in out.with_name('answers_shares.svg').read_text() and len(pd.read_csv(out)) == 12
+    assert run('predict', album/'00.png', '--shares', '--annotate', drawn).code == 0
+    assert (drawn/'shares.csv').exists() and (drawn/'shares.svg').exists()
+
+
+def test_shares_and_finds_as_json_are_one_object(run, album):
+    (found,) = as_json(run('predict', album, '--shares', '--find', 'fear,contempt', '--precision',
+                           '.2', '--json').out)
+    assert found['items'] == 12 and len(found['shares']) == 8 and found['out'] is None
+    assert len(found['found_is_worth']) == 2 and 'judge a person' in found['shares_are_not_for']
+    assert all(f['looks_like'] in ('fear', 'contempt') for f in found['found'])
+
+
+def test_a_search_shows_only_what_passes(run, album):
+    run('predict', album, '--out', album/'all.csv')
+    rows = pd.read_csv(album/'all.csv')
+    limit = load_model('nano').metadata['finds']['thresholds']['surprise']['0.5']
+    said = run('predict', album, '--find', 'surprise', '--precision', '.5')
+    shown = [line for line in said.out.splitlines() if '.png: surprise ' in line]
+    assert len(shown) == (rows.final_surprise >= limit).sum() > 0
+    assert 'surprise: on validation this found' in said.out.splitlines()[-1]
+
+
+@pytest.mark.parametrize('options, words', [
+    (['--find', 'joy'], 'joy is no class'), (['--find', 'fear', '--precision', '.9'], '0.2, 0.25'),
+    (['--precision', '.2'], '--find'), (['--shares', '--balanced', '.5'], 'run grefel calibrate'),
+    (['--shares', '--weights', '{bare}'], 'hold none; run grefel calibrate')])
+def test_what_cannot_be_said_of_a_folder_is_told_in_a_line(run, album, options, words):
+    add_metadata('nano', album/'bare.safetensors', shares=None)
+    options = [o.format(bare=album/'bare.safetensors') for o in options]
+    said = run('predict', album/'00.png', *options)
+    assert said.code == 1 and one_line(said.err) and words in said.err
+
+
+def test_a_folder_without_faces_has_no_shares(run, tmp_path):
+    Image.new('RGB', (300, 300), 'green').save(tmp_path/'green.png')
+    said = run('predict', tmp_path/'green.png', '--shares')
+    assert said.code == 1 and 'no face was found' in said.err
+
+
+def test_persons_of_a_film_have_shares_of_their_own(run, photos):
+    cv2 = pytest.importorskip('cv2')
+    frame = np.ascontiguousarray(astronaut()[..., ::-1])
+    film = photos/'long.avi'
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*'MJPG'), 5, (512, 512))
+    for _ in range(12): writer.write(frame)
+    writer.release()
+    said = run('predict', film, '--shares').out
+    assert 'all faces (12)' in said and 'long.avi, person 1 (12)' in said
+
+
+def test_calibrating_stores_what_counting_needs(run, album, calibrated):
+    notes = load_model(calibrated[0]).metadata
+    assert notes['shares']['n'] == notes['finds']['n'] == 40
+    assert notes['shares']['temperature'] == notes['temperature']
+    assert run('predict', album, '--shares', '--weights', calibrated[0]).code == 0
+
+
+def test_as_json_calibrating_leaves_out_the_draws(run, replaced, monkeypatch):
+    shares = dict(fits=[[1.25]*9]*99, n=40)
+    found = CALLS['calibrate'][1]['measure.answers.calibrate_weights'] | dict(shares=shares)
+    monkeypatch.setitem(CALLS, 'calibrate', (
+        [], {'measure.answers.calibrate_weights': found}, None))
+    replaced('calibrate')
+    said = run('calibrate', '--out', 'c.safetensors', '--json').out
+    assert '1.25' not in said and as_json(said)[0]['shares']['n'] == 40
+
+
+# ---- Other data sets
+
+@pytest.fixture
+def smiles(tmp_path):
+    "A table of drawn faces that are happy or surprised, in a column of another name."
+    drawn = synth_faces(60, size=48, seed=9, ambiguity=0)
+    rows = ['mood,pixels']
+    for k, x in zip(drawn['labels'].tolist(), drawn['images']):
+        if k in (1, 2): rows.append(f"{'joy' if k == 1 else 'wow'},"
+                                    f"{' '.join(map(str, x.flatten().tolist()))}")
+    (tmp_path/'smiles.csv').write_text('\n'.join(rows))
+    return tmp_path/'smiles.csv'
+
+
+def evaluated(run, smiles, *options):
+    "What grefel evaluate says of the smiles, and its metrics."
+    out = smiles.with_name('report')
+    said = run('evaluate', '--data', smiles, '--split', 'all', '--columns', 'label=mood',
+               '--classes', 'joy=happiness,wow=surprise', '--out', out, *options)
+    assert said.code == 0, said.err
+    return said, json.loads((out/'metrics.json').read_text()), (out/'report.html').read_text()
+
+
+def test_evaluate_reads_a_table_of_other_words(run, smiles):
+    said, m, page = evaluated(run, smiles)
+    assert m['split'] == 'all' and {r['class'] for r in m['per_class'] if r['n']} == {
+        'happiness', 'surprise'}
+    assert m['shares_apart'] > .3 and 'other shares' in said.out + page
+    assert 'left_out' not in m and 'prior' not in m
+
+
+def test_only_present_asks_about_nothing_else(run, smiles):
+    said, m, page = evaluated(run, smiles, '--only-present')
+    assert len(m['left_out']) == 6 and 'do not occur here' in said.out and 'do not occur' in page
+    assert np.array(m['confusion'])[:, [0, 3, 4, 5, 6, 7]].sum() == 0
+
+
+@pytest.mark.parametrize('prior, words', [
+    ('equal', 'equally frequent'), ('file', "of these faces' own labels"),
+    ('em', 'without labels')])
+def test_answers_can_be_moved_to_another_mixture(run, smiles, prior, words):
+    said, m, page = evaluated(run, smiles, '--prior', prior)
+    assert m['prior'] == prior and words in said.out and m['risk'] == []
+    plain = evaluated(run, smiles)[1]
+    assert m['nll'] != plain['nll'] and (prior == 'equal' or m['nll'] < plain['nll'])
+
+
+@pytest.mark.parametrize('typed, meant', [
+    ('--wieghts', '--weights'), ('--lmit=5', '--limit'), ('--only-presnt', '--only-present'),
+    ('--zzz', None)])
+def test_a_mistyped_option_gets_a_suggestion(run, typed, meant):
+    said = run('evaluate', typed, '--out', 'x')
+    assert said.code == 2 and f'unrecognized arguments: {typed}' in said.err
+    assert ('did you mean' in said.err) == bool(meant) and (meant or '') in said.err

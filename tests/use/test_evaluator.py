@@ -182,3 +182,34 @@ def test_what_does_not_fit_together_is_refused(evaluator, confidences, predictio
 def test_the_plots_are_those_of_the_measure_part(monkeypatch, name):
     monkeypatch.setattr(f'grefel.measure.plots.{name}', lambda *args, **kw: (args, kw))
     assert getattr(GReFELEvaluator, name)(1, b=2) == ((1,), dict(b=2))
+
+
+# Other data sets
+
+def test_faces_come_in_the_models_classes_and_others_are_counted(monkeypatch, faces):
+    from types import SimpleNamespace
+    from grefel.use.evaluator import faces_for
+    monkeypatch.setattr('grefel.data.faces.load_faces', lambda *args, **kw: faces)
+    wanted = ('surprise', 'happiness')
+    found = faces_for(SimpleNamespace(classes=wanted), 'anything')
+    own = [faces.classes[k] for k in faces.labels.tolist()]
+    assert found.classes == wanted and len(found) == sum(c in wanted for c in own)
+    assert found.notes['other_classes'] == {
+        c: own.count(c) for c in dict.fromkeys(own) if c not in wanted}
+
+
+def test_a_model_with_names_of_its_own_reads_labels_by_them(monkeypatch, faces):
+    from types import SimpleNamespace
+    from grefel.use.evaluator import faces_for
+    asked = {}
+    def load(*args, **kw):
+        asked.update(kw)
+        return faces
+    monkeypatch.setattr('grefel.data.faces.load_faces', load)
+    with pytest.raises(GrefelError): faces_for(SimpleNamespace(classes=('calm', 'tense')), 'x')
+    assert asked['classes'] == ('calm', 'tense')
+
+
+def test_em_by_name_moves_answers(evaluator, faces):
+    plain, moved = (evaluator.evaluate(faces, bootstrap=0, prior=p) for p in (None, 'em'))
+    assert moved['prior'] == 'em' and 'prior' not in plain and moved['nll'] != plain['nll']

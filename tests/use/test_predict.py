@@ -822,3 +822,37 @@ def test_a_config_that_makes_no_sense_is_refused(change):
     strange = Answers()
     strange.config |= change
     with pytest.raises(GrefelError, match='strange things'): Predictor(strange)
+
+
+# ---- Notes about many faces
+
+def test_notes_about_many_faces_belong_to_the_way_they_were_measured(model):
+    assert Predictor(model).notes_for('shares')['n'] == 3191
+    assert set(Predictor(model).notes_for('finds')['thresholds']) == set(EXPRESSIONS)
+    for how in (dict(balanced=.5), dict(flip_test=not model.metadata.get('flip_test'))):
+        with pytest.raises(GrefelError, match='leave those out'):
+            Predictor(model, **how).notes_for('shares')
+
+
+def test_notes_of_another_temperature_do_not_count(tmp_path):
+    from grefel.measure.answers import add_metadata
+    add_metadata('nano', tmp_path/'warm.safetensors', temperature=2.)
+    with pytest.raises(GrefelError, match='another temperature'):
+        Predictor(tmp_path/'warm.safetensors').notes_for('finds')
+
+
+@pytest.mark.parametrize('broken', [
+    dict(shares=dict(fits=[[1, 2]])), dict(shares=dict(fits='many')), dict(shares=[1]),
+    dict(shares=dict(fits=[[0.]*9])), dict(shares=dict(fits=[[float('nan')]*9])),
+    dict(finds=dict(thresholds=dict(fear={'0.2': -1}))), dict(finds=dict(thresholds=[1]))])
+def test_strange_notes_about_many_faces_are_refused(broken):
+    with pytest.raises(GrefelError, match='strange things'): Predictor(Answers(**broken))
+
+
+def test_shares_need_neither_torch_nor_pandas():
+    code = ('import sys; from grefel.use.predict import Predictor; '
+            'Predictor(backend="onnx").notes_for("shares"); import grefel.measure.shares; '
+            'import grefel.measure.rare; '
+            'print(sorted({"torch", "pandas", "matplotlib", "scipy"} & set(sys.modules)))')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.strip() == '[]', done.stderr
