@@ -63,7 +63,7 @@ def plot_landmarks(
     ax.scatter(*lmk.T.numpy(), s=size, color=color, zorder=3)
     if numbers:
         for i, (x, y) in enumerate(lmk.tolist()):
-            ax.annotate(i, (x, y), (2, 2), textcoords='offset points', fontsize=7)
+            ax.annotate(i, (x, y), (2, 2), textcoords='offset points', fontsize=9)
     ax.set(aspect='equal', xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
     return ax
 
