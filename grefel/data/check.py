@@ -42,7 +42,7 @@ class DataList:
         width = {k: max(len(k), *(len(r[k]) for r in self.rows)) for k in columns}
         def line(row, here, terms):
             return '  '.join([*(f'{row[k]:{width[k]}}' for k in columns), here, terms])
-        lines = [line(dict(name='name', title='what', pictures='pictures'), 'here', 'terms')]
+        lines = [line(dict(name='name', title='what', pictures='images'), 'here', 'terms')]
         lines += [line(r, f'{"yes" if r["here"] else "no":4s}', r['licence']) for r in self.rows]
         where = f'looked for in {self.home}' if self.home else (
             'set GREFEL_DATA to the folder that holds them')
@@ -132,28 +132,29 @@ def published_counts(
     return dict(zip(zip(table['split'], table['class']), table['count'].astype(int)))
 
 # %% ../../nbs/4_data/10_check.ipynb #92480d82
-_GROUPS = [('leads out of', 'rows name pictures outside of their folder'),
-           ('no such picture', 'pictures are missing'), ('the same picture', 'rows repeat another'),
-           ('is (an empty|damaged|not a picture)|cannot be (read|opened)|readable image|no image',
-            'pictures cannot be read'),
+_GROUPS = [('leads out of', 'rows name images outside of their folder'),
+           ('no such image', 'images are missing'), ('the same image', 'rows repeat another'),
+           ('is (an empty|damaged|not an? (image|picture))|cannot be (read|opened)|readable image|'
+            'no image',
+            'images cannot be read'),
            ('no label', 'rows have no label'), ('label ', 'labels are no expression'),
            ('landmark', 'rows have landmarks that cannot be used'),
            ('vote', 'rows have votes that cannot be used'),
            ('pixel', 'rows have pixels that cannot be used'),
            ('unknown split', 'rows are in no known split')]
-_NOTES = [('not a picture', 'files are no pictures'), ('no list names', 'pictures are in no list'),
-          ('spelt otherwise', 'pictures are spelt otherwise in the list'),
+_NOTES = [('not an image', 'files are no images'), ('no list names', 'images are in no list'),
+          ('spelt otherwise', 'images are spelt otherwise in the list'),
           ('written with', 'tables are written in an unusual way'),
           ('labels are whole', 'tables have numbers for labels'),
           ('carried along', 'columns are carried along under another name'),
           ('folder that cannot', 'folders cannot be read'),
           ('a link into', 'links lead back up, and are not followed'),
-          ('another kind', 'pictures are of another kind than most'),
-          ('the same picture', 'pictures are copies of an earlier one'),
+          ('another kind', 'images are of another kind than most'),
+          ('the same image', 'images are copies of an earlier one'),
           ('labelled -1', 'frames are labelled -1, left out'),
           ('labels without', 'labels have no frame, left out'),
           ('frames without', 'frames have no label, left out'),
-          ('more than one', 'frames have several pictures'),
+          ('more than one', 'frames have several images'),
           ('of a video without', 'videos have frames and no labels'),
           ('empty video', 'videos are empty'),
           ('empty folder', 'folders are empty'),
@@ -262,7 +263,7 @@ def _images(looks, where, df):
     if not seen: return {}, (), 0, []
     kinds = Counter(kind for _, kind, *_ in seen)
     usual, names = kinds.most_common(1)[0][0], df['path'].tolist() if 'path' in df else None
-    rare = [(names[i] if names else where(i), f'a picture of another kind than most: {kind}', 1)
+    rare = [(names[i] if names else where(i), f'an image of another kind than most: {kind}', 1)
             for i, kind, *_ in seen if kind != usual and kinds[kind] <= 0.05*len(seen) + 5]
     coloured = [c for _, kind, *_, c in seen if kind == 'colour' and c is not None]
     if coloured and not any(coloured): kinds['grey, stored in three channels'] = kinds.pop('colour')
@@ -280,7 +281,7 @@ def _copies(keys, where, labels):
         if i == j: continue
         both = isinstance(labels[i], str) and isinstance(labels[j], str)
         other = f', labelled {labels[j]} there' if both and labels[i] != labels[j] else ''
-        notes.append((where(i), f'the same picture as {where(j)}{other}', 1))
+        notes.append((where(i), f'the same image as {where(j)}{other}', 1))
     return notes
 
 # %% ../../nbs/4_data/10_check.ipynb #ff0cf4f6
@@ -341,13 +342,13 @@ def _page_head(check):
     "What it is: the first lines of the page."
     known = check.layout
     if check.name and check.name != check.layout: known += f', so read as {check.name}'
-    looked = f', {_size(check.size)} of pictures' if check.size else ''
+    looked = f', {_size(check.size)} of images' if check.size else ''
     yield f'{check.source}'
     yield f'recognised as {known}: {check.rows:,} rows{looked}, checked in {check.seconds:.1f} s'
     if not check.kinds: return
     low, middle, high = check.sides
     kinds = ', '.join(f'{n:,} {k}' for k, n in check.kinds.items())
-    yield f'pictures: {kinds}; longer side {low} to {high} pixels, median {middle}'
+    yield f'images: {kinds}; longer side {low} to {high} pixels, median {middle}'
     if check.decoded < check.rows:
         yield f'{check.decoded:,} of them decoded in full, the others only opened'
 
@@ -403,9 +404,9 @@ def _advice(check):
     "What to do about it."
     yield from _compared(check)
     for folder in check.unread: yield f'{folder} could not be read: what is in it is missing here.'
-    missing = sum('no such picture' in t for _, t in check.faults)
+    missing = sum('no such image' in t for _, t in check.faults)
     if missing > 0.5*check.rows:
-        yield 'Most pictures are missing: was their archive unpacked where the page says?'
+        yield 'Most images are missing: was their archive unpacked where the page says?'
     elif check.ok: yield 'Every row can be used.'
     elif not check.usable: yield f'None of {check.rows:,} rows can be used.'
     else: yield f'{check.rows - len(check.faults):,} of {check.rows:,} rows can be used.'

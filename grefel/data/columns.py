@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHOOSABLE', 'RESERVED', 'text_encoding', 'separator', 'column_codes', 'distinct', 'canonical_split', 'split_column',
-           'label_column', 'parse_classes', 'read_numbers', 'name_labels', 'is_bytes', 'is_expression', 'fits',
-           'parse_columns', 'TableParts', 'find_parts']
+           'label_column', 'parse_classes', 'read_numbers', 'name_labels', 'is_bytes', 'written_numbers',
+           'is_expression', 'fits', 'parse_columns', 'TableParts', 'find_parts']
 
 # %% ../../nbs/4_data/00_columns.ipynb #87338700
 import re
@@ -211,6 +211,16 @@ def is_bytes(
                                or pa.types.is_null(kind.field(place).type))
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
+# %% ../../nbs/4_data/00_columns.ipynb #207d7428
+_BETWEEN = str.maketrans('[](),;', ' '*6)  # what may stand around numbers, or between them
+
+def written_numbers(
+    cell:str,      # '[3, 1, 0]', '3 1 0', '3;1;0', '[[.1, .2], [.3, .4]]'
+):                 # a flat list of numbers; None if anything else is written there
+    "The numbers in a text."
+    try: return [float(word) for word in cell.translate(_BETWEEN).split()] or None
+    except ValueError: return None
+
 # %% ../../nbs/4_data/00_columns.ipynb #ccaefdb0
 _ALL_ENDINGS = (*IMAGE_ENDINGS, '.heic', '.heif', '.avif')  # a list may name what cannot be read
 
@@ -221,7 +231,8 @@ def _is_pixels(cell):
     return _numbers(cell) >= 4
 
 def _numbers(cell):
-    "How many numbers a list, or a list of lists, holds; 0 for what is none."
+    "How many numbers a list, a list of lists or a text holds; 0 for what is none."
+    if isinstance(cell, str): cell = written_numbers(cell)
     if not isinstance(cell, list): return 0
     try: flat = np.ravel(np.array(cell))
     except ValueError: return 0

@@ -162,7 +162,7 @@ def _repeats(df):
         where = where.removeprefix(f"{files[i] or 'the table'}, ")
         other = labels[first] == labels[first] is not None and labels[i] != labels[first]
         more = f', labelled {labels[first]} there' if other else ''
-        return f'the same picture as {where}{more}'
+        return f'the same image as {where}{more}'
     return said
 
 # %% ../../nbs/4_data/05_faces.ipynb #df257c98

@@ -36,7 +36,7 @@ def _face(expression, i=0):
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #152f98ad
 def _encoded(array, ending='.jpg'):
-    "An array or PIL picture as the bytes of a file."
+    "An array or PIL image as the bytes of a file."
     image, file = array if isinstance(array, Image.Image) else Image.fromarray(array), io.BytesIO()
     kind = {'.jpg': 'JPEG', '.png': 'PNG', '.tiff': 'TIFF'}[ending]
     image.save(file, kind, **(dict(quality=92) if kind == 'JPEG' else {}))
@@ -53,7 +53,7 @@ class Copy:
     def plant(self, kind, where): self.planted.append((kind, where))
 
     def picture(self, name, expression, i=0, scene=None):
-        "A face; within a larger picture if `scene` gives its size and where the face is in it."
+        "A face; within a larger image if `scene` gives its size and where the face is in it."
         face, points = _face(expression, i)
         if scene is None:
             self.files[name] = _encoded(face, Path(name).suffix)
@@ -79,17 +79,17 @@ class Copy:
         self.files[name] = text.encode()
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #cc2ad4f1
-def _spoil_pictures(copy, names, folder, listed=True):
-    "Faults in the pictures `names`, all but the first three, and stray files in `folder`."
+def _spoil_images(copy, names, folder, listed=True):
+    "Faults in the images `names`, all but the first three, and stray files in `folder`."
     grey, palette, alpha, missing, upper, *unreadable = names[3:10 if len(names) > 9 else 8]
     for name, mode, kind in ((grey, 'L', 'grey'), (palette, 'P', 'palette'),
                              (alpha, 'RGBA', 'transparent')):
         image = Image.open(io.BytesIO(copy.files[name])).convert('RGB').convert(mode)
         copy.files[name] = _encoded(image, Path(name).suffix if mode == 'L' else '.png')
-        copy.plant(f'{kind} picture', name)
+        copy.plant(f'{kind} image', name)
     if listed:  # where no list names it, nobody knows that it is gone
         del copy.files[missing]
-        copy.plant('missing picture', missing)
+        copy.plant('missing image', missing)
     stem, dot, ending = upper.rpartition('.')
     copy.files[f'{stem}.{ending.upper()}'] = copy.files.pop(upper)          # found all the same
     if listed: copy.plant('upper-case ending', f'{stem}.{ending.upper()}')
@@ -100,7 +100,7 @@ def _spoil_pictures(copy, names, folder, listed=True):
 def _spoil_files(copy, cut, empty):
     "One file ends too early, one has nothing in it."
     copy.files[cut] = copy.files[cut][:200]
-    copy.plant('damaged picture', cut)
+    copy.plant('damaged image', cut)
     copy.files[empty] = b''
     copy.plant('empty file', empty)
 
@@ -141,8 +141,8 @@ def _make_rafdb(copy):
             lines.append(f'{stem}.jpg {order.index(e) + 1}')                # labels count from 1
             attributes = '\n'.join(['28.1\t40.2']*5 + [str(i % 3), str(i % 3), str(i % 5)])
             copy.files[f'basic/Annotation/manual/{stem}_manu_attri.txt'] = attributes.encode()
-    pictures = [n for n in copy.files if n.endswith('.jpg')]
-    if copy.faults: _spoil_pictures(copy, pictures, 'basic/Image/aligned')
+    images = [n for n in copy.files if n.endswith('.jpg')]
+    if copy.faults: _spoil_images(copy, images, 'basic/Image/aligned')
     def spoilt(line): return line.split()[0] + ' 0'
     copy.table('basic/EmoLabel/list_patition_label.txt', lines, spoilt)
 
@@ -151,7 +151,7 @@ _AFFECTNET_HEADER = ('subDirectory_filePath,face_x,face_y,face_width,face_height
                      'expression,valence,arousal')
 
 def _affectnet_line(copy, name, expression, i):
-    "A picture with a face somewhere in it, and its line in the list."
+    "An image with a face somewhere in it, and its line in the list."
     left, top = 20 + i, 10 + 2*i
     points = copy.picture(f'Manually_Annotated_Images/{_as_stored(name)}', expression, i,
                           ((160, 120), (left, top)))
@@ -168,11 +168,11 @@ def _make_affectnet(copy):
         names = _difficult_name(copy, [f'1/{first + i}.jpg' for i in range(n)], n - 2)
         labels = [*order[:8], *order[:n - 11], *order[8:]]
         lines = [_affectnet_line(copy, *nl, i) for i, nl in enumerate(zip(names, labels))]
-        pictures = [f'Manually_Annotated_Images/{_as_stored(n)}' for n in names]
+        images = [f'Manually_Annotated_Images/{_as_stored(n)}' for n in names]
         spoilt = None
         if first == 1000:
             def spoilt(line): return line.replace(',2,0.1,', ',11,0.1,')
-            if copy.faults: _spoil_pictures(copy, pictures, 'Manually_Annotated_Images/1')
+            if copy.faults: _spoil_images(copy, images, 'Manually_Annotated_Images/1')
         copy.table(f'Manually_Annotated_file_lists/{file}.csv', lines, spoilt, _AFFECTNET_HEADER)
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #f29611f5
@@ -186,14 +186,14 @@ def _npy(value):
 def _make_affectnet_npy(copy):
     order = CLASS_ORDERS['affectnet8']
     for folder, n in (('train_set', 16), ('val_set', 8)):
-        pictures = [f'{folder}/images/{i}.jpg' for i in range(n)]
-        for i, (name, e) in enumerate(zip(pictures, _cycle(order, n))):
+        images = [f'{folder}/images/{i}.jpg' for i in range(n)]
+        for i, (name, e) in enumerate(zip(images, _cycle(order, n))):
             points, base = copy.picture(name, e, i), f'{folder}/annotations/{i}'
             label, zero = np.array(str(order.index(e))), np.array('0')
             values = dict(exp=label, lnd=(points*224).ravel(), val=zero, aro=zero)
             copy.files |= {f'{base}_{k}.npy': _npy(v) for k, v in values.items()}
         if copy.faults and n == 16:
-            _spoil_pictures(copy, pictures, 'train_set/images')
+            _spoil_images(copy, images, 'train_set/images')
             for i, kind, content in ((1, 'no label', b'no array'),
                                      (2, 'label out of range', _npy(np.array('88')))):
                 copy.files[f'train_set/annotations/{i}_exp.npy'] = content
@@ -221,17 +221,17 @@ def _make_affwild2(copy):
 def _spoil_videos(copy, folder, header):
     "What happens to videos: frames without labels, labels without frames, either alone."
     video = '12-30-1280x720'
-    pictures = [f'cropped_aligned/{video}/{i:05d}.jpg' for i in range(1, 11)]
-    _spoil_pictures(copy, [*pictures[:6], *pictures[7:]], f'cropped_aligned/{video}')
+    images = [f'cropped_aligned/{video}/{i:05d}.jpg' for i in range(1, 11)]
+    _spoil_images(copy, [*images[:6], *images[7:]], f'cropped_aligned/{video}')
     # frames have numbers, and no list of names
-    places = {'missing picture': f'{video}.txt, line 9'}
+    places = {'missing image': f'{video}.txt, line 9'}
     copy.planted = [(kind, places.get(kind, where)) for kind, where in copy.planted
                     if kind != 'upper-case ending']
     copy.picture(f'cropped_aligned/{video}/00011.jpg', 'fear')
     copy.plant('frame without a label', 'frames without a label: 11')
     copy.picture(f'cropped_aligned/{video}/00002.png', 'fear')
     copy.plant('frame that is there twice',
-               'frames with more than one picture, of which one is taken: 2')
+               'frames with more than one image, of which one is taken: 2')
     copy.plant('labels of -1', f'{video}.txt, line 8')
     _spoil_video_labels(copy, folder, video, header)
     copy.picture('cropped_aligned/unlabelled/00001.jpg', 'fear')
@@ -253,16 +253,16 @@ def _spoil_video_labels(copy, folder, video, header):
 # %% ../../nbs/4_data/02_lookalikes.ipynb #2ab57e45
 @_lookalike
 def _make_expw(copy):
-    order, lines, pictures = CLASS_ORDERS['expw'], [], []
+    order, lines, images = CLASS_ORDERS['expw'], [], []
     names = [f'{e}_actor_{100 + i}.jpg' for i, e in enumerate(_cycle(order, 21))]
     for i, (name, e) in enumerate(zip(_difficult_name(copy, names, 12), _cycle(order, 21))):
         left, top = 30 + i, 20
-        pictures.append(f'image/origin/{_as_stored(name)}')
-        copy.picture(pictures[-1], e, i, ((200, 110), (left, top)))
-        for k in range(2 if i == 1 else 1):  # the second picture holds two faces
+        images.append(f'image/origin/{_as_stored(name)}')
+        copy.picture(images[-1], e, i, ((200, 110), (left, top)))
+        for k in range(2 if i == 1 else 1):  # the second image holds two faces
             lines.append(f'{name} {k} {top - k} {left} {left + 64} {top + 64} 22.93 '
                          f'{order.index(e)}')
-    if copy.faults: _spoil_pictures(copy, pictures, 'image/origin')
+    if copy.faults: _spoil_images(copy, images, 'image/origin')
     copy.table('label/label.lst', lines, lambda line: line.rpartition(' ')[0] + ' 7', row=3)
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #5d53aad1
@@ -273,7 +273,7 @@ def _make_jaffe(copy):
         for e, code in zip(CLASS_ORDERS['jaffe'], 'AN DI FE HA NE SA SU'.split()):
             number += 1
             copy.picture(f'jaffe/{person}.{code}1.{number}.tiff', e, i)
-    if copy.faults: _spoil_pictures(copy, list(copy.files), 'jaffe', listed=False)
+    if copy.faults: _spoil_images(copy, list(copy.files), 'jaffe', listed=False)
 
 # %% ../../nbs/4_data/02_lookalikes.ipynb #fce09c6d
 @_lookalike
@@ -284,7 +284,7 @@ def _make_ferg(copy):
             for k in (1, 2):
                 copy.picture(f'FERG_DB_256/{character}/{stem}/{stem}_{k}.png', e, i + k)
     if copy.faults:
-        _spoil_pictures(copy, list(copy.files), 'FERG_DB_256/aia/aia_joy', listed=False)
+        _spoil_images(copy, list(copy.files), 'FERG_DB_256/aia/aia_joy', listed=False)
         for n in [n for n in copy.files if '/ray_fear/' in n]: del copy.files[n]
         copy.files['FERG_DB_256/ray/ray_fear/Thumbs.db'] = b''
         copy.plant('empty folder', 'ray_fear')
@@ -308,7 +308,7 @@ def _make_ferplus(copy):
         for i, (name, e) in enumerate(zip(names, _cycle(EXPRESSIONS, n))):
             copy.files[f'{folder}/{name}'] = _encoded(_grey48(e, i + n), '.png')
             lines.append(f'{name},"(0, 0, 48, 48)",{",".join(map(str, _votes(e, i % 2)))}')
-        if copy.faults and n == 8: _spoil_pictures(copy, [f'{folder}/{x}' for x in names], folder)
+        if copy.faults and n == 8: _spoil_images(copy, [f'{folder}/{x}' for x in names], folder)
         def spoilt(line): return line.rsplit(',', 10)[0] + ',0'*10
         copy.table(f'{folder}/label.csv', lines, spoilt if n == 8 else None)
 
@@ -350,7 +350,7 @@ def _make_csv(copy):
     spelt = 'Neutral Happy surprise SAD angry Disgust fear contempt'.split()
     for i, (name, e) in enumerate(zip(names, _cycle(EXPRESSIONS, 24))):
         copy.picture(_as_stored(name), e, i)
-    if copy.faults: _spoil_pictures(copy, names, 'faces')
+    if copy.faults: _spoil_images(copy, names, 'faces')
     lines = [f'{spelt[i % 8]},{n},{u},{20 + i}' for i, (n, u) in enumerate(zip(names, usage))]
     def spoilt(line): return 'bored,' + line.split(',', 1)[1]
     copy.table('own.csv', lines, spoilt, 'emotion,image,Usage,age')
@@ -362,7 +362,7 @@ def _make_folder(copy):
         for e in EXPRESSIONS:
             for i in range(n): copy.picture(f'{split}/{e}/{e} {split}{i}.jpg', e, i + n)
     if copy.faults:
-        _spoil_pictures(copy, list(copy.files), 'train/fear', listed=False)
+        _spoil_images(copy, list(copy.files), 'train/fear', listed=False)
         copy.picture('train/bored/x.jpg', 'fear')
         copy.plant('label out of range', 'bored')
         copy.picture(f'train/fear/{_as_stored("Größe")} 9.jpg', 'fear')     # right, and has to work
@@ -375,7 +375,7 @@ def _spoil_rows(copy, labels, images, points):
     points[5] = points[5][:100]
     images[9] = images[1]
     labels[11] = ''
-    for kind, row in (('label out of range', 2), ('damaged picture', 4), ('landmarks too few', 5),
+    for kind, row in (('label out of range', 2), ('damaged image', 4), ('landmarks too few', 5),
                       ('duplicate row', 9), ('no label', 11)):
         copy.plant(kind, f'train.parquet, row {row}')
 

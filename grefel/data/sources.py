@@ -441,7 +441,7 @@ def _video_remarks(file, first, folder, values, at, number):
     odd += note('labelled -1, left out', np.flatnonzero(values == -1))
     odd += note('labels without a frame', np.flatnonzero((values != -1) & (at < 0)))
     found = {'frames without a label': np.unique(number[number > len(values)]),
-             'frames with more than one picture, of which one is taken':
+             'frames with more than one image, of which one is taken':
                  _repeated(number[number > 0])}
     return odd + [Remark(str(folder), f'{what}: {ranges(frames)}', len(frames))
                   for what, frames in found.items() if len(frames)]

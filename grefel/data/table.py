@@ -27,7 +27,7 @@ from ..base.core import as_path, data_home as _data_home, EXPRESSIONS, GrefelErr
 from ..base.images import IMAGE_ENDINGS
 from .columns import (
     canonical_split, distinct, find_parts, is_bytes, label_column, name_labels, separator,
-    split_column, text_encoding)
+    split_column, text_encoding, written_numbers)
 
 # %% ../../nbs/4_data/03_table.ipynb #0ba239c4
 SPLITS = ('train', 'valid', 'test')
@@ -369,7 +369,7 @@ def locate(
             path = os.path.join(parent, found or last)
             for i in rows: paths[i] = path
             if not found:
-                fault = f'no such picture: {path}' if not why else f'cannot be read ({why}): {path}'
+                fault = f'no such image: {path}' if not why else f'cannot be read ({why}): {path}'
                 for i in rows: faults[i] = fault
                 continue
             exact.discard(found)
@@ -395,7 +395,7 @@ def stray_files(
 ) -> list:            # Remarks
     "Notes on files that belong to nothing."
     odd = []
-    for is_image, what in ((False, 'not a picture'), (True, 'a picture that no list names')):
+    for is_image, what in ((False, 'not an image'), (True, 'an image that no list names')):
         paths = [str(Path(folder)/n) for n in names
                  if n.lower().endswith(IMAGE_ENDINGS) == is_image]
         odd += _remarks(folder, paths, what)
@@ -502,8 +502,21 @@ def _located(self:OwnTable, names):
     paths, faults, strays = locate(self.file.parent, names, outside=self.outside)
     beside = {str(self.file.parent), *map(str, self.file.parent.iterdir())}
     self.odd += [o for o in strays if 'spelt' in o.what
-                 or 'not a picture' in o.what and o.where not in beside]
+                 or 'not an image' in o.what and o.where not in beside]
     return dict(path=paths), faults
+
+# %% ../../nbs/4_data/03_table.ipynb #2c6473c0
+@patch
+def _unwritten(self:OwnTable, kept, part):
+    "Make lists of a column of texts, in place; faults of cells that are none, or None."
+    column = kept[part].cast(kept[part].type.value_type) if pa.types.is_dictionary(
+        kept[part].type) else kept[part]
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)): return None
+    cells = [str(v or '').strip() for v in column.to_pylist()]
+    lists = [written_numbers(v) for v in cells]
+    kept[part] = pa.array(lists, pa.list_(pa.float64()))
+    return [f'{part} are {v[:40]!r}, not numbers such as 3 1 0 or [3, 1, 0]'
+            if v and numbers is None else None for v, numbers in zip(cells, lists)]
 
 # %% ../../nbs/4_data/03_table.ipynb #aa00e9cd
 @patch
@@ -512,13 +525,14 @@ def read(self:OwnTable):
     n, (images, faults), unknown = len(self.rows), self._images(), None
     kept = {p: self.cells[c] for p, c in self.parts.items()
             if p in ('votes', 'landmarks', 'box', 'pixel_hash', 'subject', 'name')}
+    wrong = [self._unwritten(kept, part) for part in ('votes', 'landmarks', 'box') if part in kept]
     named = 'path' if 'path' in self.parts else 'name'
     if named == 'path' and 'name' in kept: self.extra['name_'] = kept['name']
     if named in self.parts: kept['name'] = self.cells[self.parts[named]].cast(pa.string())
     else: kept['name'] = [f'{self.file.stem}_{i}' for i in range(n)]
     if 'split' in self.parts:
         kept['split'], unknown = split_column(self.cells[self.parts['split']])
-    fault = all_faults(unknown, faults)
+    fault = all_faults(unknown, faults, *wrong)
     return self.extra | images | kept | dict(
         label=self.label, fault=fault, file=repeated([self.file], [n]),
         row=pa.array(np.asarray(self.rows, np.int32))), self.odd
@@ -704,7 +718,7 @@ def read_folder(path, split=None, classes=None):
     splits, (files, odd) = _split_folders(path), all_files(path)
     names = [f for f in files if f.lower().endswith(IMAGE_ENDINGS)]
     odd += stray_files(path, sorted(set(files) - set(names)))
-    if not names: raise GrefelError(f'{path}: no pictures in this folder')
+    if not names: raise GrefelError(f'{path}: no images in this folder')
     parts = [n.split('/') for n in names]
     inside = [p[0] in splits for p in parts]            # is it in a split folder?
     between = [p[i:-1] for p, i in zip(parts, inside)]  # the folders between split and file

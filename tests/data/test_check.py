@@ -13,10 +13,10 @@ from tests.helpers import needs_ferplus
 from .conftest import png, put
 
 # planted kind -> how the page says it; the others are said in the words of their kind
-WORDS = {'missing picture': 'no such picture|labels without', 'duplicate row': 'the same picture',
+WORDS = {'missing image': 'no such image|labels without', 'duplicate row': 'the same image',
          'label out of range': 'no expression|zero', 'mark and line ends': 'mark and Windows',
-         'upper-case ending': 'spelt otherwise', 'stray file': 'not a picture',
-         'transparent picture': 'transparent', 'labels of -1': 'labelled -1',
+         'upper-case ending': 'spelt otherwise', 'stray file': 'not an image',
+         'transparent image': 'transparent', 'labels of -1': 'labelled -1',
          'pixels too many': 'pixels, expected', 'frame that is there twice': 'more than one',
          'frame without a label': 'frames without', 'landmarks too few': '136',
          'labels without frames': 'labels without', 'video without labels': 'video without',
@@ -27,10 +27,10 @@ WORDS = {'missing picture': 'no such picture|labels without', 'duplicate row': '
 def test_everything_planted_is_found(tmp_path, name):
     planted = []
     check = check_data(lookalike(name, tmp_path, faults=True, planted=planted))
-    if name == 'ferplus': planted = [p for p in planted if p[0] != 'grey picture']  # all are grey
+    if name == 'ferplus': planted = [p for p in planted if p[0] != 'grey image']  # all are grey
     found = [' '.join(f[:2]).replace('\\', '/') for f in (*check.faults, *check.odd)]
     for kind, where in planted:
-        word = WORDS.get(kind, kind.removesuffix(' picture'))
+        word = WORDS.get(kind, kind.removesuffix(' image'))
         assert any(where in f and re.search(word, f) for f in found), (kind, where)
     assert json.dumps(check.as_dict()) and len(check.text.splitlines()) < 80 and not check.ok
 
@@ -70,7 +70,7 @@ def test_a_row_that_repeats_another_cannot_be_used(tmp_path, twelve):
     lines = source.read_text().splitlines()
     put(source, '\n'.join([*lines, lines[1]]))
     (where, what), = check_data(source).faults
-    assert where.endswith('line 14') and what == 'the same picture as line 2'
+    assert where.endswith('line 14') and what == 'the same image as line 2'
 
 
 def test_a_parquet_file_is_looked_at_part_by_part(tmp_path):
@@ -82,7 +82,7 @@ def test_a_parquet_file_is_looked_at_part_by_part(tmp_path):
     found = check_data(tmp_path/'many.parquet', 'valid', progress=lambda *n: seen.append(n))
     assert (found.rows, seen[-1], found.kinds) == (800, (800, 800), dict(colour=800))
     assert found.size == sum(len(x['bytes']) for x in many[many.split == 'valid']['image'])
-    assert sum('the same picture' in t for _, t, _ in found.odd) == 800 - 8
+    assert sum('the same image' in t for _, t, _ in found.odd) == 800 - 8
 
 
 @pytest.mark.parametrize('decode', (0, 1, 7, 21, 100))

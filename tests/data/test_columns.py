@@ -9,7 +9,7 @@ from grefel.base.core import CLASS_ORDERS, GrefelError
 from grefel.data.check import check_data
 from grefel.data.columns import (
     canonical_split, column_codes, distinct, find_parts, fits, label_column, name_labels,
-    parse_classes, parse_columns, separator, split_column, text_encoding)
+    parse_classes, parse_columns, separator, split_column, text_encoding, written_numbers)
 from grefel.data.faces import load_faces
 from grefel.data.table import read_table
 from .conftest import png, put
@@ -339,11 +339,54 @@ def test_an_image_with_two_labels_is_said_to_have_two(tmp_path):
     for f in 'ab': put(tmp_path/f'{f}.png', png(np.full((8, 8), ord(f), np.uint8)))
     text = pd.DataFrame(columns).to_csv(index=False)
     faults = check_data(put(tmp_path/'a.csv', text)).faults
-    assert [t for _, t in faults] == ['the same picture as line 2, labelled sadness there',
-                                      'the same picture as line 4']
+    assert [t for _, t in faults] == ['the same image as line 2, labelled sadness there',
+                                      'the same image as line 4']
 
 
 def test_copies_with_two_labels_are_said_to_have_two(tmp_path):
     columns = dict(image=[FACE, FACE], label=['sad', 'fear'])
     (_, told, _), = check_data(own(tmp_path, columns, 'a.parquet')).odd
     assert told.endswith('row 0, labelled sadness there')
+
+
+# numbers written as text
+
+@pytest.mark.parametrize('text, numbers', [
+    ('[3, 1, 0]', [3, 1, 0]), ('3 1 0', [3, 1, 0]), ('3;1;0', [3, 1, 0]), ('(3,1,0)', [3, 1, 0]),
+    ('[[.1, .2], [.3, .4]]', [.1, .2, .3, .4]), ('[3. 1. 0.]', [3, 1, 0]),
+    ('', None), ('[]', None), ('3 of 4', None), ('many', None), ("{'a': 3}", None)])
+def test_numbers_in_a_text(text, numbers): assert written_numbers(text) == numbers
+
+
+TEXTS = dict(python=lambda v: str([*map(int, v)]), plain=lambda v: ' '.join(map(str, v)),
+             numpy=lambda v: str(np.array(v)), semicolons=lambda v: ';'.join(map(str, v)))
+
+@pytest.mark.parametrize('kind', TEXTS)
+def test_votes_and_landmarks_may_be_written_as_text(tmp_path, twelve, kind):
+    points = np.random.default_rng(1).random((12, 136)).round(3).tolist()
+    write = TEXTS[kind]
+    with np.printoptions(threshold=1000):
+        columns = dict(image=twelve.names, votes=[*map(write, twelve.votes)],
+                       landmarks=[' '.join(map(str, p)) for p in points])
+    for name, pixels in zip(twelve.names, twelve.pixels): put(tmp_path/name, png(pixels))
+    table = put(tmp_path/'faces.csv', pd.DataFrame(columns).to_csv(index=False))
+    faces = load_faces(table, None)
+    assert faces.labels.tolist() == twelve.labels.tolist()
+    assert faces.votes.tolist() == twelve.votes.tolist()
+    np.testing.assert_allclose(faces.landmarks.reshape(12, -1), points, atol=1e-6)
+
+
+@pytest.mark.parametrize('cell, why', [
+    ('many', "votes are 'many', not numbers such as 3 1 0"), ('3 1 0', 'votes must be 10 numbers'),
+    ('9 x 0 0 0 0 0 0 0 1', "votes are '9 x 0"), ('9 -1 0 0 0 0 0 0 0 1', 'must be 0 or more')])
+def test_a_cell_of_votes_that_is_no_list_spoils_its_row_alone(tmp_path, twelve, cell, why):
+    votes = [' '.join(map(str, v)) for v in twelve.votes]
+    votes[4] = cell
+    table = pd.DataFrame(dict(pixels=[' '.join(map(str, p.ravel())) for p in twelve.pixels],
+                              votes=votes))
+    file = put(tmp_path/'faces.csv', table.to_csv(index=False))
+    faces = load_faces(file, None)
+    assert len(faces) == 11 and len(faces.notes['bad']) == 1
+    found = check_data(file)
+    (where, what), = found.faults
+    assert where.endswith('line 6') and why in what

@@ -57,6 +57,29 @@ def test_what_a_faces_table_tells(tiny):
     assert (tiny.grey, tiny.face_size, tiny.share[1]) == (True, 8, 2/3)
 
 
+def test_other_classes_are_matched_by_name(tiny):
+    named = ('happiness', 'fear', 'neutral')
+    other = tiny.with_classes(named)
+    assert (other.names, other.classes) == (['a', 'b', 'c'], named)
+    assert other.labels.tolist() == [0, 2, 0]
+    assert torch.equal(other.targets, torch.eye(3)[[0, 2, 0]])
+    assert torch.equal(other.images, tiny.images) and torch.equal(other.votes, tiny.votes)
+    back = other.with_classes(EXPRESSIONS)
+    assert torch.equal(back.targets, tiny.targets) and torch.equal(back.labels, tiny.labels)
+    assert tiny.with_classes(EXPRESSIONS) is tiny
+
+
+def test_faces_of_other_classes_stay_behind_and_targets_sum_to_one(tiny):
+    tiny.targets = torch.tensor([[.2, .6, .2], [.7, .1, .2], [.5, .5, 0.]]).double()
+    tiny.targets = torch.nn.functional.pad(tiny.targets, (0, 5))
+    kept = tiny.with_classes(('surprise', 'happiness'))
+    assert kept.names == ['a', 'c'] and kept.labels.tolist() == [1, 1]
+    assert kept.extra['age'].tolist() == [20, 40]
+    torch.testing.assert_close(kept.targets, torch.tensor([[.25, .75], [0., 1.]]).double())
+    with pytest.raises(GrefelError, match='no face of 3 is of a class among fear, anger'):
+        tiny.with_classes(['fear', 'anger'])
+
+
 # every layout
 
 @pytest.mark.parametrize('layout', LAYOUTS)
@@ -69,7 +92,9 @@ def test_the_same_faces_from_every_layout(tmp_path, twelve, layout):
         assert d.labels.tolist() == twelve.labels[rows][order].tolist()
         np.testing.assert_array_equal(d.images[:, 0], twelve.pixels[rows][order])
         assert d.split == s
-    assert len(load_faces(source, None)) == 12
+    whole, same = load_faces(source, None), load_faces(source, 'all')
+    assert len(same) == 12 and same.names == whole.names and same.split == 'all'
+    assert torch.equal(same.images, whole.images) and torch.equal(same.labels, whole.labels)
 
 
 def test_a_single_parquet_file_is_its_own_split(tmp_path, twelve):
@@ -265,7 +290,7 @@ def test_ferplus_duplicates_by_name():
 def test_a_list_may_not_name_a_face_twice():
     df = pd.DataFrame(dict(path=['a', 'b', 'a', 'a'], file='a.csv', row=[5, 6, 7, 8],
                            box=[[0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 4, 4], [4, 0, 8, 4]]))
-    assert check_repeats(df) == {2: 'the same picture as line 5'}
+    assert check_repeats(df) == {2: 'the same image as line 5'}
     assert set(check_repeats(df.drop(columns='box'))) == {2, 3}
 
 
@@ -289,7 +314,7 @@ def faulty_csv(twelve):
         label=(dict(emotion=['happy', 'bored', 'sad']), "line 3: label 'bored' is no expression"),
         nolabel=(dict(emotion=['happy', '', 'sad']), 'line 3: no label'),
         split=(dict(Usage=['Training', 'Sunday', 'Training']), "line 3: unknown split 'Sunday'"),
-        gone=(dict(pixels=None, image=['gone.png']*3), 'line 2: no such picture'))
+        gone=(dict(pixels=None, image=['gone.png']*3), 'line 2: no such image'))
 
 
 @pytest.mark.parametrize('fault', ('short', 'words', 'bright', 'dark', 'number', 'label', 'nolabel',

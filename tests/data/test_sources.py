@@ -100,8 +100,8 @@ def test_frames_and_labels_of_a_video_that_do_not_agree(tmp_path):
     t = read_table(lookalike('affwild2', tmp_path, faults=True))
     noted = {what.split(':')[0].split(',')[0] for _, what, _ in t.attrs['odd']}
     assert {'labelled -1', 'labels without a frame', 'frames without a label',
-            'frames with more than one picture', 'frames of a video without labels',
-            'an empty video', 'not a picture'} <= noted
+            'frames with more than one image', 'frames of a video without labels',
+            'an empty video', 'not an image'} <= noted
     assert not t.name.str.contains('00007').any()  # nobody could judge it
     here = t[t.name.str.startswith('12-30-1280x720')]
     # line 8 is -1, and the frame of line 9 is gone
@@ -194,3 +194,20 @@ def test_aligned_images_lie_where_copies_have_them(tmp_path, folder, ending):
     put(tmp_path/folder/f'train_00001{ending}', b'x')
     t = read_table(tmp_path)
     assert t.label.tolist() == ['sadness'] and 'fault' not in t
+
+
+@pytest.mark.parametrize('text', ['1;2;3', '', 'NULL', ';'.join(['nan']*136)])
+def test_landmarks_that_are_no_136_numbers_are_not_known_and_the_others_stay(tmp_path, text):
+    folder = lookalike('affectnet', tmp_path)
+    file = next(folder.rglob('training.csv'))
+    lines = file.read_text().splitlines()
+    cells = lines[2].split(',')
+    cells[lines[0].split(',').index('facial_landmarks')] = text
+    lines[2] = ','.join(cells)
+    file.write_text('\n'.join(lines))
+    before = read_table(lookalike('affectnet', tmp_path/'same'), 'train')
+    after = read_table(folder, 'train')
+    known = [*np.flatnonzero(before.landmarks.notna())]
+    assert 1 in known and [*np.flatnonzero(after.landmarks.notna())] == [i for i in known if i != 1]
+    for i in np.flatnonzero(after.landmarks.notna()):
+        np.testing.assert_array_equal(after.landmarks[i], before.landmarks[i])

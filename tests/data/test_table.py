@@ -129,16 +129,16 @@ def images(tmp_path):
 def test_files_are_found_as_they_are_spelt(images):
     paths, faults, odd = locate(images, ['face 1.jpg', 'ü.png', 'gone.png', 'gone.png'])
     assert [Path(p).name for p in paths] == ['Face 1.JPG', 'u\u0308.png', 'gone.png', 'gone.png']
-    assert faults[:2] == [None, None] and all('no such picture' in f for f in faults[2:])
+    assert faults[:2] == [None, None] and all('no such image' in f for f in faults[2:])
     assert [(Path(o.where).name, o.what) for o in odd] == [
-        ('Thumbs.db', 'not a picture'), ('Face 1.JPG', 'spelt otherwise in the list'),
+        ('Thumbs.db', 'not an image'), ('Face 1.JPG', 'spelt otherwise in the list'),
         ('u\u0308.png', 'spelt otherwise in the list')]
 
 
 def test_many_strays_are_told_in_one(tmp_path):
     many = stray_files(tmp_path, [f'{i}.db' for i in range(25)])
     assert (len(many), sum(o.n for o in many)) == (21, 25)
-    assert many[-1].what == '5 more: not a picture'
+    assert many[-1].what == '5 more: not an image'
 
 
 def test_all_files_leaves_out_what_is_hidden(tmp_path):
