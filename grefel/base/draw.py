@@ -198,6 +198,23 @@ def _place(points, s):
     x = torch.where(x.abs() < _W, turned, x)
     return torch.stack([.5 + s['shift_x'] + cos*x - sin*y, .5 + s['shift_y'] + sin*x + cos*y], -1)
 
+# %% ../../nbs/2_base/04_draw.ipynb #b483603f
+def _scene(scene):
+    "Scene by name, with the values that a plain scene stands for added, and cosines and sines."
+    s = {k: v + _PLAIN.get(k, 0.) for k, v in zip(SCENE, scene.unbind(1))}
+    return s | dict(turn_cos=s['tilt'].cos()/s['scale'], turn_sin=s['tilt'].sin()/s['scale'],
+                    bar_angle_cos=s['bar_angle'].cos(), bar_angle_sin=s['bar_angle'].sin())
+
+# %% ../../nbs/2_base/04_draw.ipynb #4d6185ab
+def _tones(identity):
+    "Traits by name, with the grey tones that follow from them."
+    i = dict(zip(TRAITS, identity.unbind(1)))
+    skin, hair = .68 + .17*i['skin'], .22 + .14*i['hair']
+    return i | dict(
+        skin_tone=skin, hair_tone=hair, lip_tone=.66*skin, parting=i['gaze'].sign(),
+        white_tone=.42 + .55*skin.clamp_min(.1).sqrt(),
+        brow_tone=torch.minimum(.8*hair, .45*skin).clamp_min(.02))
+
 # %% ../../nbs/2_base/04_draw.ipynb #bbb0cb74
 class _Canvas:
     "A chunk of faces: face coordinates X, Y and A = |X| of its pixels, and the image, (b, h, w)."
@@ -224,6 +241,11 @@ class _Canvas:
 def _hump(q):
     "A soft shadow: 1 at q = 0, falling to 0 at |q| = 1."
     return (1 - q*q).clamp_(0, 1)
+
+# %% ../../nbs/2_base/04_draw.ipynb #95ac3937
+def _spread(parameters, of=slice(None)):
+    "Parameters, name → (b,), of some faces, as attributes that broadcast over pixels, (b, 1, 1)."
+    return SimpleNamespace(**{k: v[of, None, None] for k, v in parameters.items()})
 
 # %% ../../nbs/2_base/04_draw.ipynb #204980ba
 def _draw_head(c, p, i):
@@ -432,11 +454,6 @@ def _box(s, size, half, top, low):
 _LAYERS = ((_draw_eyes, .42, -.26, .03), (_draw_brows, .42, -.46, -.05),  # half, top, low
            (_draw_nose, .19, -.19, .22), (_draw_mouth, .37, .02, .64))
 
-# %% ../../nbs/2_base/04_draw.ipynb #95ac3937
-def _spread(parameters, of=slice(None)):
-    "Parameters, name → (b,), of some faces, as attributes that broadcast over pixels, (b, 1, 1)."
-    return SimpleNamespace(**{k: v[of, None, None] for k, v in parameters.items()})
-
 # %% ../../nbs/2_base/04_draw.ipynb #2a1e9ff7
 def _draw_worn(c, shape, look):
     "Glasses, on the faces that wear them."
@@ -483,23 +500,6 @@ def _one_thread():
     try: yield
     finally: torch.set_num_threads(threads)
 
-# %% ../../nbs/2_base/04_draw.ipynb #4d6185ab
-def _tones(identity):
-    "Traits by name, with the grey tones that follow from them."
-    i = dict(zip(TRAITS, identity.unbind(1)))
-    skin, hair = .68 + .17*i['skin'], .22 + .14*i['hair']
-    return i | dict(
-        skin_tone=skin, hair_tone=hair, lip_tone=.66*skin, parting=i['gaze'].sign(),
-        white_tone=.42 + .55*skin.clamp_min(.1).sqrt(),
-        brow_tone=torch.minimum(.8*hair, .45*skin).clamp_min(.02))
-
-# %% ../../nbs/2_base/04_draw.ipynb #b483603f
-def _scene(scene):
-    "Scene by name, with the values that a plain scene stands for added, and cosines and sines."
-    s = {k: v + _PLAIN.get(k, 0.) for k, v in zip(SCENE, scene.unbind(1))}
-    return s | dict(turn_cos=s['tilt'].cos()/s['scale'], turn_sin=s['tilt'].sin()/s['scale'],
-                    bar_angle_cos=s['bar_angle'].cos(), bar_angle_sin=s['bar_angle'].sin())
-
 # %% ../../nbs/2_base/04_draw.ipynb #4e70d1b2
 _NOISE_LENGTH = 2**18
 
@@ -545,16 +545,17 @@ def few_colours(
     from io import BytesIO
     from PIL import Image
     file = BytesIO()
-    fig.savefig(file, dpi=70)
+    fig.savefig(file, dpi=100)   # letters of 9 points are 9 points on a page
     return Image.open(file).convert(mode).quantize(colours)
 
 # %% ../../nbs/2_base/04_draw.ipynb #633e784b
 def _draw_bars(ax, distribution):
-    "A distribution over the eight expressions as small bars."
-    ax.bar(range(8), torch.as_tensor(distribution).tolist(), color='0.2')
-    ax.set(ylim=(0, 1), yticks=[])
-    ax.set_xticks(range(8), [e[:2] for e in EXPRESSIONS], fontsize=6)
-    ax.tick_params(length=0)
+    "A distribution over the eight expressions as small bars; those that matter carry their name."
+    shares = torch.as_tensor(distribution).tolist()
+    ax.bar(range(8), shares, color='0.2')
+    for i, share in enumerate(shares):
+        if share >= .15: ax.text(i, share + .03, EXPRESSIONS[i][:2], ha='center', fontsize=9)
+    ax.set(ylim=(0, 1.35), yticks=[], xticks=[])
     ax.spines[['top', 'left', 'right']].set_visible(False)
 
 # %% ../../nbs/2_base/04_draw.ipynb #741c4eee
@@ -563,12 +564,14 @@ def show_faces(
     titles=(),    # one for each face, or fewer
     rows:int=1,   # that the faces are spread over
     bars=None,    # (n, 8) distributions to draw below the faces
-    width=1.25,   # of a face, inches
+    width=1.25,   # of a face, inches; less where a row would be wider than a page's column
 ):                # a PIL image
     "Faces in rows, with titles and, if given, their distributions as bars below."
     from matplotlib.figure import Figure
     cols, k = len(images)//rows, 1 if bars is None else 2
-    tall = rows*width*(1.15 if bars is None else 1.75)
+    width = min(width, 7.8/cols)
+    lines = max([str(title).count('\n') + 1 for title in titles], default=0)
+    tall = rows*(width*(1.02 if bars is None else 1.6) + .16*lines)
     fig = Figure(figsize=(cols*width, tall), layout='constrained')
     axs = fig.subplots(rows*k, cols, squeeze=False,
                        height_ratios=([3, 1.6] if bars is not None else [1])*rows)
@@ -576,6 +579,6 @@ def show_faces(
         ax = axs[j//cols*k, j % cols]
         ax.imshow(image[0].numpy(), cmap='gray', vmin=0, vmax=255)
         ax.axis('off')
-        if j < len(titles): ax.set_title(titles[j], fontsize=8, pad=2)
+        if j < len(titles): ax.set_title(titles[j], fontsize=9, pad=2)
         if bars is not None: _draw_bars(axs[j//cols*k + 1, j % cols], bars[j])
     return few_colours(fig)

@@ -11,7 +11,8 @@ BLUE, ORANGE, RED, GREY = '#3f7fd1', '#d98324', '#cf4a5c', '#8a8f98'  # of plots
 # %% ../../nbs/2_base/00_style.ipynb #d463fb20
 PLOT_STYLE: dict = {
     'figure.figsize': (7.5, 2.8), 'figure.dpi': 160, 'figure.constrained_layout.use': True,
-    'font.size': 10, 'axes.titlesize': 10, 'axes.labelsize': 10, 'figure.titlesize': 11,
+    'font.size': 10, 'axes.titlesize': 10, 'axes.labelsize': 10,
+    'figure.titlesize': 11, 'figure.labelsize': 10,
     'xtick.labelsize': 9, 'ytick.labelsize': 9, 'legend.fontsize': 9, 'legend.frameon': False,
     'axes.spines.top': False, 'axes.spines.right': False, 'lines.linewidth': 1.8,
     'svg.fonttype': 'none', 'svg.hashsalt': 'grefel'}
