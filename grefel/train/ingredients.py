@@ -19,6 +19,7 @@ from ..data.faces import FaceData
 from ..data.stream import ShardDataset
 from ..measure.answers import predict_data
 from .precision import autocasting
+from .ranks import same_on_all
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #64c58b68
 class Mix(Callback):
@@ -107,6 +108,7 @@ class PlaceAnchors(Callback):
         faces = in_memory(self.dls.train.dataset, 'place_anchors').sample(self.most)
         found = predict_data(self.model, faces, device=self.dls.device, temperature=1)['embedding']
         init_anchors(own, torch.from_numpy(found), faces.labels)
+        same_on_all(own)
         ema = getattr(self.learn, 'ema', None)
         averaged = anchors_of(ema.average.module) if ema else None
         if averaged is not None: averaged.load_state_dict(own.state_dict())

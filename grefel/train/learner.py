@@ -28,6 +28,7 @@ from .averaging import EMA
 from .loader import check_classes
 from .optimiser import AdamW, spared
 from .precision import BFloat16
+from .ranks import Ranks
 
 # %% ../../nbs/6_train/05_learner.ipynb #9ae0f73b
 class TrainLoss:
@@ -78,12 +79,12 @@ class KeepOutputs(Callback):
 class LossPart(Metric):
     "Mean of one part of the loss over validation faces."
     def __init__(self, name): self._name = name
-    def reset(self): self.total, self.n = 0., 0
+    def reset(self): self.total, self.count = 0., 0
     def accumulate(self, learn):
         self.total += float(learn.loss_func.parts.get(self.name, 0.))*len(learn.pred)
-        self.n += len(learn.pred)
+        self.count += len(learn.pred)
     @property
-    def value(self): return self.total/max(self.n, 1)
+    def value(self): return self.total/max(self.count, 1)
     @property
     def name(self): return self._name
 
@@ -231,6 +232,6 @@ def grefel_learner(
     if isinstance(seen, (FaceData, ShardDataset)):
         model.metadata |= dict(grey=seen.grey, face_size=seen.face_size)
     return FaceLearner(dls, model, criterion, splitter=splitter, wd=wd, metrics=L(parts).unique(),
-                       cbs=[KeepOutputs(flip_test), StopOnNaN(), *averaging, *L(cbs)],
+                       cbs=[KeepOutputs(flip_test), StopOnNaN(), Ranks(), *averaging, *L(cbs)],
                        opt_func=opt_func or partial(AdamW, spared=spared(model)),
                        path=Path(path), **kw)

@@ -29,12 +29,13 @@ from ..method.losses import GReFELLoss
 from ..method.model import create_model
 from ..data.faces import FaceData, load_faces
 from ..data.noise import noisy_faces
-from ..data.stream import ShardDataset
+from ..data.stream import rank_and_world, ShardDataset
 from .ingredients import (
     ask_before, Distil, GrowFaults, Mix, PlaceAnchors, SAM, set_drop_path)
 from .learner import FaceLearner, grefel_learner
 from .loader import face_dls
 from .precision import BFloat16, CompileStep
+from .ranks import join_ranks, one_voice, share_of, sum_over_ranks
 from .warm_up import warm_up
 
 # %% ../../nbs/6_train/08_runs.ipynb #2f551ab7
@@ -193,7 +194,8 @@ class KeepRun(Callback):
     def before_train(self):
         self.dls.train.batches.epoch = self.epoch
         seed = self.metadata.get('recipe', {}).get('seed', 0)
-        set_seed(seed*1009 + self.epoch)  # dropout of this epoch, also after a stop
+        rank = rank_and_world()[0]
+        set_seed(seed*1009 + self.epoch + 15_485_863*rank)  # its dropout, also after a stop
         self.recorder.smooth_loss.reset()  # an epoch's loss is its own
 
     def after_epoch(self):
@@ -204,6 +206,7 @@ class KeepRun(Callback):
         best = max((r[self.monitor] for r in self._measured()), default=float('-inf'))
         self.rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
         lines = [','.join(row), *(','.join(str(v) for v in r.values()) for r in self.rows)]
+        if rank_and_world()[0]: return  # the first rank writes for all
         write_file(self.out/'history.csv', '\n'.join(lines) + '\n')
         if self.rows[-1][self.monitor] > best: self.save('weights.safetensors')
         self.save_state()
@@ -248,7 +251,10 @@ def save_state(self:KeepRun):
 # %% ../../nbs/6_train/08_runs.ipynb #39032369
 @contextmanager
 def _alone(folder):
-    "While it holds, no other process trains into a folder; `GrefelError` if one does already."
+    "While it holds, no other training writes into a folder; `GrefelError` if one does already."
+    if rank_and_world()[0]:
+        yield  # the first rank holds the lock for all
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder/'.lock')
@@ -361,12 +367,13 @@ def train(
     cbs=(),           # further callbacks
 ) -> FaceLearner:     # after the last epoch; the folder has the best epoch's weights as well
     "Train by a recipe; the same command continues a run that was stopped."
-    out = Path(out)
-    _not_finished(out, recipe, data_home)
-    faces = [training_faces(recipe, split, data_home) for split in ('train', 'valid')]
-    with _alone(out):
-        _not_finished(out, recipe, data_home)  # another process may have ended it in the meantime
-        return _train(recipe, faces, out, device, progress, cbs)
+    out, device = Path(out), join_ranks(device)
+    with one_voice(), _enough_memory():
+        _not_finished(out, recipe, data_home)
+        faces = [training_faces(recipe, split, data_home) for split in ('train', 'valid')]
+        with _alone(out):
+            _not_finished(out, recipe, data_home)  # another process may have ended it meanwhile
+            return _train(recipe, faces, out, device, progress, cbs)
 
 # %% ../../nbs/6_train/08_runs.ipynb #78cfe38e
 def _not_finished(out, recipe, data_home):
@@ -374,11 +381,25 @@ def _not_finished(out, recipe, data_home):
     if finished(out, recipe, data_home):
         raise GrefelError(f'{out}: holds this run, finished; choose another folder, or delete it')
 
+# %% ../../nbs/6_train/08_runs.ipynb #2fb3da06
+@contextmanager
+def _enough_memory():
+    "Memory that ran out, as `GrefelError`."
+    try: yield
+    except (MemoryError, RuntimeError) as error:
+        known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+        if not known and "can't allocate memory" not in str(error): raise
+        raise GrefelError('there is not enough memory; take a smaller bs, or stream=true for faces '
+                          'that do not fit (the same command goes on after the last whole epoch)'
+                          ) from None
+
 # %% ../../nbs/6_train/08_runs.ipynb #c59d63fc
 def _train(recipe, faces, out, device, progress, cbs):
     "What `train` does in a folder that is its own."
     state = _read_state(out/'last.pt', recipe, device, faces)
+    _agree(out, state)
     known = _note_run(recipe, faces, out, device, state)
+    if rank_and_world()[0]: progress = None
     learn = _run_learner(recipe, faces, out, device, state, known, [*_watching(progress), *cbs])
     with ExitStack() as quiet:
         if progress is not True:
@@ -387,9 +408,20 @@ def _train(recipe, faces, out, device, progress, cbs):
             warm_up(learn, recipe.warm_up, progress=progress is True)
         first = 0 if state is None else state['epoch'] + 1
         learn.fit_one_cycle(recipe.epochs, recipe.lr, start_epoch=first)
-    learn.keep_run.save('last.safetensors')
-    (out/'last.pt').unlink(missing_ok=True)
+    if not rank_and_world()[0]:
+        learn.keep_run.save('last.safetensors')
+        (out/'last.pt').unlink(missing_ok=True)
+    sum_over_ranks([1])  # nobody leaves before all is written
     return learn
+
+# %% ../../nbs/6_train/08_runs.ipynb #6841e3fa
+def _agree(out, state):
+    "`GrefelError` unless all ranks go on from the same epoch, and so see the same folder."
+    epoch, world = (-1 if state is None else state['epoch']), rank_and_world()[1]
+    total, squares = sum_over_ranks([epoch, epoch*epoch])
+    if world*squares != total*total:
+        raise GrefelError(f'{out}: the processes see different files there; name a folder that all '
+                          'of them share')
 
 # %% ../../nbs/6_train/08_runs.ipynb #a1080006
 def _note_run(recipe, faces, out, device, state):
@@ -398,9 +430,11 @@ def _note_run(recipe, faces, out, device, state):
                  data=dict(zip(('train', 'valid'), map(_facts, faces))))
     if state is not None:  # what the first epochs began from
         known['weights'] = _about(out).get('weights')
-    machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads())
+    machine = dict(device=str(device), cpu=platform.machine(), threads=torch.get_num_threads(),
+                   processes=rank_and_world()[1])
     about = dict(**known, grefel=__version__, torch=torch.__version__, machine=machine)
-    write_file(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
+    if not rank_and_world()[0]:
+        write_file(out/'config.json', json.dumps(about, indent=1, default=str) + '\n')
     return known
 
 # %% ../../nbs/6_train/08_runs.ipynb #a1080007
@@ -510,8 +544,8 @@ def _stream(recipe, split):
     if any(own):
         raise GrefelError('stream: takes the data as they are, without landmarks, limit, '
                           'valid_share, noise or reading; run grefel data convert first')
-    train = split == 'train'
-    return ShardDataset(recipe.data, split, recipe.bs*(1 if train else 2), train, recipe.seed,
+    train, bs = split == 'train', share_of(recipe.bs, rank_and_world()[1])
+    return ShardDataset(recipe.data, split, bs*(1 if train else 2), train, recipe.seed,
                         drop_last=train, img_size=recipe.img_size, rule=_rule(recipe, split),
                         targets=recipe.targets, num_classes=recipe.num_classes,
                         drop_duplicates=recipe.drop_duplicates and train)

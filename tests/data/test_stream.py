@@ -1,9 +1,15 @@
-"""Streaming: every row once, however many readers there are, and the same as in memory."""
+"""Streaming: every row once, however many readers there are, from anywhere, as in memory."""
+import re
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from fsspec.core import url_to_fs
 from PIL import Image
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
@@ -13,6 +19,7 @@ from grefel.base.synth import synth_faces
 from grefel.data.augment import make_transform
 from grefel.data.convert import convert
 from grefel.data.faces import load_faces
+from grefel.data import stream as stream_module
 from grefel.data.stream import _cut, _mixed, open_table, shard_files, ShardDataset, StreamBatches
 from .conftest import png, put
 
@@ -295,3 +302,118 @@ def test_batches_for_training(root):
     assert [i[3].tolist() for i in first] != [i[3].tolist() for i in second]
     one.epoch = 1
     assert all(torch.equal(s[0], t[0]) for s, t in zip(second, one))
+
+
+# from anywhere
+
+class Ranges(SimpleHTTPRequestHandler):
+    "A web server that serves parts of files, as stores do; and that loses connections when told."
+    breaks = 0  # so many of the next answers end half-way
+
+    def do_GET(self):
+        path = self.translate_path(self.path)
+        asked = re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range') or '')
+        if not asked: return super().do_GET()
+        with open(path, 'rb') as file: content = file.read()
+        first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
+        part = content[first:last + 1]
+        self.send_response(206)
+        self.send_header('Content-Length', str(len(part)))
+        self.send_header('Content-Range', f'bytes {first}-{last}/{len(content)}')
+        self.end_headers()
+        if Ranges.breaks:
+            Ranges.breaks -= 1
+            self.wfile.write(part[:len(part)//2])
+            self.close_connection = True
+        else: self.wfile.write(part)
+
+    def end_headers(self):
+        self.send_header('Accept-Ranges', 'bytes')
+        super().end_headers()
+
+    def log_message(self, *_): pass
+
+
+@pytest.fixture
+def site(root):
+    "The shards behind http://127.0.0.1."
+    def handler(*args): return Ranges(*args, directory=str(root))
+    server = ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Ranges.breaks = 0
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def memory(root):
+    "The shards in fsspec's store in memory."
+    fs, _ = url_to_fs('memory://')
+    fs.put(f"{root/'shards'}/", '/stored/', recursive=True)
+    yield fs
+    fs.rm('/stored', recursive=True)
+
+
+@pytest.fixture
+def hurried(monkeypatch): monkeypatch.setattr(stream_module, '_WAITS', (.01, .01, .01))
+
+
+def test_rows_are_the_same_wherever_shards_lie(root, site, memory):
+    near = everything(ShardDataset(root/'shards', bs=16, shuffle=True, buffer=32), 3)
+    for where in (f'{site}/shards', 'memory://stored', f"file://{root/'shards'}",
+                  [f'{site}/shards/{f.name}' for f in shard_files(root/'shards')]):
+        far = everything(ShardDataset(where, bs=16, shuffle=True, buffer=32), 3)
+        assert far['names'] == near['names'] and far['images'].equal(near['images'])
+        assert open_table(where).to_pydict() == open_table(root/'shards').to_pydict()
+
+
+def test_a_broken_connection_is_tried_again(site, root, hurried):
+    stream = ShardDataset(f'{site}/shards', bs=16)
+    Ranges.breaks = 2
+    assert rows(stream) == rows(ShardDataset(root/'shards', bs=16)) and Ranges.breaks == 0
+
+
+def test_a_connection_that_stays_broken_is_one_line(site, hurried):
+    stream = ShardDataset(f'{site}/shards', bs=16)
+    Ranges.breaks = 10**6
+    with pytest.raises(GrefelError, match=r'train-.*\.parquet: cannot be read') as e: rows(stream)
+    assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('where, said', [
+    ('memory://nowhere', 'memory://nowhere: no Parquet files here'),
+    ('nonsense://x', 'nonsense://x: .*nonsense'),
+    ('http://127.0.0.1:9/x.parquet', 'x.parquet: cannot be read')])
+def test_what_is_not_there(hurried, where, said):
+    with pytest.raises(GrefelError, match=said): ShardDataset(where)
+
+
+@pytest.mark.parametrize('gone', ('train-00000-of-00003', 'train-00002-of-00003'))
+def test_a_missing_shard_is_named(root, memory, tmp_path, gone):
+    shutil.copytree(root/'shards', tmp_path/'shards')
+    (tmp_path/'shards'/f'{gone}.parquet').unlink()
+    memory.rm(f'/stored/{gone}.parquet')
+    for where in (tmp_path/'shards', 'memory://stored'):
+        with pytest.raises(GrefelError, match=f'{gone}.parquet: is missing; 2 of 3'):
+            ShardDataset(where)
+    memory.touch(f'/stored/{gone}.parquet')
+
+
+@pytest.mark.parametrize('far', (False, True))
+def test_a_shard_that_is_cut_short_is_never_trained_on(root, memory, tmp_path, far, hurried):
+    name = 'train-00001-of-00003.parquet'
+    shutil.copytree(root/'shards', tmp_path/'shards')
+    whole = (tmp_path/'shards'/name).read_bytes()
+    where = 'memory://stored' if far else tmp_path/'shards'
+    def store(content):
+        if far: memory.pipe(f'/stored/{name}', content)
+        else: (tmp_path/'shards'/name).write_bytes(content)
+    for n in (0, 4, len(whole)//2, len(whole) - 1):
+        store(whole[:n])
+        with pytest.raises(GrefelError, match=f'{name}: not a readable'): ShardDataset(where)
+    store(whole)
+    stream = ShardDataset(where, bs=16)
+    store(whole[:len(whole)//2])  # while training runs
+    with pytest.raises(GrefelError, match=f'{name}: ') as e: rows(stream)
+    assert '\n' not in str(e.value)

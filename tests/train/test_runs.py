@@ -768,3 +768,24 @@ def test_the_command_sets_any_field(data, tmp_path, capsys):
     assert (made.mixup, made.model) == (.2, dict(widths=[8]*4))
     capsys.readouterr()
     assert main(args) == 0 and 'finished before' in capsys.readouterr().out
+
+
+# --- no memory any more ---
+
+class Greedy(Callback):
+    "Wants an exabyte in the second epoch."
+    def before_batch(self):
+        if self.epoch == 1: torch.empty(1 << 60)
+
+
+def test_memory_that_runs_out_is_one_line_and_the_run_goes_on(recipe, run, tmp_path):
+    with pytest.raises(GrefelError, match='not enough memory; take a smaller bs') as caught:
+        run('one', recipe(), cbs=[Greedy()])
+    assert '\n' not in str(caught.value)
+    run('one', recipe())
+    assert len(history(tmp_path/'one')) == 3
+
+
+def test_memory_that_runs_out_while_loading_is_one_line(recipe, run, monkeypatch):
+    monkeypatch.setattr(runs, 'load_faces', lambda *_, **__: np.empty(1 << 62, np.uint8))
+    with pytest.raises(GrefelError, match='not enough memory'): run('one', recipe())
