@@ -68,7 +68,7 @@ TOOLS = {
                      note='WASM'),
     'human': Tool('@vladmandic/human@3.3.6', FER2013, needs=TFJS, note='WASM'),
     'facex': Tool('facex==1.1.0', 'anger disgust fear happy neutral sadness surprised',
-                  'tensorflow', ('scikit-image',)),
+                  'tensorflow', ('scikit-image', 'scipy', 'lazy-loader')),
     'facemood': Tool('facemood==1.0.1', 'angry disgust fear happy sad surprise neutral',
                      'tensorflow', ('setuptools<81',), 'made for whole camera frames'),
     'facial-emotion-recognition': Tool(

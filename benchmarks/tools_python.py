@@ -68,8 +68,12 @@ def ask_facemood():
 
 
 def ask_facial_emotion_recognition():
-    "facial-emotion-recognition: 48 px; it says the class of the largest exp(output)."
+    """facial-emotion-recognition: 48 px; it says the class of the largest exp(output).
+
+    Its weights were stored on a GPU and it doesn't say otherwise, so we do."""
+    import functools
     import torch
+    torch.load = functools.partial(torch.load, map_location='cpu')
     from facial_emotion_recognition import EmotionRecognition
     torch.set_num_threads(1)
     tool = EmotionRecognition(device='cpu')
