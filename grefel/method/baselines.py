@@ -56,7 +56,7 @@ def count_parameters(model): return sum(p.numel() for p in model.parameters())
 def count_macs(
     model,      # with config['img_size']
 ) -> int:
-    "Multiply–accumulates of one face."
+    "Multiply-adds of one face."
     from torch.utils.flop_counter import FlopCounterMode
     side, device = model.config['img_size'], next(model.parameters()).device
     was_training, counter = model.training, FlopCounterMode(display=False)

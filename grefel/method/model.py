@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGENET', 'SIZES', 'ARCHITECTURES', 'primary_head', 'extractor_class', 'HubFolder', 'class_names', 'GReFELModel',
-           'check_input', 'check_answer', 'architecture', 'create_model', 'undecayed', 'class_layers', 'timm_cfg',
-           'create_dummy_data']
+           'check_input', 'check_answer', 'architecture', 'create_model', 'create_dummy_data', 'undecayed',
+           'class_layers', 'timm_cfg']
 
 # %% ../../nbs/3_method/08_model.ipynb #695c7138
 import json
@@ -236,6 +236,19 @@ def create_model(
     if name in ARCHITECTURES: return architecture(name)(**kw)
     return GReFELModel(**settings)
 
+# %% ../../nbs/3_method/08_model.ipynb #a49e9de5
+def create_dummy_data(
+    batch_size:int=4,      # B
+    img_size:int=224,      # side, pixels
+    num_classes:int=8,     # N
+    seed:int=0,            # of the generator
+):                         # images (B, 3, S, S), landmarks (B, 68, 2), labels (B,)
+    "Random images, plausible landmarks and random labels, in the shapes a model expects."
+    g = torch.Generator().manual_seed(seed)
+    images = torch.randn(batch_size, 3, img_size, img_size, generator=g)
+    landmarks = mean_shape() + 0.02*torch.randn(batch_size, 68, 2, generator=g)
+    return images, landmarks, torch.randint(0, num_classes, (batch_size,), generator=g)
+
 # %% ../../nbs/3_method/08_model.ipynb #4914d7f4
 def undecayed(
     model:nn.Module,
@@ -313,16 +326,3 @@ def pretrained_cfg(self:GReFELModel) -> dict: return timm_cfg(self.config)
 
 @patch(as_prop=True)
 def default_cfg(self:GReFELModel) -> dict: return timm_cfg(self.config)
-
-# %% ../../nbs/3_method/08_model.ipynb #a49e9de5
-def create_dummy_data(
-    batch_size:int=4,      # B
-    img_size:int=224,      # side, pixels
-    num_classes:int=8,     # N
-    seed:int=0,            # of the generator
-):                         # images (B, 3, S, S), landmarks (B, 68, 2), labels (B,)
-    "Random images, plausible landmarks and random labels, in the shapes a model expects."
-    g = torch.Generator().manual_seed(seed)
-    images = torch.randn(batch_size, 3, img_size, img_size, generator=g)
-    landmarks = mean_shape() + 0.02*torch.randn(batch_size, 68, 2, generator=g)
-    return images, landmarks, torch.randint(0, num_classes, (batch_size,), generator=g)
