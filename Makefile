@@ -12,7 +12,7 @@ FIND_PYTHON = for p in $(PYTHON) python3.13 python3.12 python3.11 python3.10; do
 	"$$p" -c '$(TRIED)' >/dev/null 2>&1 && { echo "$$p"; exit; }; done; "$(PYTHON)" -c '$(NEWER)' >/dev/null 2>&1 && echo "$(PYTHON)"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab notebooks docs export readme clean quarto
+.PHONY: help demo test lint lab notebooks docs export readme clean quarto runtime
 
 help: ## print this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do \
@@ -35,9 +35,10 @@ lab: $(READY) ## JupyterLab on the notebooks
 notebooks: $(READY) ## run every notebook (or NB="nbs/a.ipynb …") in a Jupyter kernel and store cleaned outputs
 	@$(BIN)/python tools/run_notebooks.py $(NB)
 
-docs: quarto readme ## build the website into _docs (needs Quarto)
+docs: quarto runtime readme ## build the website into _docs (needs Quarto and npm)
 	@touch README.md  # else nbdev_docs writes one of its own over it
 	@PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_docs
+	@$(BIN)/python tools/try_it.py _docs
 
 export: $(READY) ## clean the notebooks, write grefel/ from them, and the files of the website that follow from them
 	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export
@@ -55,6 +56,9 @@ clean: ## remove what was built; keeps .venv and runs/
 quarto:
 	@command -v quarto >/dev/null || { \
 		echo 'make docs needs Quarto: install it from https://quarto.org/docs/get-started/ and run make docs again' >&2; exit 1; }
+
+runtime: $(READY)
+	@$(BIN)/python tools/try_it.py
 
 $(READY): constraints.txt settings.ini setup.py pyproject.toml
 	@python=$$($(FIND_PYTHON)); \
