@@ -245,8 +245,8 @@ def about_likeness(
     off, stored = m[fair_key(m, 'ece')], m.get('stored_ece')
     if stored is not None and off > max(stored + .03, m['ece_floor_95']):
         warnings['confidence is off'] = (
-            f'Confidence is off by {off:.3f}, on validation it was {stored:.3f}: calibrate on faces '
-            'like these (grefel calibrate).')
+            f'Confidence is off by {off:.3f}, on validation it was {stored:.3f}: calibrate on '
+            'faces like these (grefel calibrate).')
     said, known = _changed_for_these(m), {'shares_apart', 'strangers', 'stored_ece'} & set(m)
     if not known and not said: return None
     alike = 'Shares, looks and calibration are much as the weights know them.'

@@ -60,7 +60,8 @@ def faces_for(
     from grefel.base.core import EXPRESSIONS
     from grefel.data.faces import load_faces
     names = tuple(model.classes)
-    if not set(names) <= set(EXPRESSIONS) and 'classes' not in kw: kw['classes'] = names
+    if names in (EXPRESSIONS[:7], EXPRESSIONS[:8]): kw['num_classes'] = len(names)
+    elif not set(names) <= set(EXPRESSIONS) and 'classes' not in kw: kw['classes'] = names
     faces = load_faces(source, split, **kw)
     other = Counter(faces.classes[k] for k in faces.labels.tolist()
                     if faces.classes[k] not in names)
