@@ -6,14 +6,14 @@
 __all__ = ['PRECISIONS', 'find_threshold', 'crossfit_found', 'found_report', 'fit_finds', 'checked_finds', 'found_rows',
            'search_words', 'counting_notes']
 
-# %% ../../nbs/5_measure/14_rare.ipynb #d05eab7f
+# %% ../../nbs/5_measure/14_rare.ipynb #70682c42
 import numpy as np
 from ..base.core import GrefelError
 from .calibration import make_folds, NEVER, same_images
 from .metrics import check_probs, wilson_interval
 from .shares import fit_shares
 
-# %% ../../nbs/5_measure/14_rare.ipynb #4590b803
+# %% ../../nbs/5_measure/14_rare.ipynb #dbd2158c
 def find_threshold(
     scores,            # (n,) probability of one class
     labelled,          # (n,) whether the label is that class
@@ -26,7 +26,7 @@ def find_threshold(
     good = np.flatnonzero((hits/np.arange(1, len(hits) + 1) >= precision) & ends)
     return float(scores[good[-1]]) if len(good) else NEVER
 
-# %% ../../nbs/5_measure/14_rare.ipynb #1606d5a8
+# %% ../../nbs/5_measure/14_rare.ipynb #fcb6ae12
 PRECISIONS = (.2, .25, .33, .5)
 
 def crossfit_found(
@@ -43,7 +43,7 @@ def crossfit_found(
         shown[~rest] = scores[~rest] >= limit
     return shown
 
-# %% ../../nbs/5_measure/14_rare.ipynb #ac48d008
+# %% ../../nbs/5_measure/14_rare.ipynb #f9286f6a
 def found_report(
     shown,       # (n,) bool, the faces that were shown
     labelled,    # (n,) bool, those that carry the label
@@ -57,7 +57,7 @@ def found_report(
         report |= {name: value, f'{name}_low': low, f'{name}_high': high}
     return dict(faces=totals['recall'], shown=totals['precision'], hits=hits) | report
 
-# %% ../../nbs/5_measure/14_rare.ipynb #34be1107
+# %% ../../nbs/5_measure/14_rare.ipynb #f5953b24
 def fit_finds(
     probs,                   # (n, N) probabilities as the model gives them, temperature applied
     labels,                  # (n,) class indices
@@ -82,7 +82,7 @@ def fit_finds(
     return dict(thresholds=thresholds, measured=measured, n=len(labels), source=source,
                 temperature=temperature)
 
-# %% ../../nbs/5_measure/14_rare.ipynb #967a6b76
+# %% ../../nbs/5_measure/14_rare.ipynb #687bc9d1
 def checked_finds(
     wanted,            # names of classes, as a list or with commas between
     finds,             # from fit_finds, or from a weights file
@@ -100,7 +100,7 @@ def checked_finds(
                           f'{", ".join(next(iter(found.values())))} were')
     return {n: of[key] for n, of in found.items()}
 
-# %% ../../nbs/5_measure/14_rare.ipynb #5f22d9ea
+# %% ../../nbs/5_measure/14_rare.ipynb #7e5ee1b7
 def found_rows(
     rows,          # dicts of a table of answers, with final_… and emotion
     thresholds,    # class → threshold, from checked_finds
@@ -110,7 +110,7 @@ def found_rows(
              for name, limit in thresholds.items() if row[f'final_{name}'] >= limit]
     return sorted(found, key=lambda f: -f[1]/max(thresholds[f[0]], 1e-6))
 
-# %% ../../nbs/5_measure/14_rare.ipynb #56934a6d
+# %% ../../nbs/5_measure/14_rare.ipynb #cfdfb6e2
 def search_words(
     finds,             # from a weights file
     thresholds,        # class → threshold, from checked_finds
@@ -129,7 +129,7 @@ def search_words(
                     'of those shown were right')
     return said
 
-# %% ../../nbs/5_measure/14_rare.ipynb #eef6e1f7
+# %% ../../nbs/5_measure/14_rare.ipynb #8911e883
 def counting_notes(
     notes,      # what was fitted so far, the temperature among it
     found,      # from predict_data, with that temperature
