@@ -54,7 +54,7 @@ def _listed(url):
     "The Parquet files behind a URL: itself, or those of a folder."
     def look():
         fs, path = url_to_fs(url)
-        if path.endswith('.parquet'): return [url]
+        if re.search(r'\.parquet(\?|$)', path): return [url]  # signed ones as well
         return [fs.unstrip_protocol(f) for f in sorted(fs.glob(path.rstrip('/') + '/*.parquet'))]
     return _trying(url, look)
 
@@ -209,7 +209,7 @@ def _named(table, splits):
 class ShardDataset(IterableDataset):
     "Batches of faces streamed from Parquet shards, each a `FaceData`."
     def __init__(self,
-        paths,                     # a folder of shards, a Parquet file, or a list of files
+        paths,                     # a folder of shards, a file, or a list of files; paths or URLs
         split:str='train',         # train, valid or test; None for all rows
         bs:int=64,                 # faces a batch
         shuffle:bool=False,        # every epoch in another order
