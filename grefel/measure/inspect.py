@@ -91,7 +91,7 @@ def _pixels_image(pixels):
 def _row_image(image, path, pixels, box):
     "One row's image in RGB, cut to its box; `GrefelError` says why not."
     if pixels is not None: whole = _pixels_image(pixels)
-    elif image is None and path is None: raise GrefelError('no picture')
+    elif image is None and path is None: raise GrefelError('no image')
     else: whole = load_image(image if image is not None else path)
     if np.ndim(box) != 1 or len(box) != 4: return whole
     box = np.asarray(box, float)
