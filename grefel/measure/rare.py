@@ -49,7 +49,8 @@ def found_report(
     labelled,    # (n,) bool, those that carry the label
 ) -> dict:       # faces, shown, hits; recall and precision, each with the ends of its 95% interval
     "How many were found, and how many of those shown were right."
-    hits, report = int((shown & labelled).sum()), {}
+    hits = int((shown & labelled).sum())
+    report: dict = {}
     totals = dict(recall=int(labelled.sum()), precision=int(shown.sum()))
     for name, n in totals.items():
         low, high = wilson_interval(hits, n) if n else (None, None)
