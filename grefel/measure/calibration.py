@@ -170,7 +170,7 @@ NEVER = 2.  # a threshold that no confidence reaches: no answers were safe enoug
 def _last_proven(taken, wrong, risk, delta):
     "The last level (taken and wrong answers down to it) that a walk down proves; -1: none."
     from scipy.stats import binom
-    start = min(np.searchsorted(taken, fewest_answers(risk, delta)), len(taken) - 1)
+    start = min(int(np.searchsorted(taken, fewest_answers(risk, delta))), len(taken) - 1)
     proven = binom.cdf(wrong[start:], taken[start:], risk) <= delta
     if not proven[0]: return -1
     return len(taken) - 1 if proven.all() else start + int(proven.argmin()) - 1
