@@ -5,7 +5,8 @@ nbs/8_experiments/E16_photographs.csv.
     python benchmarks/photographs.py answers --store    after weights have changed: fit confidence
                                                         and risk anew and put them into the weights
 
-    answers   accuracy and confidence on scenes, and the fit that weights carry
+    answers   accuracy, confidence and sets on scenes, and the fit that weights carry
+    doubts    how familiar faces on photographs look
     costs     processor time of each stage
     false     faces found where there is nobody
     found     the share of faces found by size, lean and fault
@@ -29,8 +30,9 @@ from PIL import Image, ImageOps
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
 from nbtools import ROOT
 
-STAGES = ('answers', 'costs', 'false', 'found')
-PARTS = ('found', 'fault', 'false', 'portrait', 'answers', 'range', 'fit', 'cost')
+STAGES = ('answers', 'doubts', 'costs', 'false', 'found')
+PARTS = ('found', 'fault', 'false', 'portrait', 'answers', 'range', 'sets', 'doubts', 'fit',
+         'cost')
 FIELDS = ('part', 'weights', 'how', 'what', 'n', 'value', 'low', 'high')
 OUT = ROOT/'nbs'/'8_experiments'/'E16_photographs.csv'
 WAYS = dict(one_pass={}, thorough=dict(thorough=True))
@@ -79,8 +81,8 @@ def package_image(name):
 
 def measure_found(predictors, faces, quick):
     "Rows: the share of faces found by size and lean, and by fault."
-    n = 4 if quick else 20
     for way, predictor in predictors.items():
+        n = 4 if quick else 20 if way == 'one_pass' else 12
         for k, (what, kw) in enumerate(CELLS.items()):
             found = count_found(predictor, faces, range(1000*k, 1000*k + n), n=8, **kw)
             yield dict(part='found', how=way, what=what, **found)
@@ -186,6 +188,8 @@ def measure_answers(size, faces, labels, votes, fold, quick):
     for how, p in ways.items():
         for row in judged(p, y): yield dict(part='answers', weights=size, how=how, **row)
     yield from ranges(size, ways, y, got, seen)
+    own = None if votes is None else votes[rows[seen]]
+    yield from measure_sets(size, ways, crossed, y, own, halves)
     for how, thresholds in (('confidence of photographs', notes),
                             ('confidence of crops', dict.fromkeys((0, 1), dict(
                                 risk=predictor.metadata.get('risk') or ())))):
@@ -195,13 +199,71 @@ def measure_answers(size, faces, labels, votes, fold, quick):
     finder = dict(part='answers', weights=size, how='finder')
     yield finder | dict(what='found') | share(seen.sum(), len(seen))
     yield finder | dict(what='false faces', n=len(seen), value=false)
-    own = None if votes is None else votes[rows[seen]]
     fitted = fit_photographs(probs, y, side, score, votes=own) | {
         'from': f'FER+ validation faces on scenes, {len(y):,} found; each threshold holds with 95% '
                 'probability'}
     for name, value in zip(('w0', 'w1', 'w2'), fitted['temper']):
         yield dict(part='fit', weights=size, what=name, n=len(y), value=value)
     yield fitted
+
+
+def measure_sets(size, ways, crossed, y, votes, halves):
+    "Rows: what sets of 90% hold on scenes, by thresholds of crops and of scenes, from other faces."
+    from grefel.measure.sets import covered, fit_threshold, prediction_sets
+    on_scenes = {'crops': ways['in scenes, confidence of crops'], 'photographs': crossed}
+    fitted_on = {'crops': ways['same faces, perfect crops'], 'photographs': crossed}
+    for how, asked in on_scenes.items():
+        for what, targets in (('labels', y), ('annotators', votes)):
+            if targets is None: continue
+            held = []
+            for k in (0, 1):
+                threshold = fit_threshold(fitted_on[how][halves != k], targets[halves != k])
+                members = prediction_sets(asked[halves == k], threshold)
+                held.append(covered(members, targets[halves == k]))
+            held = np.concatenate(held)
+            yield dict(part='sets', weights=size, how=f'thresholds of {how}', what=what,
+                       **share(held.sum(), len(held)))
+
+
+def measure_doubts(size, faces, labels, votes, fold, quick):
+    "Rows: how many faces on clean scenes look stranger than 99 and 90 in 100 known ones."
+    from grefel.measure.doubts import apply_doubts, fit_doubts
+    from grefel.use.predict import Predictor
+    predictor, n = Predictor(size, backend='torch', threads=1), 4 if quick else 40
+    known, familiar = {}, []
+    for half in (0, 1):
+        rows = np.flatnonzero(fold == half)[:60 if quick else 800]
+        known[half] = fit_doubts(asked(predictor, map(Image.fromarray, faces[rows])),
+                                 faces[rows][:, None], labels=labels[rows],
+                                 votes=None if votes is None else votes[rows])
+    for half in (0, 1):
+        crops = list(scene_crops(predictor, faces[fold == half], range(70_000, 70_000 + n)))
+        pixels = np.stack([np.asarray(c) for c in crops])[:, None]   # (n, 1, s, s)
+        doubts = apply_doubts(asked(predictor, crops), pixels, known[1 - half])
+        familiar.append(doubts['familiarity'])
+    familiar = np.concatenate(familiar)
+    for least in (.01, .1):
+        yield dict(part='doubts', weights=size, how='clean scenes, doubts of crops',
+                   what=f'less familiar than {least:.0%}',
+                   **share((familiar < least).sum(), len(familiar)))
+
+
+def asked(predictor, crops):
+    "What a model says to many crops."
+    crops = predictor.prepare(list(crops))
+    parts = [predictor.ask(crops[i:i + 64]) for i in range(0, len(crops), 64)]
+    return {k: np.concatenate([p[k] for p in parts]) for k in ('final_probs', 'embedding',
+                                                               'landmarks')}
+
+
+def scene_crops(predictor, faces, seeds):
+    "The faces found on clean scenes, cut out."
+    from grefel.use.scenes import make_scene, match_frames
+    for seed in seeds:
+        scene = make_scene(faces, seed, sides=(40, 300))
+        crops = sorted(predictor.read(scene.image), key=lambda c: -c.found.score)
+        which = match_frames([c.frame for c in crops], scene.frames)
+        yield from (c.image for c, w in zip(crops, which) if w >= 0)
 
 
 def ranges(size, ways, y, got, seen):
@@ -236,7 +298,9 @@ def measure_costs(quick):
     predictor, data = Predictor('nano', backend='onnx', threads=1), photograph()
     image = load_image(data)
     x = predictor.prepare([predictor.read(image)[0].image])
+    blank = Image.new('RGB', image.size, 'grey')
     stages = dict(decode=lambda: load_image(data), find=lambda: find_faces(image),
+                  search=lambda: find_faces(blank),   # without the looks at a found face
                   model=lambda: predictor.ask(x), all=lambda: predictor(data),
                   thorough=lambda: find_faces(image, thorough=True))
     for what, call in stages.items():
@@ -286,6 +350,8 @@ def measured(stages, sizes, quick):
     finders = {way: Predictor('nano', backend='onnx', threads=1, **kw) for way, kw in WAYS.items()}
     if 'answers' in stages:
         for size in sizes: yield from measure_answers(size, faces, labels, votes, fold, quick)
+    if 'doubts' in stages:
+        for size in sizes: yield from measure_doubts(size, faces, labels, votes, fold, quick)
     if 'costs' in stages: yield from measure_costs(quick)
     if 'false' in stages: yield from measure_false(finders, quick)
     if 'found' in stages: yield from measure_found(finders, faces, quick)

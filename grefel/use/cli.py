@@ -154,8 +154,8 @@ def _finding_arguments(p):
                         'face) or none (each is a face crop) (default: yunet)')
     p.add_argument('--smallest', type=float, metavar='PX',
                    help='side of the smallest face wanted, in pixels of the image')
-    p.add_argument('--min-score', type=float, default=0.6, metavar='S',
-                   help='how sure the finder must be, 0 to 1 (default: 0.6)')
+    p.add_argument('--min-score', type=float, default=0.65, metavar='S',
+                   help='how sure the finder must be, 0 to 1 (default: 0.65)')
     p.add_argument('--thorough', action='store_true',
                    help='search at more sizes and leans: finds more, takes fifty times as long')
     p.add_argument('--no-face', default='none', choices=['none', 'whole'],

@@ -23,6 +23,7 @@ BACKGROUNDS = dict(
     sklearn=('china.jpg', 'flower.jpg'))
 _FOLDER = dict(skimage='data', sklearn='datasets/images')
 
+# %% ../../nbs/7_use/02_scenes.ipynb #daf36528
 @lru_cache(maxsize=1)
 def background_files():
     "Photographs without people in packages that are installed."
@@ -56,6 +57,7 @@ def _ellipse(side, rim=0.12):
     return Image.fromarray((255*np.clip((1 - np.hypot(u[None], u[:, None]))/rim, 0, 1)
                             ).astype(np.uint8))
 
+# %% ../../nbs/7_use/02_scenes.ipynb #04420719
 def _in_colour(face, side, warmth):
     "A grey face (h, w) as an RGB image of that side."
     grey = Image.fromarray(face).resize((side, side), Image.Resampling.BICUBIC)
@@ -63,6 +65,7 @@ def _in_colour(face, side, warmth):
     return Image.merge('RGB', [grey.point([min(255, round(g*v)) for v in range(256)])
                                for g in gains])
 
+# %% ../../nbs/7_use/02_scenes.ipynb #8666596a
 def _blend(scene, face, where, warmth):
     "Put a face (h, w) into the frame (2, 3) of a scene, which changes."
     side, tilt = frame_size(where)
@@ -96,16 +99,19 @@ def _covered_faces(rng, image, frames):
                      fill=tuple(rng.integers(20, 230, 3).tolist()))
     return image
 
+# %% ../../nbs/7_use/02_scenes.ipynb #a6731e24
 def _side_light(rng, image, frames):
     "Bright on one side, dark on the other."
     ramp = np.linspace(.35, 1.4, image.width)[::rng.choice([-1, 1])]
     pixels = np.asarray(image)*ramp[None, :, None]
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
+# %% ../../nbs/7_use/02_scenes.ipynb #5e87b3ba
 def _noisy(rng, image, frames):
     pixels = np.asarray(image) + rng.normal(0, rng.uniform(5, 20), (image.height, image.width, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
+# %% ../../nbs/7_use/02_scenes.ipynb #94aee6da
 def _compressed(rng, image, frames):
     file = io.BytesIO()
     image.save(file, 'JPEG', quality=int(rng.integers(10, 40)))
@@ -116,6 +122,7 @@ def _dark(rng, image, frames): return ImageEnhance.Brightness(image).enhance(rng
 
 def _bright(rng, image, frames): return ImageEnhance.Brightness(image).enhance(rng.uniform(1.5, 2))
 
+# %% ../../nbs/7_use/02_scenes.ipynb #8bbaf8d2
 def _blurred(rng, image, frames):
     return image.filter(ImageFilter.GaussianBlur(rng.uniform(1, 2.5)))
 

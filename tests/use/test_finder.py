@@ -38,7 +38,7 @@ def test_one_face_is_found_where_it_is_at_any_size_of_the_image(scale):
 def test_the_points_lie_where_eyes_nose_and_mouth_are():
     found, = find_faces(PHOTO)
     want = [(200, 102), (247, 103), (220, 125), (199, 143), (240, 144)]
-    np.testing.assert_allclose(found.points, want, atol=4)
+    np.testing.assert_allclose(found.points, want, atol=6)
 
 
 def test_the_same_image_gives_the_same_faces_in_plain_numbers():
@@ -51,12 +51,20 @@ def test_the_same_image_gives_the_same_faces_in_plain_numbers():
 def test_the_tilt_is_positive_where_the_head_leans_clockwise():
     assert Found((0, 0, 9, 9), ((0, 0), (3, 3), (2, 4), (0, 5), (2, 6))).tilt == pytest.approx(45)
     assert Found((0, 0, 9, 9)).tilt == 0
-    middle, tilts = tuple(np.add(FACE[:2], FACE[2:])/2), []
-    for lean in (-40, 40):
-        found, = find_faces(PHOTO.rotate(-lean, Image.Resampling.BILINEAR, center=middle))
-        assert overlap(found.box, FACE) > .5
-        tilts.append(found.tilt)
-    assert tilts[0] < -4 and tilts[1] > tilts[0] + 5   # understated, and the right way round
+
+
+@pytest.mark.parametrize('lean', [-40, -20, 20, 40])
+def test_a_leaning_head_is_seen_to_lean(lean):
+    "Its eyes alone show less than a quarter of it."
+    middle = tuple(np.add(FACE[:2], FACE[2:])/2)
+    faces = find_faces(PHOTO.rotate(-lean, Image.Resampling.BILINEAR, center=middle))
+    found = max(faces, key=lambda f: overlap(f.box, FACE))
+    assert overlap(found.box, FACE) > .5
+    assert .25 < found.tilt/lean < 1.5
+
+
+def test_an_upright_head_stays_upright():
+    assert abs(find_faces(PHOTO)[0].tilt) < 6 and abs(find_faces(group(150))[0].tilt) < 8
 
 
 def group(*sides):
@@ -96,8 +104,16 @@ def test_where_nobody_is_nothing_is_found(photo, thorough):
 
 
 @pytest.mark.parametrize('size', [(1, 1), (24, 24), (25, 25), (3, 900), (900, 3), (30, 5000)])
-def test_an_empty_image_of_any_size_has_no_faces(size):
+@pytest.mark.filterwarnings('error')
+def test_an_empty_image_of_any_size_has_no_faces_and_causes_no_warning(size):
     assert find_faces(Image.new('RGB', size, 'grey')) == []
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('size', [(1, 1), (3, 90), (90, 3)])
+def test_faces_that_are_none_have_a_size_even_at_a_score_of_zero(size):
+    found = find_faces(Image.new('RGB', size, 'white'), min_score=0)
+    assert all(f.side >= 0 for f in found)
 
 
 @pytest.mark.parametrize('wrong, said', [
@@ -106,6 +122,11 @@ def test_an_empty_image_of_any_size_has_no_faces(size):
     (dict(detector='cascade'), 'cascade')])
 def test_what_makes_no_sense_is_refused(wrong, said):
     with pytest.raises(GrefelError, match=said): find_faces(PHOTO, **wrong)
+
+
+def test_the_command_line_asks_for_the_same_score():
+    from grefel.use.cli import parser
+    assert parser().parse_args(['predict', 'a.jpg']).min_score == finder.MIN_SCORE
 
 
 def test_two_ways_of_answering_need_no_finder():
