@@ -3,16 +3,21 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
+import av
+import numpy as np
 import pytest
 
 from tests.use.client import wait_for_answer
+from tests.use.films import write_film
 
 from grefel.base.core import GrefelError
 from grefel.use.app import make_app, run_app
@@ -55,10 +60,10 @@ def as_png(image):
     return file.getvalue()
 
 
-def upload(port, data):
-    "Where the app has put a photograph."
-    head = (b'--x\r\nContent-Disposition: form-data; name="files"; filename="face.png"\r\n'
-            b'Content-Type: image/png\r\n\r\n')
+def upload(port, data, name=b'face.png', kind=b'image/png'):
+    "Where the app has put a photograph or a film."
+    head = (b'--x\r\nContent-Disposition: form-data; name="files"; filename="' + name
+            + b'"\r\nContent-Type: ' + kind + b'\r\n\r\n')
     body = head + data + b'\r\n--x--\r\n'
     status, text = request(port, 'POST', '/gradio_api/upload', body, **FORM)
     assert status == 200, text
@@ -70,6 +75,12 @@ def read(port, path):
     asked = dict(data=[dict(path=path)], fn_index=0, session_hash='test')
     assert request(port, 'POST', '/gradio_api/queue/join', json.dumps(asked).encode())[0] == 200
     return wait_for_answer(port, 'test')
+
+
+def film_size(path):
+    "Width and height of a film."
+    with av.open(str(path)) as film:
+        return film.streams.video[0].width, film.streams.video[0].height
 
 
 # ---- While it runs
@@ -90,13 +101,36 @@ def test_a_photograph_is_read_through_the_guard(port):
     assert 'Happiness' in page and 'gf-bars' in page
 
 
-def test_several_files_give_one_table(port):
-    uploads = [dict(path=upload(port, as_png(example(k)))) for k in ('portrait', 'group')]
+def read_several(port, paths, session):
+    "Ask for several files at once, and wait for the answer."
     number = max(d['id'] for d in json.loads(request(port, 'GET', '/config')[1])['dependencies'])
-    asked = dict(data=[uploads], fn_index=number, session_hash='several')
+    asked = dict(data=[[dict(path=p) for p in paths]], fn_index=number, session_hash=session)
     assert request(port, 'POST', '/gradio_api/queue/join', json.dumps(asked).encode())[0] == 200
-    page = wait_for_answer(port, 'several')
+    return wait_for_answer(port, session)
+
+
+def test_several_files_give_one_table(port):
+    paths = [upload(port, as_png(example(k))) for k in ('portrait', 'group')]
+    page = read_several(port, paths, 'several')
     assert 'Download the table' in page and page.count('<tr>') == 1 + 5
+
+
+def test_a_film_comes_back_with_its_answers_drawn_and_can_be_played(app, port, tmp_path):
+    photo = example().resize((240, 240))
+    film = write_film(tmp_path/'film.mp4', np.arange(20)/10, (240, 240), lambda i: photo)
+    path = upload(port, film.read_bytes(), b'my film.mp4', b'video/mp4')
+    page = read_several(port, [path], 'film')
+    address = re.search(r'<video [^>]*src="([^"]+)"', page)[1]
+    assert 'my film.mp4 with its answers' in page and address.startswith('/gradio_api/file=')
+    drawn = Path(unquote(address.removeprefix('/gradio_api/file=')))
+    assert drawn.is_relative_to(app.settings['uploads'])
+    assert request(port, 'GET', address)[0] == 200 and film_size(drawn) == (240, 240)
+    assert any(str(drawn) in files for files in app.temp_file_sets)   # goes when uploads go
+
+
+def test_what_is_too_large_is_told_before_it_is_sent(port):
+    page = request(port, 'GET', '/config')[1]
+    assert 'More than 100 MB at once are not read here' in page and '<= 100000000' in page
 
 
 def test_a_broken_photograph_gets_a_sentence_without_its_folder(app, port):
@@ -224,7 +258,8 @@ def ended(tmp_path_factory):
 
 def test_its_folder_goes_when_a_program_that_served_it_ends(ended):
     home, said = ended
-    assert Path(said['folder']).is_relative_to(home) and not Path(said['folder']).exists()
+    folder = Path(said['folder'])
+    assert folder.is_relative_to(home) and wait_until(lambda: not folder.exists())
 
 
 def test_no_environment_variable_opens_it(ended):

@@ -67,7 +67,7 @@ def face(**kw):
 
 
 SURE, EVEN, HALF = dict(a=.51, b=.49), dict(a=.49, b=.51), dict(a=.5, b=.5)
-NOBODY = dict(face_found=False, note='no face found: the middle of the picture was read')
+NOBODY = dict(face_found=False, note='no face found: the middle of the image was read')
 
 
 @pytest.mark.parametrize('given, sure, reason', [
@@ -272,7 +272,7 @@ def test_a_film_says_how_far_it_is_and_then_who_showed_what(predictor, tmp_path)
 def test_a_fault_inside_costs_a_sentence_and_tells_nothing(capsys):
     def failing(image, explain): raise RuntimeError('secret\n/home/name')
     said = read_photo(failing, example())
-    assert 'RuntimeError' in said and 'secret' not in said and 'This picture' in said
+    assert 'RuntimeError' in said and 'secret' not in said and 'This image' in said
     assert capsys.readouterr().err == 'grefel demo: RuntimeError: secret /home/name\n'
 
 
