@@ -17,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 from PIL import Image
-from ..base.core import GrefelError, write_file
+from ..base.core import as_path, GrefelError, write_file
 from ..base.progress import ticking
 from .drawing import draw_video, mark_faces
 from .journal import item_rows, plain_name, read_rows, RowLog, table_columns
@@ -39,7 +39,7 @@ def _left(sources, log):
     "(sources to read, file → last frame that is answered, files that have changed)."
     left, after, changed = [], {}, []
     for s in sources:
-        identity = file_id(s.file) if s.kind in ('picture', 'video') else None
+        identity = file_id(s.file) if s.kind in ('image', 'video') else None
         before = plain_name(s.file) in log.known
         known = log.state(s.file, identity)
         if before and not known: changed.append(s.file)
@@ -49,7 +49,7 @@ def _left(sources, log):
     return sorted(left, key=lambda s: s.file not in after), after, changed
 
 # %% ../../nbs/7_use/09_annotate.ipynb #853d4be0
-def _draw_picture(image, rows, path):
+def _draw_image(image, rows, path):
     file = io.BytesIO()
     mark_faces(image, rows).save(file, format='JPEG', quality=92)
     write_file(path, file.getvalue())
@@ -59,7 +59,7 @@ def _lacking(sources, folder, fresh):
     "Name in the table → source, of all that is not drawn yet or has new rows."
     folder, found = Path(folder), {}
     for s in sources:
-        if s.kind == 'picture': done = (folder/f'{s.name}.jpg').exists()
+        if s.kind == 'image': done = (folder/f'{s.name}.jpg').exists()
         elif s.kind == 'video': done = s.file not in fresh and (folder/f'{s.name}.mp4').exists()
         else: done = True
         if not done: found[plain_name(s.file)] = s
@@ -93,7 +93,7 @@ def _draw(sources, table, folder, fresh, classes, max_pixels):
         else:
             image = image_or_error(source, max_pixels)   # it may be gone by now
             if isinstance(image, Image.Image):
-                _draw_picture(image, list(rows), Path(folder)/f'{source.name}.jpg')
+                _draw_image(image, list(rows), Path(folder)/f'{source.name}.jpg')
     return files
 
 # %% ../../nbs/7_use/09_annotate.ipynb #8f34e4a2
@@ -135,7 +135,7 @@ def _collect(answers, sources, log, pictures, classes, told):
         for item, answer in answers:
             rows = item_rows(item, answer, classes)
             if pictures and item.file in stills and isinstance(item.image, Image.Image):
-                _draw_picture(item.image, rows, Path(pictures)/stills[item.file])
+                _draw_image(item.image, rows, Path(pictures)/stills[item.file])
             if current in films and item.file != current: log.end(current)
             current, count = item.file, count + 1
             if item.file in films and item.file not in fresh[-1:]: fresh.append(item.file)
@@ -180,10 +180,11 @@ def annotate(
         predictor = Predictor()
     every = checked_step(every)
     if chunk < 1: raise GrefelError('chunk is at least 1')
+    pictures = pictures and as_path(pictures)
     sources = find_sources(paths, recursive, pictures)
     if pictures: _spare(sources, pictures)
     with tempfile.TemporaryDirectory() as spare:
-        table = Path(out or Path(spare)/'rows.jsonl')
+        table = as_path(out or Path(spare)/'rows.jsonl')
         settings = _settings(predictor, every, max_frames)
         def told(item, rows):
             if on_rows: on_rows(rows)

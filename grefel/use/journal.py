@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 from fastcore.basics import patch
-from ..base.core import EXPRESSIONS, GrefelError
+from ..base.core import as_path, EXPRESSIONS, GrefelError
 from .predict import NO_FACE
 
 # %% ../../nbs/7_use/07_journal.ipynb #f808eafb
@@ -172,7 +172,8 @@ class RowLog:
         columns,          # of its rows
         settings:dict,    # what made them; must be the same when a log is continued
     ):
-        self.out, self.columns, self.path = Path(out), list(columns), Path(f'{out}.log')
+        self.out, self.columns = as_path(out), list(columns)
+        self.path = self.out.with_name(f'{self.out.name}.log')
         self.first = dict(columns=self.columns, settings=json.loads(json.dumps(settings)))
         self.mark = 'g' + hashlib.blake2b(json.dumps(self.first, sort_keys=True).encode(),
                                           digest_size=4).hexdigest()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 from PIL import Image
 from fastcore.basics import patch
-from ..base.core import GrefelError
+from ..base.core import as_path, GrefelError
 from ..base.images import IMAGE_ENDINGS, load_image
 
 # %% ../../nbs/7_use/05_media.ipynb #cccab342
@@ -31,7 +31,7 @@ class MediaSource(NamedTuple):
     "One image, video or camera."
     file: str         # its path, or 'camera 0'
     name: str         # path of its drawing below the folder for drawings, without ending
-    kind: str         # 'picture', 'video', 'camera' or 'error'
+    kind: str         # 'image', 'video', 'camera' or 'error'
     error: str = ''   # of kind 'error': what is wrong with it
 
 # %% ../../nbs/7_use/05_media.ipynb #7c15d91b
@@ -50,14 +50,14 @@ def _is_stream(head):
 # %% ../../nbs/7_use/05_media.ipynb #e6b38c53
 def media_kind(
     head:bytes,   # the first 512 bytes of a file
-) -> str|None:    # 'video', 'picture', or None for neither
+) -> str|None:    # 'video', 'image', or None for neither
     "What a file is, by how it begins."
     brand = head[8:12]
     if head[4:8] in _BOXES:
-        if brand in _IMAGE_BRANDS: return 'picture'
+        if brand in _IMAGE_BRANDS: return 'image'
         return None if brand in _SOUND_BRANDS else 'video'
-    if head[:4] == b'RIFF': return {b'AVI ': 'video', b'WEBP': 'picture'}.get(brand)
-    if head.startswith(_IMAGE_STARTS): return 'picture'
+    if head[:4] == b'RIFF': return {b'AVI ': 'video', b'WEBP': 'image'}.get(brand)
+    if head.startswith(_IMAGE_STARTS): return 'image'
     film = head.startswith(_FILM_STARTS) or _is_stream(head)
     return 'video' if film or head[:4] == b'OggS' and b'theora' in head else None
 
@@ -67,7 +67,7 @@ def _kind(path):
     try:
         with open(path, 'rb') as file: known = media_kind(file.read(512))
     except OSError: known = None
-    ending = 'video' if str(path).lower().endswith(VIDEO_ENDINGS) else 'picture'
+    ending = 'video' if str(path).lower().endswith(VIDEO_ENDINGS) else 'image'
     return known or ending, bool(known)
 
 # %% ../../nbs/7_use/05_media.ipynb #e8e0b146
@@ -90,11 +90,15 @@ def _in_folder(folder, recursive, skip):
 # %% ../../nbs/7_use/05_media.ipynb #3c7c3447
 def _expand(path, recursive, skip):
     "What one argument means, as (path, name) pairs."
-    path = Path(path).expanduser()
     if path.is_dir(): return [(p, p.relative_to(path)) for p in _in_folder(path, recursive, skip)]
     if os.path.lexists(path) or not glob.has_magic(str(path)): return [(path, Path(path.name))]
     matches = sorted(glob.glob(str(path), recursive=recursive))
-    return [pair for p in matches for pair in _expand(p, recursive, skip)]
+    return [pair for p in matches for pair in _expand(Path(p), recursive, skip)]
+
+def _meant(path, recursive, skip):
+    "The same, and why there are none."
+    try: return _expand(as_path(path), recursive, skip), f'{path}: no images or videos'
+    except GrefelError as e: return [], str(e)
 
 # %% ../../nbs/7_use/05_media.ipynb #ebb7b09c
 def _free_name(name, taken):
@@ -115,9 +119,8 @@ def find_sources(
         if isinstance(path, int):
             found[f'camera {path}'] = MediaSource(f'camera {path}', f'camera_{path}', 'camera')
             continue
-        pairs = _expand(path, recursive, skip and Path(skip).resolve())
-        if not pairs:
-            found[str(path)] = MediaSource(str(path), '', 'error', f'{path}: no pictures or videos')
+        pairs, why_not = _meant(path, recursive, skip and as_path(skip).resolve())
+        if not pairs: found[str(path)] = MediaSource(str(path), '', 'error', why_not)
         for p, name in pairs:
             if str(p) in found: continue
             free = _free_name(name, names)
@@ -152,7 +155,7 @@ class Item(NamedTuple):
 
 # %% ../../nbs/7_use/05_media.ipynb #5bdf47cc
 def image_or_error(
-    source:MediaSource,   # of kind 'picture'
+    source:MediaSource,   # of kind 'image'
     max_pixels:int,       # refuse larger ones
 ):                        # PIL image, or the GrefelError that says why there is none
     "The image that a source names."

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
+from fastcore.basics import patch
 from ..base.core import EXPRESSIONS
 
 # %% ../../nbs/7_use/06_persons.ipynb #057472d1
@@ -61,36 +62,43 @@ class Tracker:
         self.people: list[_Person] = []
         self.count, self.now = 0, -np.inf
 
-    def update(self,
-        second:float,    # of the frame; if it goes back, everybody is new
-        boxes,           # (N, 4) of its faces
-    ) -> list:           # N numbers, from 1
-        "The person that each face belongs to."
-        if second < self.now: self.people = []
-        self.now, boxes = second, np.reshape(np.asarray(boxes, float), (-1, 4))
-        self.people = [p for p in self.people if second - p.seen <= self.gap]
-        found = self._paired(second, boxes)
-        return [self._number(found.get(i), second, box) for i, box in enumerate(boxes)]
+# %% ../../nbs/7_use/06_persons.ipynb #41da4ba6
+@patch
+def update(self:Tracker,
+    second:float,    # of the frame; if it goes back, everybody is new
+    boxes,           # (N, 4) of its faces
+) -> list:           # N numbers, from 1
+    "The person that each face belongs to."
+    if second < self.now: self.people = []
+    self.now, boxes = second, np.reshape(np.asarray(boxes, float), (-1, 4))
+    self.people = [p for p in self.people if second - p.seen <= self.gap]
+    found = self._paired(second, boxes)
+    return [self._number(found.get(i), second, box) for i, box in enumerate(boxes)]
 
-    def _paired(self, second, boxes):
-        "Face → the person it is, as far as there is one."
-        from scipy.optimize import linear_sum_assignment
-        if not self.people or not len(boxes): return {}
-        wanted = np.array([p.expected(second, self.memory) for p in self.people])
-        growth = [1 + min(1., second - p.seen) for p in self.people]
-        shared = np.concatenate([overlaps(_grown(w, g), _grown(boxes, g))
-                                 for w, g in zip(wanted, growth)])           # (P, N)
-        pairs = zip(*linear_sum_assignment(-np.where(shared >= self.least, shared, 0)))
-        return {i: self.people[p] for p, i in pairs if shared[p, i] >= self.least}
+# %% ../../nbs/7_use/06_persons.ipynb #db93bbec
+@patch
+def _paired(self:Tracker, second, boxes):
+    "Face → the person it is, as far as there is one."
+    from scipy.optimize import linear_sum_assignment
+    if not self.people or not len(boxes): return {}
+    wanted = np.array([p.expected(second, self.memory) for p in self.people])
+    growth = [1 + min(1., second - p.seen) for p in self.people]
+    shared = np.concatenate([overlaps(_grown(w, g), _grown(boxes, g))
+                             for w, g in zip(wanted, growth)])           # (P, N)
+    pairs = zip(*linear_sum_assignment(-np.where(shared >= self.least, shared, 0)))
+    return {i: self.people[p] for p, i in pairs if shared[p, i] >= self.least}
 
-    def _number(self, person, second, box):
-        "The person's number, a new one for nobody; its way goes on here."
-        if person is not None: person.see(second, box, self.memory)
-        else:
-            self.count += 1
-            self.people.append(person := _Person(self.count, second, box))
-        return person.number
+# %% ../../nbs/7_use/06_persons.ipynb #6d6eb38d
+@patch
+def _number(self:Tracker, person, second, box):
+    "The person's number, a new one for nobody; its way goes on here."
+    if person is not None: person.see(second, box, self.memory)
+    else:
+        self.count += 1
+        self.people.append(person := _Person(self.count, second, box))
+    return person.number
 
+# %% ../../nbs/7_use/06_persons.ipynb #6e70e8ff
 def _grown(boxes, factor):
     "Boxes (..., 4) about the same centres, larger by a factor."
     boxes = np.asarray(boxes, float)
@@ -126,6 +134,7 @@ class PersonSummary(NamedTuple):
     unsure: float      # share of that time, 0 to 1
     shares: dict       # expression → (share of the time, low, high); NaN for too short a film
 
+# %% ../../nbs/7_use/06_persons.ipynb #7d788e16
 def durations(
     seconds,              # (T,) increasing
     longest:float=2.0,    # no frame counts for more; Tracker's gap

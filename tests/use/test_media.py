@@ -64,16 +64,28 @@ def test_drawings_keep_the_path_below_the_folder(album):
 
 
 @pytest.mark.parametrize('path, kind', [
-    ('x.MOV', 'video'), ('x.mp4', 'video'), ('x.jpg', 'picture'), (2, 'camera'),
+    ('x.MOV', 'video'), ('x.mp4', 'video'), ('x.jpg', 'image'), (2, 'camera'),
     ('none/*.gif', 'error')])
 def test_of_a_file_that_is_not_there_the_ending_tells_the_kind(path, kind):
     source, = find_sources(path)
     assert source.kind == kind
 
 
+def test_a_leading_tilde_is_the_home_folder(album, monkeypatch):
+    monkeypatch.setenv('HOME', str(album.parent))
+    monkeypatch.setenv('USERPROFILE', str(album.parent))
+    assert find_sources(f'~/{album.name}') == find_sources(album)
+    assert len(find_sources(f'~/{album.name}/*.jpg')) == 1
+
+
+def test_an_address_among_paths_becomes_an_error_and_the_rest_is_read(album):
+    wrong, right = find_sources(['https://example.org/a.jpg', album/'a.png'])
+    assert wrong.kind == 'error' and 'save the file' in wrong.error and right.kind == 'image'
+
+
 def test_a_pattern_without_matches_becomes_an_item_with_an_error():
     item, = read_items(find_sources('none/*.gif'))
-    assert 'none/*.gif: no pictures or videos' == str(item.image)
+    assert 'none/*.gif: no images or videos' == str(item.image)
 
 
 def test_what_cannot_be_read_stays_in_the_stream_in_its_place(album):
@@ -104,8 +116,8 @@ def test_an_image_that_is_called_like_a_film_is_an_image(tmp_path):
 
 
 @pytest.mark.parametrize('head, kind', [
-    (b'\0\0\0\x18ftypheic', 'picture'), (b'\0\0\0\x18ftypavif', 'picture'),
-    (b'\0\0\0\x18ftypM4A ', None), (b'RIFF....WEBP', 'picture'), (b'RIFF....WAVE', None),
+    (b'\0\0\0\x18ftypheic', 'image'), (b'\0\0\0\x18ftypavif', 'image'),
+    (b'\0\0\0\x18ftypM4A ', None), (b'RIFF....WEBP', 'image'), (b'RIFF....WAVE', None),
     (b'OggS....vorbis', None), (b'OggS....\x80theora', 'video'), (b'', None), (b'G'*400, 'video'),
     (b'....' + (b'G' + bytes(191))*3, 'video'), (b'Gentle reader, ' + b'.'*400, None)])
 def test_signatures(head, kind): assert media_kind(head) == kind
