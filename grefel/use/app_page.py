@@ -329,7 +329,7 @@ _ALBUM = '''
 <p><a class="gf-load" download="expressions.csv" href="{{ table }}">Download the table</a>
   <span class="gf-soft">{{ count }} rows, CSV</span></p>
 {% if people %}<table class="gf-list"><caption>Share of time of each person</caption>
-<tr><th>Film</th><th>Person</th><th>Seen</th><th>Most of the time</th><th>Unsure</th></tr>
+<tr><th>Film</th><th>Person</th><th>Seen</th><th>Mostly</th><th>Unsure</th></tr>
 {% for s in people %}<tr><td>{{ s.file }}</td><td>{{ s.person }}</td>
   <td>{{ '%.1f' % s.seconds }} s</td><td>{{ mostly(s) }}</td><td>{{ percent(s.unsure) }}</td></tr>
 {% endfor %}</table>{% endif %}
@@ -575,12 +575,12 @@ _MORE = '''
 .gf-list { width: 100%; border-collapse: collapse; margin: 1rem 0; }
 .gf-list caption { text-align: left; font-weight: 650; color: var(--gf-ink); }
 .gf-list th, .gf-list td {
-  text-align: left; padding: .3rem .7rem .3rem 0 !important; overflow-wrap: anywhere;
+  text-align: left; padding: .3rem .7rem .3rem 0 !important; overflow-wrap: break-word;
   color: var(--gf-ink) !important; border: 0 !important;
   border-bottom: 1px solid var(--gf-line) !important;
 }
 .gf-list, .gf-list tr { border: 0 !important; }
-.gf-list th { overflow-wrap: normal; }
+.gf-list td:first-child { overflow-wrap: anywhere; min-width: 4rem; }
 @media (max-width: 640px) { .gf-list { font-size: .88rem; } }
 .gf-toomuch ~ * { display: none !important; }
 @media (max-width: 640px) {   /* one copy of the photograph is enough on a phone */
