@@ -581,7 +581,10 @@ _MORE = '''
 }
 .gf-list, .gf-list tr { border: 0 !important; }
 .gf-list td:first-child { overflow-wrap: anywhere; min-width: 4rem; }
-@media (max-width: 640px) { .gf-list { font-size: .88rem; } }
+@media (max-width: 640px) {
+  .gf-list { font-size: .82rem; }
+  .gf-list th, .gf-list td { padding-right: .35rem !important; }
+}
 .gf-toomuch ~ * { display: none !important; }
 @media (max-width: 640px) {   /* one copy of the photograph is enough on a phone */
   .gf-ask .block:has(img) { height: 8rem !important; min-height: 0 !important; overflow: hidden; }
