@@ -85,7 +85,8 @@ def share(rank, world, port, folder, bs=64, steps=8):
     seconds = []
     for _ in range(steps):
         since = time.process_time()
-        together(images)['final_probs'].square().mean().backward()
+        answers = [v for v in together(images).values() if torch.is_tensor(v) and v.requires_grad]
+        sum(v.float().square().mean() for v in answers).backward()  # DDP waits for all parameters
         opt.step()
         opt.zero_grad()
         seconds.append(time.process_time() - since)
@@ -102,7 +103,8 @@ def ranks(world):
     with tempfile.TemporaryDirectory() as folder:
         code = f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import cost; ' \
                f'from pathlib import Path; cost.share({{}}, {world}, {port}, Path({folder!r}))'
-        started = [subprocess.Popen([sys.executable, '-c', code.format(r)]) for r in range(world)]
+        quiet = sys.executable, '-W', 'ignore', '-c'
+        started = [subprocess.Popen([*quiet, code.format(r)]) for r in range(world)]
         assert not any(p.wait() for p in started)
         return max(float((Path(folder)/f'{r}').read_text()) for r in range(world))
 

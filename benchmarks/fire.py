@@ -19,6 +19,7 @@ import io
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -50,8 +51,8 @@ from grefel.use.annotate import annotate  # noqa: E402
 from grefel.use.predict import Predictor  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS = ('kind', 'trial', 'job', 'processes', 'how', 'moment', 'begun', 'resumed', 'identical',
-           'lines', 'seconds', 'said')
+COLUMNS = ('kind', 'trial', 'job', 'processes', 'how', 'moment', 'begun', 'ended', 'resumed',
+           'identical', 'lines', 'seconds', 'said')
 FORK = multiprocessing.get_context('fork')
 TINY = dict(size='plain', model=dict(widths=[8]*4), epochs=3, bs=16, ema=.9, augment='light')
 
@@ -70,7 +71,9 @@ class World:
         self.model = create_model('nano', widths=(8, 8, 8, 8), embed_dim=16, img_size=32).eval()
 
     def train(self, out, cbs=()):
-        runs.train(runs.Recipe(data=str(self.table), **TINY), out/'run', progress=None, cbs=cbs)
+        recipe = runs.Recipe(data=str(self.table), **TINY)
+        if runs.finished(out/'run', recipe): return  # as the command asks first
+        runs.train(recipe, out/'run', progress=None, cbs=cbs)
 
     def convert(self, out): converting.convert(self.table, out/'shards', shard_rows=16)
 
@@ -187,19 +190,20 @@ class Trials:
                       ('predict', 1)][i % 5]
         sign = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[g.randrange(3)]
         seconds = self.reference(job, world)[1]
-        for attempt in range(20):  # a job that was through before the signal is no trial
-            out, moment = self.folder(), g.random()
+        while True:  # a job that was through before the signal is no trial
+            out, moment, since = self.folder(), g.random(), time.monotonic()
             made, said = start(lambda: getattr(self.world, job)(out/'result'), out, world)
-            time.sleep(moment*seconds*.9**attempt)
+            time.sleep(moment*seconds)
             victim = made[g.randrange(world)]
             if victim.is_alive(): os.kill(victim.pid, sign)
             ended, took = finish(made)
             if victim.exitcode: break
+            seconds = min(seconds, time.monotonic() - since)  # the machine is quicker now
         begun = any((out/'result').rglob('*'))
         lines = lines_of(said)
         resumed, same, why = self.judged(out, job, world)
         return dict(job=job, processes=world, how=sign.name, moment=round(moment, 3), begun=begun,
-                    resumed=ended and resumed, identical=same, lines=sum(map(count, lines)),
+                    ended=ended, resumed=resumed, identical=same, lines=sum(map(count, lines)),
                     seconds=round(took, 1), said=first(why or lines))
 
     def full(self, i):
@@ -256,7 +260,7 @@ class Trials:
                    for v in load_file(p).values())
         begun = any((out/'result').rglob('*'))
         resumed, same, why = self.judged(out, job, 1)
-        return dict(job=job, processes=1, how=how, begun=begun,
+        return dict(job=job, processes=1, how=how, begun=begun, ended=True,
                     resumed=kept and not through and resumed, identical=same,
                     lines=sum(map(count, lines)), said=first(why or lines))
 
@@ -285,7 +289,7 @@ def main():
         for i in range(COUNTS[kind]):
             if (kind, i) in done: continue
             found = dict(kind=kind, trial=i) | getattr(trials, kind)(i)
-            found['said'] = found['said'].replace(str(root), '…')
+            found['said'] = re.sub(r'\S*/result/', '…/', found['said'])
             new = not args.out.exists()
             with args.out.open('a', newline='') as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
