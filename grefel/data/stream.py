@@ -100,7 +100,8 @@ def _read(file, columns):
     def read():
         with _opened(file) as source:
             schema = pq.read_schema(source)
-            named = [c for c in schema.names if (c not in _HEAVY if columns is None else c in columns)]
+            light = [c for c in schema.names if c not in _HEAVY]
+            named = light if columns is None else [c for c in schema.names if c in columns]
             words = [c for c in named if c != 'name' and pa.types.is_string(schema.field(c).type)]
             source.seek(0)
             return pq.read_table(source, columns=named, read_dictionary=words, use_threads=False)
@@ -289,7 +290,8 @@ def _choose(self:ShardDataset, drop_duplicates):
         splits = self._splits(table)
         here = splits == SPLITS.index(self.split)
         if drop_duplicates: duplicate = _duplicates(table, splits, self.split)
-    self.notes = dict(source=str(self.files[0]).rpartition('/')[0], layout='parquet', targets=self.targets,
+    self.notes = dict(source=str(self.files[0]).rpartition('/')[0], layout='parquet',
+                      targets=self.targets,
                       rule='label' if 'label' in table.column_names else self.rule,
                       rows=int(here.sum()), twins=int((here & duplicate).sum()),
                       dropped_duplicates=int((here & duplicate & keep).sum()))
