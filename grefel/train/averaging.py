@@ -26,20 +26,24 @@ class EMA(Callback):
         self.run = not hasattr(self.learn, 'lr_finder')  # a search for the rate is not training
         if self.run and self.average is None: self.begin()
 
-    def begin(self):
-        "Start the average at the model's weights."
-        self.average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=True)
-        self.average.n_averaged = self.average.n_averaged.cpu()  # reading it must not stop a GPU
-
-    @torch.no_grad()
-    def _blend(self, averages, currents, _):  # lists of one device and one type
-        t = int(self.average.n_averaged)
-        decay = min(self.decay, (1 + t)/(10 + t))
-        if averages[0].is_floating_point(): torch._foreach_lerp_(averages, currents, 1 - decay)
-        else: torch._foreach_copy_(averages, currents)  # counters
-
     def after_step(self): self.average.update_parameters(self.model)
     def after_fit(self): self.raw, self.fitting = None, False
+
+# %% ../../nbs/6_train/02_averaging.ipynb #2350431c
+@patch
+def begin(self:EMA):
+    "Start the average at the model's weights."
+    self.average = AveragedModel(self.model, multi_avg_fn=self._blend, use_buffers=True)
+    self.average.n_averaged = self.average.n_averaged.cpu()  # reading it must not stop a GPU
+
+# %% ../../nbs/6_train/02_averaging.ipynb #40c32ff7
+@patch
+@torch.no_grad()
+def _blend(self:EMA, averages, currents, _):  # lists of one device and one type
+    t = int(self.average.n_averaged)
+    decay = min(self.decay, (1 + t)/(10 + t))
+    if averages[0].is_floating_point(): torch._foreach_lerp_(averages, currents, 1 - decay)
+    else: torch._foreach_copy_(averages, currents)  # counters
 
 # %% ../../nbs/6_train/02_averaging.ipynb #a1020003
 @patch
@@ -49,6 +53,7 @@ def before_validate(self:EMA):
         self.raw = {k: v.clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(self.average.module.state_dict())
 
+# %% ../../nbs/6_train/02_averaging.ipynb #254051ef
 @patch
 def restore(self:EMA):
     "Put the raw weights back, to train on."
@@ -64,6 +69,7 @@ def before_train(self:EMA):
     self.fitting = True
     self.restore()
 
+# %% ../../nbs/6_train/02_averaging.ipynb #eb90daa1
 @patch
 def _replaced(self:EMA):
     "Whether the model holds other weights than the averaged ones that the last training left."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FLIPS', 'ROW_PROCESS', 'COLUMNS', 'read_spec', 'commit', 'processor', 'model_cost', 'run_row',
-           'run_folder', 'run_table', 'read_results', 'summary', 'paired_difference', 'plot_rows', 'run_facts',
-           'results_table', 'differences', 'spread_table', 'recall_table']
+           'run_folder', 'run_table', 'read_results', 'summary', 'paired_difference', 'run_facts', 'results_table',
+           'differences', 'spread_table', 'recall_table']
 
 # %% ../../nbs/6_train/09_experiments.ipynb #2e6a9dd6
 import csv
@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from matplotlib.figure import Figure
 from ..base.core import GrefelError, PACKAGE, write_file
 from ..method.anchors import anchors_of
 from ..method.baselines import count_macs, count_parameters
@@ -38,6 +37,7 @@ def _merged(base, change):
     joined = {k: base.get(k, {}) | change.get(k, {}) for k in ('model', 'loss')}
     return base | change | {k: v for k, v in joined.items() if v}
 
+# %% ../../nbs/6_train/09_experiments.ipynb #6d6b41f6
 def _slug(name): return ''.join(c if c.isalnum() else '_' for c in name)
 
 # %% ../../nbs/6_train/09_experiments.ipynb #b088c491
@@ -97,7 +97,7 @@ def processor(
 def model_cost(
     model,          # a model with an img_size in its config
 ) -> dict:          # params, macs (of one face)
-    "Parameters, and multiply–accumulates of one face."
+    "Parameters, and multiplications of one face."
     return dict(params=count_parameters(model), macs=count_macs(model))
 
 # %% ../../nbs/6_train/09_experiments.ipynb #5941bf95
@@ -147,6 +147,7 @@ def _kept_result(folder, recipe):
     same = read_recipe(**kept['recipe']) == recipe and not changed_weights(kept.get('weights'))
     return kept if same else None
 
+# %% ../../nbs/6_train/09_experiments.ipynb #21b5aa24
 def _anchors_used(model, answers):
     "How many of a class's anchors are some face's nearest; the mean over classes, None without."
     if (part := anchors_of(model)) is None: return None
@@ -167,7 +168,7 @@ def _flips(recipe, model, device, data_home, most=6144):
 
 # %% ../../nbs/6_train/09_experiments.ipynb #f8fe8f81
 def _votes(faces, model):
-    "The crowd's votes in the model's order of classes, or None."
+    "The annotators' votes in the model's order of classes, or None."
     if faces.votes is None: return None
     return faces.votes[:, :len(model.classes)].numpy().astype(float)
 
@@ -182,6 +183,7 @@ try: run_row(read_recipe(**recipe), folder, device, data_home)
 except GrefelError as error: sys.exit(f'{error}')
 '''
 
+# %% ../../nbs/6_train/09_experiments.ipynb #fd24fc2d
 def _run_apart(recipe, folder, device, data_home):
     "`run_row` in a process of its own; the result, or the last line that it said."
     kept = _kept_result(Path(folder), recipe)
@@ -220,6 +222,7 @@ def _kept(path, spec):
     return {(line['row'], line['seed']): line for line in lines
             if same(line['row'], line['seed'], line['recipe'])}
 
+# %% ../../nbs/6_train/09_experiments.ipynb #94ee197a
 def _seeded(spec, row, seed): return read_recipe(**asdict(spec['recipes'][row]) | dict(seed=seed))
 
 # %% ../../nbs/6_train/09_experiments.ipynb #a0254e9a
@@ -324,27 +327,6 @@ def paired_difference(
     n, mean = len(d), d.mean()
     half = t.ppf(0.975, n - 1)*d.std(ddof=1)/math.sqrt(n) if n > 2 else math.nan
     return dict(mean=mean, low=mean - half, high=mean + half, pairs=n)
-
-# %% ../../nbs/6_train/09_experiments.ipynb #9dad5ccd
-def plot_rows(
-    results:pd.DataFrame,       # from read_results
-    metric:str='accuracy',      # what to draw
-    label:str='',               # of the axis; '': the metric's name
-) -> Figure:
-    "Every run as a dot and every row's mean as a line: what a mean of few seeds hides is seen."
-    rows = list(dict.fromkeys(results.row))[::-1]
-    fig = Figure(figsize=(6.4, 0.7 + 0.32*len(rows)), layout='constrained')
-    ax = fig.subplots()
-    for y, row in enumerate(rows):
-        values = results.loc[results.row == row, metric].to_numpy(float)
-        ax.plot(values, np.full(len(values), y), 'o', ms=5, alpha=0.55, color='#3f7fd1', mec='none')
-        ax.plot([values.mean()]*2, [y - .32, y + .32], color='#d98324', lw=2)
-    ax.set(yticks=range(len(rows)), yticklabels=rows, ylim=(-.6, len(rows) - .4))
-    ax.set_xlabel(label or metric.replace('_', ' '))
-    ax.grid(axis='x', alpha=0.25)
-    ax.spines[['top', 'right', 'left']].set_visible(False)
-    ax.tick_params('y', length=0)
-    return fig
 
 # %% ../../nbs/6_train/09_experiments.ipynb #5e1ab002
 def run_facts(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from dataclasses import replace
 from fastai.basics import Callback
+from fastcore.basics import patch
 from ..base.core import GrefelError
 from ..method.anchors import anchors_of, init_anchors
 from ..method.window import DropPath
@@ -101,17 +102,19 @@ class PlaceAnchors(Callback):
     def before_train(self):
         if self.epoch == self.at: self.place()
 
-    def place(self):
-        "Put them at the k-means centres of each class, in the averaged weights as well."
-        own = anchors_of(self.model)
-        if own is None: raise GrefelError(f"{self.model.config['name']}: has no anchors to place")
-        faces = in_memory(self.dls.train.dataset, 'place_anchors').sample(self.most)
-        found = predict_data(self.model, faces, device=self.dls.device, temperature=1)['embedding']
-        init_anchors(own, torch.from_numpy(found), faces.labels)
-        same_on_all(own)
-        ema = getattr(self.learn, 'ema', None)
-        averaged = anchors_of(ema.average.module) if ema else None
-        if averaged is not None: averaged.load_state_dict(own.state_dict())
+# %% ../../nbs/6_train/06_ingredients.ipynb #f2d8fbd4
+@patch
+def place(self:PlaceAnchors):
+    "Put them at the k-means centres of each class, in the averaged weights as well."
+    own = anchors_of(self.model)
+    if own is None: raise GrefelError(f"{self.model.config['name']}: has no anchors to place")
+    faces = in_memory(self.dls.train.dataset, 'place_anchors').sample(self.most)
+    found = predict_data(self.model, faces, device=self.dls.device, temperature=1)['embedding']
+    init_anchors(own, torch.from_numpy(found), faces.labels)
+    same_on_all(own)
+    ema = getattr(self.learn, 'ema', None)
+    averaged = anchors_of(ema.average.module) if ema else None
+    if averaged is not None: averaged.load_state_dict(own.state_dict())
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #c9947891
 def in_memory(
@@ -134,24 +137,28 @@ class Distil(Callback):
         if not teachers: raise GrefelError('teacher: none is given')
         self.teachers, self.share = [t.eval().requires_grad_(False) for t in teachers], share
 
-    def before_fit(self):
-        for teacher in self.teachers:
-            for what in ('mean', 'std', 'classes'):
-                theirs, own = ((m.config | dict(classes=list(m.classes)))[what]
-                               for m in (teacher, self.model))
-                if theirs != own:
-                    raise GrefelError(f'teacher: its {what} is {theirs}, the model\'s is {own}')
-            teacher.to(self.dls.device, memory_format=torch.channels_last)
+# %% ../../nbs/6_train/06_ingredients.ipynb #7d68f28a
+@patch
+def before_fit(self:Distil):
+    for teacher in self.teachers:
+        for what in ('mean', 'std', 'classes'):
+            theirs, own = ((m.config | dict(classes=list(m.classes)))[what]
+                           for m in (teacher, self.model))
+            if theirs != own:
+                raise GrefelError(f'teacher: its {what} is {theirs}, the model\'s is {own}')
+        teacher.to(self.dls.device, memory_format=torch.channels_last)
 
-    @torch.no_grad()
-    def before_batch(self):
-        if not self.training: return
-        n, images = len(self.teachers), self.xb[0]
-        teacher = self.teachers[int(torch.randint(n, ())) if n > 1 else 0]
-        images = _resized(images, teacher.config['img_size'])
-        with autocasting(self.learn): said = teacher(images)['final_probs'].float()  # (B, N)
-        targets, known = self.yb
-        self.learn.yb = torch.lerp(targets, said, self.share), known
+# %% ../../nbs/6_train/06_ingredients.ipynb #f6739e8c
+@patch
+@torch.no_grad()
+def before_batch(self:Distil):
+    if not self.training: return
+    n, images = len(self.teachers), self.xb[0]
+    teacher = self.teachers[int(torch.randint(n, ())) if n > 1 else 0]
+    images = _resized(images, teacher.config['img_size'])
+    with autocasting(self.learn): said = teacher(images)['final_probs'].float()  # (B, N)
+    targets, known = self.yb
+    self.learn.yb = torch.lerp(targets, said, self.share), known
 
 # %% ../../nbs/6_train/06_ingredients.ipynb #a106000b
 def _resized(images, side):

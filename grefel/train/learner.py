@@ -39,23 +39,27 @@ class TrainLoss:
         self.out: dict = {}  # what the model answered last
         self.parts: dict = {}
 
-    def of(self, out, targets, landmarks):
-        "All parts of the loss and their total."
-        part, own = anchors_of(self.model), getattr(self.model, 'extra_loss', None)
-        parts = self.loss(out, targets, landmarks, None if part is None else part.anchors)
-        extra = own(out, targets) if own else {}
-        return parts | extra | dict(total=sum(extra.values(), parts['total']))
-
-    def __call__(self, probs, targets, landmarks):
-        self.parts = self.of(self.out, targets, landmarks)
-        if self.reduction == 'mean': return self.parts['total']
-        def one(i):
-            out = {k: v[i:i + 1] if torch.is_tensor(v) else v for k, v in self.out.items()}
-            return self.of(out, targets[i:i + 1], landmarks[i:i + 1])['total']
-        return torch.stack([one(i) for i in range(len(targets))])
-
     def activation(self, probs): return probs
     def decodes(self, probs): return probs.argmax(-1)
+
+# %% ../../nbs/6_train/05_learner.ipynb #701c8b5a
+@patch
+def of(self:TrainLoss, out, targets, landmarks):
+    "All parts of the loss and their total."
+    part, own = anchors_of(self.model), getattr(self.model, 'extra_loss', None)
+    parts = self.loss(out, targets, landmarks, None if part is None else part.anchors)
+    extra = own(out, targets) if own else {}
+    return parts | extra | dict(total=sum(extra.values(), parts['total']))
+
+# %% ../../nbs/6_train/05_learner.ipynb #20265849
+@patch
+def __call__(self:TrainLoss, probs, targets, landmarks):
+    self.parts = self.of(self.out, targets, landmarks)
+    if self.reduction == 'mean': return self.parts['total']
+    def one(i):
+        out = {k: v[i:i + 1] if torch.is_tensor(v) else v for k, v in self.out.items()}
+        return self.of(out, targets[i:i + 1], landmarks[i:i + 1])['total']
+    return torch.stack([one(i) for i in range(len(targets))])
 
 # %% ../../nbs/6_train/05_learner.ipynb #c5609020
 class KeepOutputs(Callback):
@@ -161,6 +165,7 @@ def to_bf16(self:FaceLearner):
     "Compute in bfloat16 where the learner works; `to_fp32` takes it back."
     return self.to_fp32().add_cb(BFloat16())
 
+# %% ../../nbs/6_train/05_learner.ipynb #1f73b0b3
 @patch
 def to_fp16(self:FaceLearner, **kw):
     "fastai's float16, which needs a GPU."
@@ -194,6 +199,7 @@ def predict(self:FaceLearner, *args, **kw):
     raise GrefelError('predict: use Predictor(learn.model)(image), which finds the faces; for '
                       'faces in memory get_preds(dl=learn.dls.test_dl(faces))')
 
+# %% ../../nbs/6_train/05_learner.ipynb #62dc520a
 @patch
 def export(self:FaceLearner,
     fname='export.pkl',  # in the learner's path

@@ -15,6 +15,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from ..base.core import GrefelError
 from ..base.geometry import PATHS
+from ..base.style import ORANGE, RED
 from ..method.model import GReFELModel
 from ..data.augment import Batches, make_transform
 from ..data.faces import FaceData
@@ -85,14 +86,18 @@ class FaceLoader(DataLoader):
         self.shuffle = shuffle
 
     def __len__(self): return len(self.batches)
+    def __iter__(self): return self._hiding()
 
-    def __iter__(self):
-        seed = self.seed*7919 + self.batches.epoch + 104_729*self.rank
-        g = torch.Generator().manual_seed(seed % 2**63)
-        for images, landmarks, targets, index in self.batches:
-            hidden = torch.rand(len(images), generator=g).to(images.device) < self.hide  # (B,)
-            given = landmarks.masked_fill(hidden[:, None, None], float('nan'))      # (B, 68, 2)
-            yield images, given, targets, landmarks
+# %% ../../nbs/6_train/01_loader.ipynb #80fd4221
+@patch
+def _hiding(self:FaceLoader):
+    "An epoch's batches, with landmarks hidden from the model."
+    seed = self.seed*7919 + self.batches.epoch + 104_729*self.rank
+    g = torch.Generator().manual_seed(seed % 2**63)
+    for images, landmarks, targets, index in self.batches:
+        hidden = torch.rand(len(images), generator=g).to(images.device) < self.hide  # (B,)
+        given = landmarks.masked_fill(hidden[:, None, None], float('nan'))      # (B, 68, 2)
+        yield images, given, targets, landmarks
 
 # %% ../../nbs/6_train/01_loader.ipynb #a1010004
 @patch
@@ -100,11 +105,13 @@ def get_idxs(self:FaceLoader):
     "The order of the faces; fastai asks for it only where nothing is shuffled."
     return list(range(self.n))
 
+# %% ../../nbs/6_train/01_loader.ipynb #1b182d9d
 @patch(as_prop=True)
 def vocab(self:FaceLoader):
     "Names of the classes, as fastai's tools want them."
     return CategoryMap(self.dataset.classes, sort=False)
 
+# %% ../../nbs/6_train/01_loader.ipynb #c8bbf75f
 @patch
 def to_detach(self:FaceLoader, b, cpu=True, gather=True):
     "Results of a batch, without their gradients and those of this rank alone."
@@ -120,6 +127,7 @@ def to(self:FaceLoader, device):
 # %% ../../nbs/6_train/01_loader.ipynb #a1010006
 _FASTAIS = 'get_idxs', 'drop_last', 'num_workers', 'process'  # follow from the rest here
 
+# %% ../../nbs/6_train/01_loader.ipynb #f306eeeb
 @patch
 def new(self:FaceLoader,
     dataset=None,   # other faces; None: the same
@@ -183,14 +191,14 @@ def face_dls(
 def _draw(images, titles, colours, landmarks=()):
     "A row of images with titles, and lines through the landmarks of those that have any."
     import matplotlib.pyplot as plt
-    fig, axs = plt.subplots(1, len(images), figsize=(1.4*len(images), 1.9), squeeze=False)
+    fig, axs = plt.subplots(1, len(images), figsize=(.95*len(images), 1.5), squeeze=False)
     for ax, image, title, colour in zip(axs[0], images, titles, colours):
         ax.imshow(image.permute(1, 2, 0).cpu().numpy(), extent=(0, 1, 1, 0))
-        ax.set_title(title, fontsize=8, color=colour)
+        ax.set_title(title, fontsize=9, color=colour)
         ax.axis('off')
         ax.set(xlim=(0, 1), ylim=(1, 0))
     for ax, points in zip(axs[0], landmarks):
-        for path in PATHS.values(): ax.plot(*points[path].T.cpu(), lw=.7, color='tab:orange')
+        for path in PATHS.values(): ax.plot(*points[path].T.cpu(), lw=.7, color=ORANGE)
     return fig
 
 # %% ../../nbs/6_train/01_loader.ipynb #7fbdeeff
@@ -216,7 +224,7 @@ def show_results(self:FaceLoader,
     labels = b[2].argmax(-1) if b[2].ndim > 1 else b[2]
     said, true = ([self.dataset.classes[i] for i in x[:max_n]] for x in (answers, labels))
     titles = [s if s == t else f'{s}\nis {t}' for s, t in zip(said, true)]
-    colours = ['black' if s == t else 'tab:red' for s, t in zip(said, true)]
+    colours = ['black' if s == t else RED for s, t in zip(said, true)]
     return _draw(self.transform.denormalise(b[0][:max_n]), titles, colours)
 
 # %% ../../nbs/6_train/01_loader.ipynb #372d8917
@@ -225,11 +233,13 @@ class _Rows:
     def __init__(self, faces): self.iloc, self.faces = self, faces
     def __getitem__(self, index): return self.faces.subset(index)
 
+# %% ../../nbs/6_train/01_loader.ipynb #2b7330ab
 @patch(as_prop=True)
 def items(self:FaceLoader):
     "The faces, as fastai's Interpretation takes some of them."
     return _Rows(self.dataset)
 
+# %% ../../nbs/6_train/01_loader.ipynb #1589f317
 @patch
 def _pre_show_batch(self:FaceLoader, *args, **kw):
     raise GrefelError('plot_top_losses: use show_results(interp.top_losses(9)[1].tolist()) of the '

@@ -20,6 +20,13 @@ def spared(
     return [p for name, p in model.named_parameters()
             if p.ndim < 2 or not name.endswith('weight') or name in named]
 
+# %% ../../nbs/6_train/04_optimiser.ipynb #5633eb83
+def _halves(params, kept):
+    "PyTorch's groups: of each of fastai's, first what decays, then what is kept from it."
+    groups = [params] if torch.is_tensor(params[0]) else params
+    return [dict(params=[p for p in group if (id(p) in kept) is half])
+            for group in groups for half in (False, True)]
+
 # %% ../../nbs/6_train/04_optimiser.ipynb #0cd17255
 class AdamW(OptimWrapper):
     "PyTorch's fused AdamW in fastai's groups; some parameters are spared from weight decay."
@@ -32,10 +39,7 @@ class AdamW(OptimWrapper):
         eps:float=1e-8,            # ε
         wd:float=.01,              # λ, weight decay of the others
     ):
-        params, kept = list(params), {id(p) for p in spared}
-        groups = [params] if torch.is_tensor(params[0]) else params
-        halves = [dict(params=[p for p in group if (id(p) in kept) is half])
-                  for group in groups for half in (False, True)]
+        halves = _halves(list(params), {id(p) for p in spared})
         super().__init__(opt=torch.optim.AdamW(halves, lr, (mom, sqr_mom), eps, fused=True))
         self.set_hyper('wd', wd)
 

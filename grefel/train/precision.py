@@ -20,26 +20,32 @@ class BFloat16(MixedPrecision):
         super().__init__('bf16')
         self.cast = None
 
-    def casting(self, **kw):
-        "Autocasting to bfloat16, as a context."
-        return torch.autocast(torch.device(self.dls.device).type, torch.bfloat16, **kw)
-
     def before_fit(self):
         self.learn.scaler, self.scales = torch.amp.GradScaler('cpu', enabled=False), []
-
-    def before_batch(self):
-        self.cast = self.casting()
-        self.cast.__enter__()
 
     def after_loss(self): self.leave()
     def after_cancel_batch(self): self.leave()
     def after_fit(self): self.learn.scaler = None
 
-    def leave(self):
-        "Cast no more."
-        if self.cast is not None:
-            self.cast.__exit__(None, None, None)
-            self.cast = None
+# %% ../../nbs/6_train/03_precision.ipynb #8a481041
+@patch
+def casting(self:BFloat16, **kw):
+    "Autocasting to bfloat16, as a context."
+    return torch.autocast(torch.device(self.dls.device).type, torch.bfloat16, **kw)
+
+# %% ../../nbs/6_train/03_precision.ipynb #3db9e042
+@patch
+def before_batch(self:BFloat16):
+    self.cast = self.casting()
+    self.cast.__enter__()
+
+# %% ../../nbs/6_train/03_precision.ipynb #6712fef6
+@patch
+def leave(self:BFloat16):
+    "Cast no more."
+    if self.cast is not None:
+        self.cast.__exit__(None, None, None)
+        self.cast = None
 
 # %% ../../nbs/6_train/03_precision.ipynb #296bdfc5
 def autocasting(

@@ -43,6 +43,7 @@ def read_queue(
         raise GrefelError(f'{path}: no readable list of runs for {part} ({error!r})') from None
     return [w for entry in entries for w in _waiting(path, entry, part == 'gpu')]
 
+# %% ../../nbs/6_train/10_queue.ipynb #6b7478e4
 def _waiting(path, entry, long):
     "The runs of one entry, seed by seed."
     file = path.with_name(entry['file'])
@@ -68,10 +69,12 @@ def what_is_left(
                           minutes=None if done else minutes))
     return pd.DataFrame(lines, columns=['file', 'row', 'seed', 'done', 'minutes'])
 
+# %% ../../nbs/6_train/10_queue.ipynb #949a358e
 def _table(waiting):
     "The CSV that a run's line goes to."
     return waiting.file.with_name(waiting.file.stem + '_long'*waiting.long + '.csv')
 
+# %% ../../nbs/6_train/10_queue.ipynb #0053cef1
 def _minutes(known, epochs):
     "By the mean time of an epoch in a table; None where it's empty."
     if not len(known): return None

@@ -36,6 +36,7 @@ def join_ranks(
     if first: atexit.register(_part)
     return device if on_cpu else state.device
 
+# %% ../../nbs/6_train/00_ranks.ipynb #539a5d78
 def _part():
     if dist.is_initialized(): dist.destroy_process_group()
 
@@ -54,6 +55,7 @@ def _home():
     "Where tensors have to be for the ranks to exchange them."
     return torch.device('cuda') if 'nccl' in dist.get_backend() else torch.device('cpu')
 
+# %% ../../nbs/6_train/00_ranks.ipynb #4770d927
 def sum_over_ranks(
     numbers,       # of this rank
 ) -> list:         # floats; alone they are the same numbers
@@ -95,6 +97,7 @@ def _lost(error):
     return isinstance(error, dist.DistError) or any(
         word in text for word in ('gloo', 'NCCL', 'Connection closed by peer', 'Connection reset'))
 
+# %% ../../nbs/6_train/00_ranks.ipynb #30ff9462
 def _first_to_speak():
     "Whether no other rank has said why the training ends."
     try: return dist.distributed_c10d._get_default_store().add('grefel-said', 1) == 1
@@ -157,6 +160,7 @@ def before_validate(self:Ranks):
     ema = getattr(self.learn, 'ema', None)
     average_buffers(self.model, *([ema.average.module] if ema else []))
 
+# %% ../../nbs/6_train/00_ranks.ipynb #c6840956
 @patch
 def after_validate(self:Ranks):
     if self.together is None: return

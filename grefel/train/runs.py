@@ -51,7 +51,7 @@ class Recipe:
     seed:int = 0                     # of weights, order, augmentation, dropout
     rule:str = 'majority'            # which images count, and their class
     train_rule:str|None = None       # of training images; 'argmax' keeps those without a majority
-    targets:str = 'votes'            # what is learned: 'votes' (the crowd's distribution) or 'hard'
+    targets:str = 'votes'            # what is learned: 'votes' (as annotators voted) or 'hard'
     num_classes:int = 8              # 7 leaves out contempt
     drop_duplicates:bool = True      # remove training images with a duplicate in valid or test
     augment:str|dict = 'camera'      # see grefel.data.augment.AUGMENTATIONS
@@ -132,6 +132,7 @@ def read_recipe(
     for name in base | changes: _field_type(name, path or 'recipe')
     return Recipe(**base | changes)
 
+# %% ../../nbs/6_train/08_runs.ipynb #e19af660
 def _field_type(name, where):
     "What kind of value a field holds; `GrefelError` for fields that don't exist."
     known = {f.name: f.type for f in fields(Recipe)}
@@ -166,6 +167,7 @@ def _value(text):
     try: return _WORDS[text.lower()] if text.lower() in _WORDS else json.loads(text)
     except ValueError: return text
 
+# %% ../../nbs/6_train/08_runs.ipynb #f04aba53
 def _typed(name, text, kind):
     "A text as the kind of value that a field holds."
     kinds, value = getattr(kind, '__args__', (kind,)), _value(text)
@@ -198,18 +200,20 @@ class KeepRun(Callback):
         set_seed(seed*1009 + self.epoch + 15_485_863*rank)  # its dropout, also after a stop
         self.recorder.smooth_loss.reset()  # an epoch's loss is its own
 
-    def after_epoch(self):
-        if self.epoch < self.start: return
-        row = dict(zip(self.recorder.metric_names[:-1], [self.epoch, *self.recorder.log[1:]]))
-        now = time.perf_counter()
-        row['seconds'], self.since = round(now - self.since, 1), now
-        best = max((r[self.monitor] for r in self._measured()), default=float('-inf'))
-        self.rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
-        lines = [','.join(row), *(','.join(str(v) for v in r.values()) for r in self.rows)]
-        if rank_and_world()[0]: return  # the first rank writes for all
-        write_file(self.out/'history.csv', '\n'.join(lines) + '\n')
-        if self.rows[-1][self.monitor] > best: self.save('weights.safetensors')
-        self.save_state()
+# %% ../../nbs/6_train/08_runs.ipynb #818d6693
+@patch
+def after_epoch(self:KeepRun):
+    if self.epoch < self.start: return
+    row = dict(zip(self.recorder.metric_names[:-1], [self.epoch, *self.recorder.log[1:]]))
+    now = time.perf_counter()
+    row['seconds'], self.since = round(now - self.since, 1), now
+    best = max((r[self.monitor] for r in self._measured()), default=float('-inf'))
+    self.rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
+    lines = [','.join(row), *(','.join(str(v) for v in r.values()) for r in self.rows)]
+    if rank_and_world()[0]: return  # the first rank writes for all
+    write_file(self.out/'history.csv', '\n'.join(lines) + '\n')
+    if self.rows[-1][self.monitor] > best: self.save('weights.safetensors')
+    self.save_state()
 
 # %% ../../nbs/6_train/08_runs.ipynb #b6421e8e
 @patch
@@ -217,6 +221,7 @@ def _measured(self:KeepRun):
     "The rows whose metric is a number."
     return [r for r in self.rows if r[self.monitor] == r[self.monitor]]
 
+# %% ../../nbs/6_train/08_runs.ipynb #13d23616
 @patch(as_prop=True)
 def kept(self:KeepRun):
     "What the folder holds, in words, for who has to say that training stopped."
@@ -328,6 +333,7 @@ def _same_run(folder, recipe, what, faces=None):
         raise GrefelError(f'{folder}: holds {what} run with {", ".join(differs)}; '
                           'choose another folder, or delete this one')
 
+# %% ../../nbs/6_train/08_runs.ipynb #8b8c293c
 def _about(folder): return json.loads((folder/'config.json').read_text())
 
 # %% ../../nbs/6_train/08_runs.ipynb #f971e560
@@ -463,6 +469,7 @@ class ReportProgress(Callback):
         n = len(self.dls.train)
         self.report(self.epoch*n + self.iter + 1, self.n_epoch*n)
 
+# %% ../../nbs/6_train/08_runs.ipynb #08217e7d
 def _watching(progress): return [ReportProgress(progress)] if callable(progress) else []
 
 # %% ../../nbs/6_train/08_runs.ipynb #b3253cca
@@ -476,6 +483,7 @@ def _model(recipe):
     if recipe.drop_path: set_drop_path(model, recipe.drop_path)
     return model
 
+# %% ../../nbs/6_train/08_runs.ipynb #48f7bc34
 def _begun(recipe, settings):
     "The model of a recipe that goes on from weights: their settings, and classes by name."
     state, known, _ = read_weights(path := weights_file(recipe.start))
@@ -555,6 +563,7 @@ def _digest(*parts):
     "16 letters for some bytes; others have others."
     return hashlib.blake2b(b'\0'.join(parts), digest_size=8).hexdigest()
 
+# %% ../../nbs/6_train/08_runs.ipynb #4db7da2f
 def _facts(faces):
     "What is worth keeping about the faces a run used."
     names = 'layout', 'rule', 'targets', 'rows', 'twins', 'dropped_duplicates', 'noise'
@@ -578,6 +587,7 @@ def stages(
 # %% ../../nbs/6_train/08_runs.ipynb #e8a9148d
 def _several(weights): return [weights] if isinstance(weights, str) else list(weights or ())
 
+# %% ../../nbs/6_train/08_runs.ipynb #1cb91a19
 def _history(recipe):
     "The recipes behind the weights a run starts and learns from, and which weights these were."
     models = {w: load_model(w) for w in _several(recipe.start) + _several(recipe.teacher)}
@@ -591,6 +601,7 @@ def _history(recipe):
 _MEASURED = ('epoch', 'valid', 'temperature', 'risk', 'risk_from', 'calibration', 'flip_test',
              'balanced', 'validation', 'chosen_from', 'ran')
 
+# %% ../../nbs/6_train/08_runs.ipynb #58fa59d1
 def average_weights(
     weights,      # two or more weights files, runs' folders or shipped sizes, of one architecture
     out,          # the file of the mean

@@ -17,8 +17,8 @@ from grefel.measure.scores import measure
 from grefel.method.files import load_model, weights_digest
 from grefel.train import experiments
 from grefel.train.experiments import (
-    COLUMNS, FLIPS, METRICS, commit, differences, model_cost, paired_difference, plot_rows,
-    processor, read_results, read_spec, recall_table, results_table, run_facts, run_row, run_table,
+    COLUMNS, FLIPS, METRICS, commit, differences, model_cost, paired_difference, processor,
+    read_results, read_spec, recall_table, results_table, run_facts, run_row, run_table,
     spread_table, summary)
 from grefel.train.runs import read_recipe, training_faces
 
@@ -329,12 +329,3 @@ def test_what_was_run_in_words(table):
     assert facts[['runs', 'seeds a row', 'epochs', 'validation faces']].tolist() == [8, '4', '3',
                                                                                     '96']
     assert facts['training faces'] == '96 or 1,040' and facts['training time'] == '0.1 h'
-
-
-def test_every_run_is_a_dot_and_every_mean_a_line(table):
-    ax = plot_rows(table).axes[0]
-    dots = {tuple(np.round(line.get_xdata(), 3)) for line in ax.lines[::2]}
-    assert dots == {tuple(A), tuple(B)}
-    means = [line.get_xdata()[0] for line in ax.lines[1::2]]
-    assert sorted(means) == pytest.approx([np.mean(A), np.mean(B)])
-    assert [t.get_text() for t in ax.get_yticklabels()] == ['b', 'a']  # the first on top
