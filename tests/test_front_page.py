@@ -44,7 +44,7 @@ def test_the_index_reads_well_as_a_notebook():
 
 def test_all_first_hours_are_linked():
     start = {f'1_start/{p.name}' for p in (NBS/'1_start').glob('*.ipynb')}
-    assert len(start) == 5 and start == set(re.findall(r'\((1_start/[^)]*)\)', PROSE))
+    assert len(start) == 6 and start == set(re.findall(r'\((1_start/[^)]*)\)', PROSE))
 
 
 def test_stored_table_is_what_the_files_give():
@@ -128,6 +128,21 @@ def test_numbers_in_sentences_are_those_of_the_files():
         assert f"off by {100*small['ece']:.1f} points" in PROSE
     assert (f"{small['changed']} of {small['n']:,}, {small['helped']} for the better and "
             f"{small['hurt']}") in PROSE
-    noise = pd.read_csv(front_page.EXPERIMENTS/'E13_noise.csv').set_index('row').accuracy*100
+    noise = pd.read_csv(front_page.EXPERIMENTS/'E13_noise.csv').groupby('row').accuracy.mean()*100
     lost = [noise[f'{who}, clean'] - noise[f'{who}, symmetric 30%'] for who in ('grefel', 'plain')]
     assert 'GReFEL loses {:.1f} points and a plain network {:.1f}'.format(*lost) in PROSE
+
+
+def test_what_the_figures_hold_for_is_what_was_measured():
+    rows = pd.read_csv(front_page.EXPERIMENTS/'E17_robustness.csv')
+    noise = rows[(rows.kind == 'noise') & (rows.severity == 3)].set_index('name')
+    right, sure = 100*noise.accuracy, 100*noise.mean_confidence
+    assert f"it's right on {right['nano']:.1f}%, and no surer" in PROSE
+    assert sure['nano'] <= right['nano']
+    assert f"{right['small']:.1f}%, and {sure['small']:.0f}% sure" in PROSE
+
+
+def test_the_table_of_tools_is_what_the_files_give():
+    stored = [''.join(o['data'].get('text/markdown', [])) for c in read(NBS/'index.ipynb')['cells']
+              for o in c.get('outputs', []) if 'data' in o]
+    assert front_page.tools_table() in stored

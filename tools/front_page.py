@@ -1,4 +1,4 @@
-"""What the front page shows beside prose: its table. Tested in tests/test_front_page.py."""
+"""What the front page shows beside prose: its tables. Tested in tests/test_front_page.py."""
 import json
 
 from nbtools import NBS
@@ -8,7 +8,7 @@ PLAIN = {'nano': 'plain, as costly as nano', 'small': 'plain, as costly as small
 
 
 def scored():
-    "What was measured on the test images, once: shipped weights by name, and installable tools."
+    "What was measured on the test images, once: shipped weights by name, and two other tools."
     return json.loads((EXPERIMENTS/'heldout.json').read_text(encoding='utf-8'))
 
 
@@ -39,7 +39,7 @@ def milliseconds(what, speeds):
 
 
 def results_table():
-    "The table of the front page, Markdown."
+    "GReFEL beside plain networks of the same cost; Markdown."
     import pandas as pd
     runs, speeds = (pd.read_csv(EXPERIMENTS/f) for f in ('E12_seeds.csv', 'B01_speed.csv'))
     lines = ['| | validation, 3 seeds | **test** | KL to votes | ECE, test | ms a face |',
@@ -53,9 +53,19 @@ def results_table():
                      f"| {milliseconds(f'grefel {size}', speeds)} |")
         lines.append(f'| plain network, as many multiplications | {seeds(PLAIN[size], runs)} | – | '
                      f'{kl_untempered(PLAIN[size], runs)} | – | – |')
-    for tool in scored()['tools']:
-        name, version = tool['name'].rsplit(' ', 1)
-        ece = f"{tool['ece']:.3f}".lstrip('0') if 'ece' in tool else '–'
-        lines.append(f"| `{name}` {version}, installable | – | {100*tool['accuracy']:.1f} | – | "
-                     f"{ece} | – |")
+    return '\n'.join(lines)
+
+
+def tools_table():
+    "GReFEL beside tools that one command installs, on the same images; Markdown."
+    import pandas as pd
+    tools = pd.read_csv(EXPERIMENTS/'E21_tools.csv')
+    lines = ['| | right | balanced | ECE | KL to votes | right, noise σ 10 |',
+             '|---|---|---|---|---|---|']
+    for tool in tools.itertuples():
+        own = tool.package == 'grefel'
+        name = f'**grefel {tool.tool}**' if own else f"`{tool.package.replace('==', ' ')}`"
+        lines.append(f'| {name} | {100*tool.accuracy:.1f} | {100*tool.balanced_accuracy:.1f} | '
+                     f"{f'{tool.ece:.3f}'.lstrip('0')} | {tool.kl_votes:.2f} | "
+                     f'{100*tool.noise_accuracy:.1f} |')
     return '\n'.join(lines)

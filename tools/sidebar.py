@@ -13,12 +13,17 @@ PARTS = {'1_start': 'Start', '2_base': 'Base', '3_method': 'The method', '4_data
 SIDEBAR = NBS/'sidebar.yml'
 
 
+def reading_order(path):
+    "By number; among the experiments the questions come before the benchmarks."
+    return path.parent.name, path.name.startswith('B'), path.name
+
+
 def render():
     "The sidebar's YAML. A folder without a heading is an error: every room has its place."
     lines = ['website:', '  sidebar:', '    collapse-level: 1', '    contents:',
              '      - index.ipynb']
     shown = None
-    for path in notebooks():
+    for path in sorted(notebooks(), key=reading_order):
         folder = path.parent.name
         if path.parent == NBS: continue
         if folder != shown:
