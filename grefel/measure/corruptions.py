@@ -175,6 +175,7 @@ def plot_robustness(
     for ax, kind in zip(axs, kinds):
         _plot_kind(ax, [clean] + [r for r in rows if r['kind'] == kind], kind)
     axs[0].set_ylabel('share of faces')
+    for ax in axs[max(0, len(kinds) - columns):len(kinds)]: ax.set_xlabel('severity')
     axs[0].text(.1, .06, 'right', color=BLUE, fontsize=9)
     axs[0].text(2.2, .06, 'mean confidence', color=ORANGE, fontsize=9)
     return fig

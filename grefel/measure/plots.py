@@ -64,7 +64,7 @@ def plot_classwise(
     ax.errorbar(recall, y, xerr=reach, fmt='none', ecolor=GREY, lw=1.6, capsize=3)
     known = [i for i, r in enumerate(rows) if r['precision'] is not None]
     ax.plot([rows[i]['precision'] for i in known], y[known], 'D', color=ORANGE, ms=6,
-            label='precision')
+            label='precision', clip_on=False)                           # whole at 0 and 1 as well
     ax.set(yticks=y, yticklabels=[f"{r['class']} ({r['n']})" for r in rows], xlim=(0, 1),
            xlabel='share')
     ax.invert_yaxis()

@@ -76,9 +76,11 @@ def balance_logits(
     if merge not in MERGES: raise ValueError(f"merge is {' or '.join(MERGES)}, not {merge!r}")
     if not corrections: return primary, primary
     def sure(q, floor=0.): return confidence(q.exp())[:, None] + floor             # (B, 1)
-    def weigh(a, b): return mix(a, b, sure(a, 1e-4)/(sure(a, 1e-4) + sure(b, 1e-4)))
-    t = corrections[0] if len(corrections) == 1 else weigh(*corrections)
-    return (weigh(primary, t) if merge == 'confidence' else mix(primary, t, sure(primary))), t
+    def weigh_logs(a, b):   # weigh, in logarithms
+        return mix(a, b, sure(a, 1e-4)/(sure(a, 1e-4) + sure(b, 1e-4)))
+    t = corrections[0] if len(corrections) == 1 else weigh_logs(*corrections)
+    final = weigh_logs(primary, t) if merge == 'confidence' else mix(primary, t, sure(primary))
+    return final, t
 
 # %% ../../nbs/3_method/07_balancing.ipynb #a7f68f41
 def balance(
