@@ -79,7 +79,7 @@ def _prepare_heic(prefix):
     "Have HEIC read if a file begins like one; `ValueError` with what to install where it can't be."
     if prefix[4:8] != b'ftyp' or prefix[8:12] not in _HEIC_BRANDS or 'HEIF' in Image.OPEN: return
     if not find_spec('pi_heif'):
-        raise ValueError("is a HEIC picture; what reads them: pip install 'grefel[heic]'")
+        raise ValueError("is a HEIC image; what reads them: pip install 'grefel[heic]'")
     from pi_heif import register_heif_opener
     register_heif_opener()
 
@@ -132,7 +132,7 @@ def _from_tensor(tensor, max_pixels):
 def _open_file(path):
     "Open a regular, non-empty file for reading; `ValueError` with the reason otherwise."
     if not os.path.lexists(path): raise ValueError('no such file')
-    if path.is_dir(): raise ValueError('is a folder, not a picture')
+    if path.is_dir(): raise ValueError('is a folder, not an image')
     if not path.exists(): raise ValueError('is a link to a file that does not exist')
     if not path.is_file(): raise ValueError('is not a regular file')
     if path.stat().st_size == 0: raise ValueError('is an empty file')
@@ -143,7 +143,7 @@ def _from_file(file, max_pixels):
     "Decode the image in an open binary file."
     if not (hasattr(file, 'seek') and file.seekable()): file = io.BytesIO(file.read())
     image = _read_header(file)
-    if image is None: raise ValueError('is not a picture in a format that is read here')
+    if image is None: raise ValueError('is not an image in a format that is read here')
     _check_size(image.size, max_pixels)
     return _upright_rgb(image)
 
@@ -152,11 +152,11 @@ def image_name(source):
     "What an error message calls an image."
     if isinstance(source, (str, os.PathLike)): return str(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return f'picture of {len(source):,} bytes'
+        return f'image of {len(source):,} bytes'
     if isinstance(source, Image.Image):
-        return getattr(source, 'filename', '') or f'PIL picture of mode {source.mode}'
-    if hasattr(source, 'shape'): return f'picture of shape {tuple(source.shape)}'
-    return str(getattr(source, 'name', f'picture ({type(source).__name__})'))
+        return getattr(source, 'filename', '') or f'PIL image of mode {source.mode}'
+    if hasattr(source, 'shape'): return f'image of shape {tuple(source.shape)}'
+    return str(getattr(source, 'name', f'image ({type(source).__name__})'))
 
 # %% ../../nbs/2_base/02_images.ipynb #a8ca0df4
 def _load(source, max_pixels):
@@ -173,7 +173,7 @@ def _load(source, max_pixels):
     if hasattr(source, 'shape') and hasattr(source, 'detach'):
         return _upright_rgb(_from_tensor(source, max_pixels))
     if hasattr(source, 'read'): return _from_file(source, max_pixels)
-    raise ValueError('needed is a path, bytes, a binary file, a PIL picture, an array or a tensor')
+    raise ValueError('needed is a path, bytes, a binary file, a PIL image, an array or a tensor')
 
 # %% ../../nbs/2_base/02_images.ipynb #193deea4
 def load_image(
@@ -209,7 +209,7 @@ def _checked_box(image, box):
     if not (x0 < x1 and y0 < y1 and np.isfinite([x0, y0, x1, y1]).all()):
         raise GrefelError(f'box {box}: needed are four numbers x0 < x1, y0 < y1')
     if x0 >= image.width or y0 >= image.height or x1 <= 0 or y1 <= 0 or (x1 - x0)*(y1 - y0) > 1e8:
-        raise GrefelError(f'box {box}: does not fit a picture of {image.width}×{image.height}')
+        raise GrefelError(f'box {box}: does not fit an image of {image.width}×{image.height}')
     return x0, y0, x1, y1
 
 # %% ../../nbs/2_base/02_images.ipynb #d256510f

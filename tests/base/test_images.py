@@ -265,8 +265,8 @@ def test_a_single_pixel_is_an_image():
 # ---- What is refused, and how
 
 @pytest.mark.parametrize('source, words', [
-    (b'', 'is empty'), (b'Dear diary', 'not a picture'), (None, 'needed is a path'),
-    ([[1, 2]], 'needed is a path'), (io.StringIO('text'), 'picture (StringIO)'),
+    (b'', 'is empty'), (b'Dear diary', 'not an image'), (None, 'needed is a path'),
+    ([[1, 2]], 'needed is a path'), (io.StringIO('text'), 'image (StringIO)'),
     (np.full((4, 4), np.nan), 'NaN'), (np.full((4, 4), 200.), '200'),
     (np.zeros((4, 4), complex), 'complex'), (np.array([['a']]), 'numbers of type'),
     (np.zeros((4, 4), np.int64), 'int64'), (np.zeros((4, 4, 2)), '(H, W, 4)'),
@@ -284,10 +284,10 @@ def test_files_that_are_none_are_told_apart(tmp_path):
     (tmp_path/'notes.jpg').write_text('Dear diary')
     (tmp_path/'link.png').symlink_to('nowhere.png')
     assert complaint(tmp_path/'missing.jpg').endswith('missing.jpg: no such file')
-    assert complaint(tmp_path).endswith('is a folder, not a picture')
+    assert complaint(tmp_path).endswith('is a folder, not an image')
     assert complaint(tmp_path/'empty.png').endswith('is an empty file')
     assert complaint(tmp_path/'link.png').endswith('is a link to a file that does not exist')
-    assert 'not a picture in a format' in complaint(tmp_path/'notes.jpg')
+    assert 'not an image in a format' in complaint(tmp_path/'notes.jpg')
     complaint(str(tmp_path/'nul\0byte.png'))
     complaint(str(tmp_path/('x'*5000 + '.png')))
 

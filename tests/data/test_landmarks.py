@@ -238,7 +238,7 @@ def test_points_are_those_of_the_image_and_not_of_the_square(tmp_path, folder):
     made = make_landmarks(folder, tmp_path/'l.parquet')
     assert (made['rows'], made['found'], made['failed']) == (4, 3, 1)
     table = pd.read_parquet(tmp_path/'l.parquet')
-    assert 'picture' in table['problem'][3] and table['landmarks'][3] is None
+    assert 'not an image' in table['problem'][3] and table['landmarks'][3] is None
     faces = load_faces(folder, None, img_size=load_model().config['img_size'])
     in_square = 0.5 + (read_landmarks(tmp_path/'l.parquet')[:3] - 0.5)*torch.tensor([96/144, 1.])
     assert_close(in_square, agreed_landmarks(faces.images)[0], atol=1e-4, rtol=0)
