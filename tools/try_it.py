@@ -70,7 +70,7 @@ def constants():
 
 
 # name → rows of the drawn faces, seed of the scene, least and most pixels a face has
-EXAMPLES = dict(clear=([1], 1, (150, 240)), unsure=([18], 18, (150, 240)),
+EXAMPLES = dict(clear=([1], 1, (150, 240)), unsure=([27], 27, (150, 240)),
                 group=([1, 4, 7, 21, 33, 18], 2, (60, 130)))
 
 

@@ -325,7 +325,8 @@ def changed_data(
 def _same_run(folder, recipe, what, faces=None):
     "`GrefelError` if a folder holds a run of another recipe, other weights or other data."
     before, now = asdict(read_recipe(folder/'config.json')), asdict(recipe)
-    differs = [f'another {k}' for k, v in now.items() if before.get(k) != v]
+    settings = ', '.join(k for k, v in now.items() if before.get(k) != v)
+    differs = [f'other settings ({settings})']*bool(settings)
     differs = differs or [f'other weights of {name!r}'
                           for name in changed_weights(_about(folder).get('weights'))]
     if faces is not None: differs = differs or changed_data(_about(folder).get('data'), faces)

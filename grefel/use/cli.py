@@ -32,7 +32,7 @@ _TRAIN = dict(  # recipe field → (type, default that the help quotes, help)
     rule    = (str, 'majority', 'which images count: majority, argmax, probability'),
     train_rule  = (str, None, 'another rule for training images: argmax keeps those without a '
                               'majority'),
-    targets = (str, 'votes', "what is learned: votes (the crowd's distribution) or hard"),
+    targets = (str, 'votes', "what is learned: votes (as annotators voted) or hard"),
     num_classes    = (int, 8, '8, or 7 without contempt'),
     augment        = (str, 'camera', 'none, light, camera or heavy'),
     hide_landmarks = (float, 1., 'share of faces whose known landmarks are hidden from the model'),
@@ -207,8 +207,8 @@ def _predict_arguments(p):
                    help='call an answer reliable where at most this share was wrong on validation '
                         '(default: 0.1)')
     p.add_argument('--coverage', type=float, metavar='SHARE',
-                   help='answer with a set of expressions that holds the truth in so many of '
-                        'hundred answers: 0.8, 0.9 or 0.95')
+                   help='answer with a set of expressions that holds the truth in this share of '
+                        'answers: 0.8, 0.9 or 0.95')
     p.add_argument('--promise', choices=['labels', 'annotators'],
                    help='what the truth is: labels, what most people would say, or annotators, '
                         'what one of them would (default: labels)')
@@ -342,7 +342,7 @@ def train_command(args):
     history = pd.read_csv(Path(args.out)/'history.csv').to_dict('records')
     best = max(history, key=lambda r: r['accuracy'])
     if args.json: return _print_json(args, dict(out=args.out, best=best))
-    print(f"{'This run was finished before. '*before}Best epoch {best['epoch']}: "
+    print(f"{'This run was finished before. '*before}Best epoch {best['epoch'] + 1}: "
           f"{best['accuracy']:.2%} right on validation. Weights, history and recipe are in "
           f"{args.out}")
 

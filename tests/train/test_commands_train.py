@@ -32,7 +32,7 @@ def test_columns_and_classes_reach_the_run_and_travel_with_it(table, tmp_path, c
     path, labels = table
     main(['train', '--data', str(path), '--columns', COLUMNS, '--classes', CLASSES,
           '--out', str(tmp_path/'run'), '--quiet', *TINY])
-    assert 'Best epoch 0' in capsys.readouterr().out
+    assert 'Best epoch 1:' in capsys.readouterr().out
     kept = json.loads((tmp_path/'run/config.json').read_text())['recipe']
     assert kept['reading'] == dict(columns=COLUMNS, classes=CLASSES)
     faces = training_faces(read_recipe(**kept))

@@ -411,7 +411,7 @@ def test_a_run_of_0_1_0_with_another_recipe_is_refused_in_one_line(run, data, tm
     run('former', Recipe(**config['recipe']), cut=0)
     config['recipe'] |= dict(bf16=True)
     (tmp_path/'former'/'config.json').write_text(json.dumps(config))
-    with pytest.raises(GrefelError, match='holds an unfinished run with another bf16'):
+    with pytest.raises(GrefelError, match='holds an unfinished run with other settings .bf16.'):
         run('former', Recipe(**config['recipe'] | dict(bf16=False)))
 
 
@@ -430,7 +430,7 @@ def test_the_state_of_an_older_optimiser_is_refused_in_one_line(recipe, run, tmp
 
 def test_an_unfinished_run_of_another_recipe_is_not_continued(recipe, run, tmp_path):
     run('one', recipe(), cut=0)
-    with pytest.raises(GrefelError, match='holds an unfinished run with another lr, another wd'):
+    with pytest.raises(GrefelError, match='holds an unfinished run with other settings .lr, wd.'):
         run('one', recipe(lr=1e-2, wd=.1))
     assert len(history(tmp_path/'one')) == 1
 
@@ -440,7 +440,7 @@ def test_a_finished_run_is_not_overwritten(recipe, run, tmp_path):
     before = (tmp_path/'one'/'weights.safetensors').read_bytes()
     assert finished(tmp_path/'one', recipe(epochs=1)) and not finished(tmp_path/'no', recipe())
     with pytest.raises(GrefelError, match='holds this run, finished'): run('one', recipe(epochs=1))
-    with pytest.raises(GrefelError, match='holds a finished run with another lr'):
+    with pytest.raises(GrefelError, match='holds a finished run with other settings .lr.'):
         finished(tmp_path/'one', recipe(epochs=1, lr=.1))
     assert (tmp_path/'one'/'weights.safetensors').read_bytes() == before
 

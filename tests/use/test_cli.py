@@ -330,7 +330,7 @@ TEXTS = {
                  '    1% wrong nowhere\nThe calibrated weights are in c.safetensors\n',
     'export': 'a.onnx: 1.0 MiB, differs from PyTorch by at most 1.0e-06 on 64 faces\n'
               '8-bit weights: 99.0% of answers are those of the full precision\n',
-    'train': 'Best epoch 1: 60.00% right on validation. Weights, history and recipe are in run\n'}
+    'train': 'Best epoch 2: 60.00% right on validation. Weights, history and recipe are in run\n'}
 
 
 @pytest.fixture
@@ -477,7 +477,7 @@ def test_a_finished_run_is_not_done_again(run, replaced, monkeypatch):
     calls = replaced('train')
     monkeypatch.setattr('grefel.train.runs.finished', lambda *_: True)
     said = run('train', *CALLS['train'][0])
-    assert said.out.startswith('This run was finished before. Best epoch 1') and not calls
+    assert said.out.startswith('This run was finished before. Best epoch 2:') and not calls
 
 
 def test_train_hands_on_the_recipe(run, replaced):
