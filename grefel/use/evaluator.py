@@ -89,7 +89,7 @@ def _faces_of(model, data, split):
 def _model_of(evaluator):
     "The model, where PyTorch runs it."
     if evaluator.predictor.model is None:
-        raise GrefelError("backend 'onnx' answers pictures; figures need 'torch'")
+        raise GrefelError("backend 'onnx' answers images; metrics need 'torch'")
     return evaluator.predictor.model
 
 # %% ../../nbs/7_use/04_evaluator.ipynb #5566e48f
