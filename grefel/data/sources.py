@@ -275,7 +275,8 @@ def _affectnet_table(file, split, landmarks):
 # %% ../../nbs/4_data/04_sources.ipynb #019787f4
 def _npy_values(files):
     "The contents of many .npy files: arrays, None where a file is missing or no plain array."
-    headers, out = {}, []
+    headers: dict = {}
+    out: list = []
     for file in files:
         try:
             with open(file, 'rb') as f: content = f.read()

@@ -472,8 +472,8 @@ def _points(table, shape):
     if 'landmarks' in table.column_names: flat, _ = vectors(table['landmarks'], 136)
     part = (shape/shape.max(1, keepdims=True))[:, None]                              # (b, 1, 2)
     points = flat.reshape(-1, 68, 2)
-    points = np.where(part == 1, points, 0.5 + (points - 0.5)*part)
-    return torch.from_numpy(points.astype(np.float32))
+    padded = np.where(part == 1, points, 0.5 + (points - 0.5)*part)
+    return torch.from_numpy(padded.astype(np.float32))
 
 # %% ../../nbs/4_data/12_stream.ipynb #9c7a8b04
 @patch

@@ -90,8 +90,8 @@ def heat(
     weights = np.asarray(weights, float)                                             # (h, w)
     low, high = weights.min(), weights.max()
     share = (weights - low)/(high - low) if high > low else np.zeros_like(weights)   # 0 to 1
-    rgba = [np.full_like(share, 255), 210 - 170*share, 40 - 20*share, 190*share]
-    rgba = np.stack(rgba, -1).round().astype(np.uint8)                               # (h, w, 4)
+    layers = [np.full_like(share, 255), 210 - 170*share, 40 - 20*share, 190*share]
+    rgba = np.stack(layers, -1).round().astype(np.uint8)                               # (h, w, 4)
     return image_uri(Image.fromarray(rgba, 'RGBA'), kind='PNG')
 
 # %% ../../nbs/7_use/11_app_page.ipynb #68b32bf1

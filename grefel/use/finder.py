@@ -115,7 +115,7 @@ def _copy(pixels, scale, turn):
         return (pixels if size == (w, h) else cv2.resize(pixels, size, interpolation=how)), to
     to = cv2.getRotationMatrix2D((w/2, h/2), -turn, scale)            # OpenCV counts the other way
     around = np.abs(to[:, :2]) @ (w, h)
-    to[:, 2] += around/2 - (w/2, h/2)
+    to[:, 2] = to[:, 2] + around/2 - (w/2, h/2)
     return cv2.warpAffine(pixels, to, tuple(np.ceil(around).astype(int).tolist()),
                           borderMode=cv2.BORDER_REPLICATE), to
 
