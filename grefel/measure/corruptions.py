@@ -53,6 +53,7 @@ def _framed(x, scale=1., turn=0., dx=0., dy=0.):
     matrix = turn_matrix(*parts)                                             # (n, 3, 3)
     return warp_images(x, matrix, x.shape[-1])
 
+# %% ../../nbs/5_measure/10_corruptions.ipynb #18348490
 def _jpeg(x, quality):
     "Through Pillow's encoder and back."
     out = []
@@ -73,6 +74,7 @@ def _shot(x, v, g):
     "Shot noise of v/255 at half brightness."
     return sensor_noise(x, torch.full((len(x),), v/255), torch.ones(len(x), dtype=torch.bool), g)
 
+# %% ../../nbs/5_measure/10_corruptions.ipynb #4a7d193f
 def _covered(x, v, g):
     "A box of side v somewhere, of any grey."
     corner, grey = torch.rand(len(x), 2, generator=g)*(1 - v), torch.rand(len(x), generator=g)
@@ -180,6 +182,7 @@ def plot_robustness(
     axs[0].text(2.2, .06, 'mean confidence', color=ORANGE, fontsize=9)
     return fig
 
+# %% ../../nbs/5_measure/10_corruptions.ipynb #abeebdcb
 def _plot_kind(ax, rows, kind):
     "One kind: rows by severity, the clean ones first."
     at = [r['severity'] for r in rows]

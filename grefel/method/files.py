@@ -202,6 +202,7 @@ def class_rows(
     layers = {f'{layer}.{part}' for layer in class_layers(model) for part in ('weight', 'bias')}
     return layers | {'balancing.anchors.anchors'}
 
+# %% ../../nbs/3_method/09_files.ipynb #1fc9a9a1
 def by_class(
     old,            # (N, …) trained rows
     classes,        # their names
@@ -227,6 +228,7 @@ def _adapted(path, changes, fresh=False):
     model.metadata = metadata | (dict(adapted=report) if fresh or changes else {})
     return model
 
+# %% ../../nbs/3_method/09_files.ipynb #d983bad2
 def _changed(config, changes, path):
     "A new model with a config's settings and changes to them."
     names, n = changes.get('classes'), changes.get('num_classes', config['num_classes'])
@@ -296,6 +298,7 @@ def _timm_entry(name):
     entry.__name__, entry.__module__ = name, __name__
     return entry
 
+# %% ../../nbs/3_method/09_files.ipynb #ec7941c3
 def _default_cfg(name):
     "timm's description of a size, with the file of its weights if they are shipped."
     config = dict(name=name, num_classes=8, classes=EXPRESSIONS, **IMAGENET) | SIZES[name]
