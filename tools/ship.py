@@ -6,7 +6,8 @@
 
 RUN is a run's folder, or a file that `grefel.train.runs.average_weights` made, with the last run's
 history.csv beside it. Its best epoch is stored as float16. What is stored is then calibrated on a
-mixture of clean and spoiled faces, and measured clean and under every camera fault of the
+mixture of clean and spoiled faces (temperature, risk) and on clean ones (sets, doubts, shares,
+finds), and measured clean and under every camera fault of the
 robustness page, all on the validation images of FER+, which must lie in $GREFEL_DATA.
 
 Weights that are worse than what ships are refused: on clean faces more than 0.2 points less
@@ -258,15 +259,20 @@ def ship_onnx(size):
     return made
 
 
-def ship_notes(size):
-    "Fit what shipped weights know about their answers anew; weights and temperature stay."
-    faces, model = load_faces('ferplus', split='valid'), load_model(asset(size))
+def fit_notes(weights, faces):
+    "What weights know about their answers to clean faces; the weights and temperature stay."
+    model = load_model(weights)
     labels, votes = in_model_order(faces, model.classes)
     found = predict_data(model, faces)
     notes = reliability_notes(found, labels, faces, votes)
     stored = dict(temperature=stored_temperature(model))
     notes |= counting_notes(stored, found, labels, faces, model.classes)
-    add_metadata(asset(size), asset(size), **notes)
+    add_metadata(weights, weights, **notes)
+
+
+def ship_notes(size):
+    "Fit what shipped weights know about their answers anew; weights and temperature stay."
+    fit_notes(asset(size), load_faces('ferplus', split='valid'))
     if asset(size).with_suffix('.onnx').exists(): ship_onnx(size)
 
 
@@ -279,7 +285,8 @@ def onnx_words(size, onnx):
 def measure_stored(model, out, size, faces):
     "Write the weights, then calibrate and measure what is stored: the metrics and the calibration."
     save_model(model, out, half=True, grey=True)
-    notes = calibrate_weights(out, camera_mixture(faces), out, also=(counting_notes,))
+    notes = calibrate_weights(out, camera_mixture(faces), out)
+    fit_notes(out, faces)
     model = load_model(out)
     with tempfile.TemporaryDirectory() as scratch: metrics = evaluate(model, faces, out=scratch)
     rows = robustness.measure(model, size, faces)

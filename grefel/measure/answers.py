@@ -233,7 +233,8 @@ def faces_in_words(
     notes = get_field(data, 'notes', {})
     source = Path(str(notes.get('source', 'faces in memory'))).name
     words = f"{source}, {get_field(data, 'split', 'all')} split"
-    return words if notes.get('rule') in (None, 'label') else f"{words}, {notes['rule']} rule"
+    if notes.get('rule') not in (None, 'label'): words += f", {notes['rule']} rule"
+    return words + (f", camera faults on {notes['camera']:.0%}" if notes.get('camera') else '')
 
 # %% ../../nbs/5_measure/06_answers.ipynb #1fd2ef87
 def reliability_notes(

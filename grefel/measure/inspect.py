@@ -151,7 +151,8 @@ def close_pairs(
     block:int=1024,  # rows at a time
 ) -> np.ndarray:     # (m, 2) row numbers, the smaller first
     "Pairs of images whose hashes differ in few bits."
-    signs, found = np.where(bits, 1, -1).astype(np.float32), [np.zeros((0, 2), int)]
+    signs = np.where(bits, 1, -1).astype(np.float32)
+    found: list[np.ndarray] = [np.zeros((0, 2), int)]
     for start in range(0, len(signs), block):
         close = signs[start:start + block] @ signs[start:].T >= 64 - 2*most
         i, j = np.nonzero(close)
