@@ -115,7 +115,7 @@ def similarity_transform(
     ms, md = src.mean(-2), dst.mean(-2)                                 # (…, 2)
     s, d = src - ms[..., None, :], dst - md[..., None, :]               # (…, P, 2)
     norm = s.square().sum((-2, -1)).clamp_min(1e-12)                    # (…)
-    a = (s*d).sum((-2, -1))/norm
+    a = (s*d).sum((-2, -1))/norm                                        # a + ib is the text's a
     b = (s[..., 0]*d[..., 1] - s[..., 1]*d[..., 0]).sum(-1)/norm
     tx = md[..., 0] - a*ms[..., 0] + b*ms[..., 1]
     ty = md[..., 1] - b*ms[..., 0] - a*ms[..., 1]
