@@ -228,8 +228,9 @@ def test_no_photograph_stays_behind_however_it_ends(tmp_path, number):
         (tmp_path/f'grefel-demo-{name}'/'.lock').touch()
     lock = open(tmp_path/'grefel-demo-live'/'.lock')
     fcntl.flock(lock, fcntl.LOCK_EX)
-    # whoever runs these tests in the background passes on that Ctrl-C is ignored
-    heard = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
+    # whoever runs these tests in the background passes on that Ctrl-C, or a hang-up, is ignored
+    heard = ('import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
+             'signal.signal(signal.SIGHUP, signal.SIG_DFL); ')
     app = subprocess.Popen([sys.executable, '-c', heard + SERVE, str(port)], env=env,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
