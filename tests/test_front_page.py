@@ -47,10 +47,11 @@ def test_all_first_hours_are_linked():
     assert len(start) == 6 and start == set(re.findall(r'\((1_start/[^)]*)\)', PROSE))
 
 
-def test_stored_table_is_what_the_files_give():
+@pytest.mark.parametrize('table', [front_page.results_table, front_page.tools_table])
+def test_stored_tables_are_what_the_files_give(table):
     stored = [''.join(o['data'].get('text/markdown', [])) for c in read(NBS/'index.ipynb')['cells']
               for o in c.get('outputs', []) if 'data' in o]
-    assert front_page.results_table() in stored
+    assert table() in stored
 
 
 @pytest.mark.parametrize('page', ['20_nano', '21_small'])
@@ -140,9 +141,3 @@ def test_what_the_figures_hold_for_is_what_was_measured():
     assert f"it's right on {right['nano']:.1f}%, and no surer" in PROSE
     assert sure['nano'] <= right['nano']
     assert f"{right['small']:.1f}%, and {sure['small']:.0f}% sure" in PROSE
-
-
-def test_the_table_of_tools_is_what_the_files_give():
-    stored = [''.join(o['data'].get('text/markdown', [])) for c in read(NBS/'index.ipynb')['cells']
-              for o in c.get('outputs', []) if 'data' in o]
-    assert front_page.tools_table() in stored
