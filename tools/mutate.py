@@ -1,6 +1,6 @@
 """Break lines of the library on purpose and see whether the tests notice.
 
-    tools/mutate.py [--number 120] [--seed 0] [--jobs 2]
+    tools/mutate.py [--number 120] [--seed 0] [--jobs 2] [--again]
 
 Each mutant changes one place: an operator, a comparison, a number, a condition, or a statement that
 is left out. They are sampled with a seed, at least one a module and the more the longer it is;
@@ -10,8 +10,9 @@ always among them: lines that once broke without anybody noticing.
 For each mutant a copy of the repository is changed, module and notebook alike, and runs, until
 something fails: the tests of that room, its notebook, the other tests of its part. What came of it
 is a line of tests/mutation.csv, written as soon as it is known, so that a run that was stopped goes
-on. tests/MUTATION.md is written from that table; why a survivor may live is said in
-tests/mutants.json.
+on. A line of that table counts as long as the library has it unchanged; --again tries the survivors
+anew, with the tests that stand now. tests/MUTATION.md is written from the table; why a survivor may
+live is said in tests/mutants.json.
 """
 import argparse
 import ast
@@ -139,8 +140,21 @@ def breaks(path):
         yield Mutant(module, line, before, (raw[:first] + new.encode() + raw[last:]).decode())
 
 
-def sample(number, seed):
-    "So many mutants, at most one a line: one for each module, the others by the modules' length."
+def standing():
+    "The mutants tried before whose line the library still has, where it has it now."
+    for m in known().values():
+        path = ROOT/'grefel'/f"{m['module']}.py"
+        lines = path.read_text(encoding='utf-8').splitlines() if path.exists() else []
+        if lines.count(m['before']) == 1:
+            line = lines.index(m['before']) + 1
+            yield Mutant(m['module'], line, m['before'], m['after'])
+
+
+def sample(number, seed, kept=()):
+    """So many mutants, at most one a line: one for each module, the others by the modules' length.
+
+    `kept` are of an earlier sample, and are filled up.
+    """
     if not number: return []
     modules = [p for p in sorted((ROOT/'grefel').rglob('*.py')) if p.name not in LEFT_OUT]
     dice, chosen, left = random.Random(seed), [], []
@@ -149,8 +163,10 @@ def sample(number, seed):
         for m in breaks(path): per_line.setdefault(m.line, []).append(m)
         one_each = [dice.choice(ms) for ms in per_line.values()]
         dice.shuffle(one_each)
-        chosen += one_each[:1]
-        left += one_each[1:]
+        own = [m for m in kept if m.module == path.relative_to(
+            ROOT/'grefel').with_suffix('').as_posix()]
+        chosen += own or one_each[:1]
+        left += one_each[not own:]
     return chosen + dice.sample(left, max(0, min(len(left), number - len(chosen))))
 
 
@@ -266,11 +282,12 @@ def write(rows):
         table.writerows(rows)
 
 
-def run(mutants, folder, jobs, limit):
-    "Try what is not known yet, several at a time."
+def run(mutants, folder, jobs, limit, again=False):
+    "Try what is not known yet, several at a time; with `again` the survivors, too."
     rows, lock, free, healthy = known(), Lock(), Queue(), {}
     wanted = {(m.module, m.before, m.after) for m in mutants}
-    rows = {k: r for k, r in rows.items() if k in wanted}
+    rows = {k: r for k, r in rows.items()
+            if k in wanted and not (again and r['caught'] == 'no')}
     todo = [m for m in mutants if (m.module, m.before, m.after) not in rows]
     for i in range(jobs):
         copy_to(folder/str(i))
@@ -324,12 +341,15 @@ def main():
     parser.add_argument('--limit', type=int, default=300, help='seconds for each command')
     parser.add_argument('--folder', type=Path, default=Path('/tmp/grefel-mutants'),
                         help='where the copies go')
+    parser.add_argument('--again', action='store_true', help='try the survivors anew')
     parser.add_argument('--page', action='store_true', help='only write the page anew')
     args = parser.parse_args()
     if args.page: rows = list(known().values())
     else:
-        mutants = list(dict.fromkeys(named() + sample(args.number, args.seed)))
-        rows = run(mutants, args.folder, args.jobs, args.limit)
+        first = named()
+        kept = [m for m in standing() if m not in first]
+        mutants = list(dict.fromkeys(first + sample(args.number, args.seed, kept)))
+        rows = run(mutants, args.folder, args.jobs, args.limit, args.again)
     PAGE.write_text(page(rows).replace('|  |', '| |'), encoding='utf-8')
 
 

@@ -438,7 +438,7 @@ def load_faces(
     source='ferplus',            # a data set's name (ferplus, rafdb, synth, …), or a file or folder
     split:str|None='train',      # train, valid or test; all or None for all rows
     rule:str='majority',         # label rule for sources with votes, see RULES
-    targets:str='hard',          # hard, votes or raw (see apply_rule); truth for synthetic faces
+    targets:str='hard',          # hard, votes (hard where there are none), raw; truth for drawn faces
     drop_duplicates:bool|None=None,  # leave out images of later splits; None: only from train
     img_size:int|None=None,      # side of the stored images; None: as they are, at most 64 pixels
     num_classes:int=8,           # 8, or 7 without contempt
@@ -455,6 +455,7 @@ def load_faces(
     classes = tuple(classes or EXPRESSIONS[:num_classes])
     def table(split, **more): return read_table(source, split, data_home, **options | more)
     df = table(split)
+    if targets == 'votes' and 'votes' not in df: targets = 'hard'  # labels are all that it says
     if landmarks is not None: df = with_landmarks(df, landmarks)
     keep, *arrays, notes = _chosen(df, rule, targets, classes, bool(strict))
     own_split = bool(df['split'].isna().all())

@@ -221,7 +221,7 @@ class ShardDataset(IterableDataset):
         buffer:int=8192,           # rows held in memory to draw from when shuffling
         drop_last:bool=False,      # full batches only, and equally many for every rank
         rule:str='majority',       # label rule for shards with votes
-        targets:str='hard',        # hard, votes, raw or truth
+        targets:str='hard',        # hard, votes (hard where there are none), raw or truth
         num_classes:int=8,         # 8, or 7 without contempt
         classes=None,              # names of the classes, if not the first num_classes expressions
         drop_duplicates=None,      # leave out images of later splits; None: only from train
@@ -273,7 +273,9 @@ def _small_columns(self:ShardDataset):
     table = open_table(self.files, ['label', 'votes', 'split', 'pixel_hash', *['name'][:named]])
     if not {'label', 'votes'} & {*table.column_names}:
         raise GrefelError(f'{self.files[0]}: no column label or votes')
-    if self.targets in ('votes', 'raw') and 'votes' not in table.column_names:
+    voted = 'votes' in table.column_names
+    if self.targets == 'votes' and not voted: self.targets = 'hard'  # labels are all that it says
+    if self.targets == 'raw' and not voted:
         raise GrefelError(f"{self.files[0]}: has no votes for targets={self.targets!r}; use 'hard'")
     return table
 

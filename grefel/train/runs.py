@@ -51,7 +51,7 @@ class Recipe:
     seed:int = 0                     # of weights, order, augmentation, dropout
     rule:str = 'majority'            # which images count, and their class
     train_rule:str|None = None       # of training images; 'argmax' keeps those without a majority
-    targets:str = 'votes'            # what is learned: 'votes' (as annotators voted) or 'hard'
+    targets:str = 'votes'            # what is learned: 'votes' (labels without any) or 'hard'
     num_classes:int = 8              # 7 leaves out contempt
     drop_duplicates:bool = True      # remove training images with a duplicate in valid or test
     augment:str|dict = 'camera'      # see grefel.data.augment.AUGMENTATIONS

@@ -32,7 +32,7 @@ _TRAIN = dict(  # recipe field → (type, default that the help quotes, help)
     rule    = (str, 'majority', 'which images count: majority, argmax, probability'),
     train_rule  = (str, None, 'another rule for training images: argmax keeps those without a '
                               'majority'),
-    targets = (str, 'votes', "what is learned: votes (as annotators voted) or hard"),
+    targets = (str, 'votes', "what is learned: votes (the labels where there are none) or hard"),
     num_classes    = (int, 8, '8, or 7 without contempt'),
     augment        = (str, 'camera', 'none, light, camera or heavy'),
     hide_landmarks = (float, 1., 'share of faces whose known landmarks are hidden from the model'),

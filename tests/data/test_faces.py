@@ -382,9 +382,12 @@ def test_choices_that_there_are_not(tmp_path, twelve, kw, said):
     with pytest.raises(GrefelError, match=said): load_faces(twelve.write('parquet', tmp_path), **kw)
 
 
-def test_votes_have_to_be_there(tmp_path, twelve):
-    with pytest.raises(GrefelError, match='has no votes'):
-        load_faces(twelve.write('csv', tmp_path), targets='votes')
+def test_without_votes_the_labels_are_learned_unless_raw_votes_were_asked_for(tmp_path, twelve):
+    path = twelve.write('csv', tmp_path)
+    faces = load_faces(path, targets='votes')
+    assert faces.notes['targets'] == 'hard' and faces.votes is None
+    assert torch.equal(faces.targets, load_faces(path).targets)
+    with pytest.raises(GrefelError, match='has no votes'): load_faces(path, targets='raw')
 
 
 @pytest.mark.parametrize('name', LOOKALIKES)

@@ -250,11 +250,17 @@ def test_a_bad_image_is_left_out_and_noted(tmp_path, drawn):
     assert [b.names for b in stream] == [['a']] and [i for i, _ in stream.bad] == [1]
 
 
+def test_without_votes_the_labels_are_learned(root):
+    stream, labels = (ShardDataset(root/'shards', targets=t) for t in ('votes', 'hard'))
+    assert stream.targets == stream.notes['targets'] == 'hard'
+    assert torch.equal(next(iter(stream)).targets, next(iter(labels)).targets)
+
+
 # what is refused
 
 @pytest.mark.parametrize('source, kw, said', [
     ('nowhere', {}, 'no Parquet files'), ('shards', dict(split='test'), "no faces of split 'test'"),
-    ('shards', dict(targets='votes'), 'has no votes'),
+    ('shards', dict(targets='raw'), 'has no votes'),
     ('shards', dict(split='dev'), 'unknown split'),
     ('shards', dict(rank=4, world=4), 'reader 4 of 4')])
 def test_what_cannot_be_streamed(root, source, kw, said):

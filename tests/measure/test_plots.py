@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 
 from grefel.base.core import GrefelError
 from grefel.measure.metrics import (
-    accuracy_at_coverage, change_report, confusion_counts, per_class_table, risk_coverage)
+    accuracy_at_coverage, change_report, confusion_counts, per_class_table, reliability_bins,
+    risk_coverage)
 from grefel.measure.plots import (
     pick_faces, plot_change, plot_classwise, plot_confidence, plot_confusion, plot_faces,
     plot_groups, plot_history, plot_intervals, plot_reliability, plot_risk, plot_seeds,
@@ -48,6 +49,15 @@ def test_histograms_of_confidence_keep_right_and_wrong_apart():
     legend = plot_confidence([0.9, 0.8, 0.7], [True, True, False]).axes[0].get_legend()
     assert [t.get_text() for t in legend.get_texts()] == ['wrong (1)', 'right (2)']
     with pytest.raises(GrefelError, match='for right of shape'): plot_confidence([0.5], [1, 0])
+
+
+def test_bars_of_the_reliability_diagram_end_where_its_intervals_do(world):
+    bars, = plot_reliability(world.bold, world.labels).axes[0].containers
+    ends = np.array([line[:, 1] for line in bars[2][0].get_segments()])               # (bins, 2)
+    want = reliability_bins(world.bold, world.labels)
+    seen = want['count'] > 0
+    np.testing.assert_allclose(ends[:, 0], want['accuracy_low'][seen])
+    np.testing.assert_allclose(ends[:, 1], want['accuracy_high'][seen])
 
 
 def test_marks_on_the_risk_curve_are_mistakes_at_their_coverage(world):
