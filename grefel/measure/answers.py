@@ -25,7 +25,7 @@ from ..data.warp import to_grey
 from grefel.measure.calibration import (
     apply_temperature, between_0_and_1, calibration_notes, logit_adjustment, same_images,
     training_shares)
-from .doubts import fit_doubts
+from .doubts import FEWEST_KNOWN, fit_doubts
 from .sets import fit_sets
 
 # %% ../../nbs/5_measure/06_answers.ipynb #34f11b02
@@ -242,10 +242,11 @@ def reliability_notes(
     labels,       # (n,) class indices in the model's order
     data,         # the faces
     votes=None,   # (n, N) votes in the model's order
-) -> dict:        # sets, doubts; doubts is None for fewer than 20 faces
+) -> dict:        # sets, doubts; doubts is None for fewer than 25 different faces
     "Thresholds of sets and what is needed to tell doubts apart, for a weights file."
     source, images = faces_in_words(data), np.asarray(get_field(data, 'images'))
-    doubts = None if len(labels) < 20 else fit_doubts(found, images, votes, labels, source)
+    few = len(np.unique(same_images(images))) < FEWEST_KNOWN
+    doubts = None if few else fit_doubts(found, images, votes, labels, source)
     return dict(sets=fit_sets(found['final_probs'], labels, votes, source), doubts=doubts)
 
 # %% ../../nbs/5_measure/06_answers.ipynb #5b01b87b

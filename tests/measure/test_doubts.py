@@ -109,18 +109,34 @@ def test_each_part_sees_its_own_strangers(known):
         assert np.median(strange[name]) > 2
 
 
-def test_familiarity_is_the_share_of_known_faces_that_are_stranger(known):
-    images, found, doubts = known
-    f = familiarity(found, images, doubts)
-    total = sum(strangeness(found, images, doubts).values())
-    assert_allclose(f, [(total > t).mean() for t in total], atol=.03)
+def test_familiarity_is_the_share_of_faces_of_its_kind_that_are_stranger():
+    rng = np.random.default_rng(1)
+    images = rng.integers(60, 200, (2400, 1, 12, 12)).repeat(4, 2).repeat(4, 3).astype(np.uint8)
+    probs = rng.dirichlet(np.ones(8), 2400)
+    shape = rng.normal(size=(2400, 30)) @ rng.normal(size=(30, 136))
+    found = dict(final_probs=probs, embedding=rng.normal(size=(2400, 24)),
+                 landmarks=(shape + .05*rng.normal(size=(2400, 136))).reshape(2400, 68, 2))
+    old, new = np.arange(200), np.arange(400, 2400)
+    doubts = fit_doubts(half(found, old), images[old], labels=probs[old].argmax(1))
+    f = familiarity(half(found, new), images[new], doubts)
     assert f.min() >= 0 and f.max() <= 1
+    assert_allclose([(f < q).mean() for q in (.05, .25, .5, .75)], [.05, .25, .5, .75], atol=.1)
+    assert .01 < (f < .05).mean() < .1
+
+
+def test_duplicates_help_nobody_to_become_known():
+    rng = np.random.default_rng(2)
+    images = rng.integers(0, 255, (24, 1, 48, 48), np.uint8)[np.r_[:24, :24]]
+    found = dict(final_probs=rng.dirichlet(np.ones(8), 48))
+    with pytest.raises(GrefelError, match='24 different faces'):
+        fit_doubts(found, images, labels=np.arange(48) % 8)
 
 
 def test_ambiguity_is_what_people_say_otherwise(world):
     sharp = world.calm**2/(world.calm**2).sum(1, keepdims=True)
-    found = dict(final_probs=sharp, embedding=np.random.default_rng(0).normal(size=(2000, 4)))
-    doubts = fit_doubts(found, np.zeros((2000, 1, 48, 48), np.uint8), world.votes)
+    rng = np.random.default_rng(0)
+    found = dict(final_probs=sharp, embedding=rng.normal(size=(2000, 4)))
+    doubts = fit_doubts(found, rng.integers(0, 255, (2000, 1, 48, 48), np.uint8), world.votes)
     assert doubts['crowd_temperature'] == pytest.approx(2, rel=.05)
     otherwise = 1 - world.truth[np.arange(2000), sharp.argmax(1)]
     assert_allclose(ambiguity(sharp, doubts), otherwise, atol=.03)
