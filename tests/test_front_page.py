@@ -127,8 +127,9 @@ def test_numbers_in_sentences_are_those_of_the_files():
     if front_page.held_out('small') is not None:
         assert f"{small['accuracy']:.1%} of the time" in PROSE
         assert f"off by {100*small['ece']:.1f} points" in PROSE
-    assert (f"{small['changed']} of {small['n']:,}, {small['helped']} for the better and "
-            f"{small['hurt']}") in PROSE
+    stayed = small['changed'] - small['helped'] - small['hurt']
+    assert (f"{small['changed']} of {small['n']:,}. Of these {small['helped']} became right, "
+            f"{small['hurt']} wrong, {stayed} stayed wrong") in PROSE
     noise = pd.read_csv(front_page.EXPERIMENTS/'E13_noise.csv').groupby('row').accuracy.mean()*100
     lost = [noise[f'{who}, clean'] - noise[f'{who}, symmetric 30%'] for who in ('grefel', 'plain')]
     assert 'GReFEL loses {:.1f} points and a plain network {:.1f}'.format(*lost) in PROSE
