@@ -438,7 +438,7 @@ def load_faces(
     source='ferplus',            # a data set's name (ferplus, rafdb, synth, …), or a file or folder
     split:str|None='train',      # train, valid or test; all or None for all rows
     rule:str='majority',         # label rule for sources with votes, see RULES
-    targets:str='hard',          # hard, votes (hard where there are none), raw; truth for drawn faces
+    targets:str='hard',          # hard, votes (without any: hard), raw; truth for synthetic faces
     drop_duplicates:bool|None=None,  # leave out images of later splits; None: only from train
     img_size:int|None=None,      # side of the stored images; None: as they are, at most 64 pixels
     num_classes:int=8,           # 8, or 7 without contempt

@@ -221,7 +221,7 @@ class ShardDataset(IterableDataset):
         buffer:int=8192,           # rows held in memory to draw from when shuffling
         drop_last:bool=False,      # full batches only, and equally many for every rank
         rule:str='majority',       # label rule for shards with votes
-        targets:str='hard',        # hard, votes (hard where there are none), raw or truth
+        targets:str='hard',        # hard, votes (without any: hard), raw or truth
         num_classes:int=8,         # 8, or 7 without contempt
         classes=None,              # names of the classes, if not the first num_classes expressions
         drop_duplicates=None,      # leave out images of later splits; None: only from train

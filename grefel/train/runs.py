@@ -46,7 +46,7 @@ class Recipe:
     size:str = 'nano'                # of GReFEL, or a baseline; see grefel.method.model.SIZES
     epochs:int = 12                  # over the training faces
     bs:int = 64                      # faces in a batch
-    lr:float = 1.5e-3                # peak of the one-cycle schedule
+    lr:float|None = None             # peak of the one-cycle schedule; None: 1.5e-3, 3e-4 with start
     wd:float = 0.05                  # decoupled weight decay
     seed:int = 0                     # of weights, order, augmentation, dropout
     rule:str = 'majority'            # which images count, and their class
@@ -86,6 +86,7 @@ class Recipe:
     start:str|None = None            # weights to go on from, with their settings; None: random ones
 
     def __post_init__(self):
+        if self.lr is None: self.lr = 3e-4 if self.start else 1.5e-3
         for name, value in asdict(self).items(): setattr(self, name, _plain(value))
         self.model, self.loss = current_names(self.model), current_names(self.loss)
         _check_numbers(self)

@@ -42,7 +42,7 @@ def history(folder):
 
 @pytest.mark.parametrize('name, value', [
     ('epochs', 0), ('epochs', 1.5), ('bs', '64'), ('bs', True), ('lr', math.nan), ('lr', math.inf),
-    ('lr', None), ('lr', -1e-3), ('ema', 1.5), ('ema', 1), ('drop_path', 1), ('valid_share', 1),
+    ('bs', None), ('lr', -1e-3), ('ema', 1.5), ('ema', 1), ('drop_path', 1), ('valid_share', 1),
     ('limit', -4), ('limit', 0), ('img_size', 0), ('seed', -1), ('hide_landmarks', 1.1),
     ('teacher_share', -.1), ('warm_up', -1), ('sam', math.inf), ('noise_share', 2)])
 def test_numbers_that_cannot_be_meant_are_refused(name, value):
@@ -68,6 +68,12 @@ def test_a_recipe_equals_what_a_file_gives_back():
     assert made == Recipe(data='faces', start='w', model=dict(widths=[8, 8]),
                           augment=dict(scale=[.9, 1.1]))
     assert Recipe(**json.loads(json.dumps(asdict(made)))) == made
+
+
+def test_what_goes_on_from_weights_learns_more_slowly_unless_told():
+    assert (Recipe().lr, Recipe(start='nano').lr) == (1.5e-3, 3e-4)
+    assert Recipe(start='nano', lr=.01).lr == read_recipe(start='nano', lr=.01).lr == .01
+    assert Recipe(**asdict(Recipe(start='nano'))).lr == 3e-4
 
 
 def test_a_file_of_an_older_version_lacks_fields_and_changes_come_on_top(tmp_path):

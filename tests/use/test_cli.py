@@ -87,7 +87,9 @@ def test_the_help_of_train_quotes_the_recipes_defaults(run):
     words = ' '.join(run('train', '--help').out.split())
     quoted = dict(re.findall(r'--([a-z-]+) [A-Z_]+ (?:(?!--[a-z]).)*?\(default: ([^)]+)\)', words))
     defaults = {f.name.replace('_', '-'): f.default for f in fields(Recipe)}
-    assert {'size', 'epochs', 'lr', 'ema', 'noise-share'} <= quoted.keys()
+    assert {'size', 'epochs', 'ema', 'noise-share'} <= quoted.keys()
+    scratch, onward = Recipe().lr, Recipe(start='nano').lr
+    assert quoted.pop('lr') == f'{scratch}, with --start {onward}'
     for name in quoted.keys() - {'device', 'data-home', 'classes'}:   # these are no fields
         assert type(defaults[name])(quoted[name]) == defaults[name], name
 
