@@ -251,7 +251,7 @@ def report_html(
 ) -> str:
     "The whole report as one page that needs nothing else."
     about = f"{m['n']:,} faces · {m['source']}, {m['split']} split"
-    if m['rule']: about += f", labels by {m['rule']}"
+    if m['rule'] and m['rule'] != 'label': about += f", labels by {m['rule']}"
     about += f" · model {m['model']}" + (f" ({m['weights']})" if m['weights'] else '')
     final, primary = found['final_probs'], found.get('primary_probs')
     plots = [*_class_plots(m), *_confidence_plots(m, final, primary, labels, votes),
@@ -341,7 +341,7 @@ def _likeness(model, found, data, labels):
     return known if stored is None else known | dict(stored_ece=float(stored))
 
 # %% ../../nbs/5_measure/12_report.ipynb #4995fa74
-def _told(found, model, data, labels, classes, only_present, prior):
+def _moved_answers(found, model, data, labels, classes, only_present, prior):
     "Answers, moved if that is wished; and what to say about that and about the faces."
     occurs = np.bincount(labels, minlength=len(classes)) > 0
     present = occurs if only_present else np.ones(len(classes), bool)
@@ -350,6 +350,31 @@ def _told(found, model, data, labels, classes, only_present, prior):
     if prior is not None: said['prior'] = prior if isinstance(prior, str) else 'em'
     factors = _factors(prior, found['final_probs'], labels, get_metadata(model), present)
     return _move(found, factors), said
+
+# %% ../../nbs/5_measure/12_report.ipynb #b1300d87
+def _were_moved(said):
+    "Whether answers were changed for this data set."
+    return bool({'left_out', 'prior'} & set(said))
+
+def _as_calibrated(model, settings, said):
+    "Whether answers are given as when the weights were calibrated, so that their promises count."
+    return settings == answer_settings(model) and not _were_moved(said)
+
+# %% ../../nbs/5_measure/12_report.ipynb #e04cc8cb
+def _crossfitted(raw, data, labels, votes, bootstrap, said):
+    "Metrics of validation faces, each tempered by what other faces say; none for other splits."
+    if get_field(data, 'split') != 'valid' or _were_moved(said): return {}
+    same = same_images(get_field(data, 'images'))
+    return crossfit(raw['final_probs'], labels, votes, same, bootstrap)
+
+# %% ../../nbs/5_measure/12_report.ipynb #2de26b73
+def _write_report(out, m, data, found, labels, votes, history, title):
+    "predictions.csv, metrics.json and report.html, in this order."
+    page = report_html(m, data, found, labels, votes, history, title)
+    names = get_field(data, 'names', range(len(labels)))
+    write_file(out/'predictions.csv', predictions_csv(names, found, labels, m['classes']))
+    write_file(out/'metrics.json', json.dumps(m, indent=1, allow_nan=False) + '\n')
+    write_file(out/'report.html', page)
 
 # %% ../../nbs/5_measure/12_report.ipynb #79557a8b
 def evaluate(
@@ -378,26 +403,15 @@ def evaluate(
     history = read_history(history) if isinstance(history, (str, os.PathLike)) else history
     settings, t = answer_settings(model, flip_test, balanced), stored_temperature(model)
     raw = predict_data(model, data, bs, device, landmarks, progress, temperature=1, **settings)
-    found, moved = _told(tempered(raw, t), model, data, labels, classes, only_present, prior)
-    as_calibrated = settings == answer_settings(model) and not {'left_out', 'prior'} & set(moved)
+    found, said = _moved_answers(tempered(raw, t), model, data, labels, classes, only_present,
+                                 prior)
+    as_calibrated = _as_calibrated(model, settings, said)
     stored = get_metadata(model) if as_calibrated else {}
     m = measure(found, labels, classes, votes, bootstrap, columns=columns,
                 risk=stored.get('risk', ()), sets=stored.get('sets'))
-    if get_field(data, 'split') == 'valid' and not {'left_out', 'prior'} & set(moved):
-        same = same_images(get_field(data, 'images'))
-        m |= crossfit(raw['final_probs'], labels, votes, same, bootstrap)
-    m |= _about(model, data, weights, landmarks, device) | dict(temperature=t) | settings | moved
+    m |= _crossfitted(raw, data, labels, votes, bootstrap, said)
+    m |= _about(model, data, weights, landmarks, device) | dict(temperature=t) | settings | said
     m['fitted_here'] &= as_calibrated
     m['seconds'] = round(time.perf_counter() - started, 2)
-    if out is not None:
-        page = report_html(m, data, found, labels, votes, history, title)
-        names = get_field(data, 'names', range(len(labels)))
-        _write_report(Path(out), m, page, names, found, labels)
+    if out is not None: _write_report(Path(out), m, data, found, labels, votes, history, title)
     return m
-
-# %% ../../nbs/5_measure/12_report.ipynb #6c037f50
-def _write_report(out, m, page, names, found, labels):
-    "predictions.csv, metrics.json and report.html, in this order."
-    write_file(out/'predictions.csv', predictions_csv(names, found, labels, m['classes']))
-    write_file(out/'metrics.json', json.dumps(m, indent=1, allow_nan=False) + '\n')
-    write_file(out/'report.html', page)

@@ -101,7 +101,7 @@ def _about_temperature(m):
     t = m.get('temperature', 1)
     if 'crossfit_ece' not in m:
         return '' if t == 1 else f' The stored temperature of {t:.2f} is applied.'
-    other = (f"{m['crossfit_ece']:.3f} (cross-fitted; from all faces it is "
+    other = (f"{m['crossfit_ece']:.3f} (cross-fitted; the temperature from all faces is "
              f"{m['crossfit_temperature']:.2f})")
     if t == 1: return f' A temperature would make the error {other}.'
     if not m.get('fitted_here'):
