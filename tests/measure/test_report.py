@@ -65,6 +65,18 @@ def test_the_page_shows_the_metrics_and_its_title(run):
     assert 'Training history' in run.page and 'Accuracy by eyes' in run.page
 
 
+@pytest.mark.parametrize('rule, said', [('majority', ', labels by majority'), ('label', ''),
+                                        (None, '')])
+def test_a_rule_is_named_only_where_labels_were_made_by_one(run, monkeypatch, rule, said):
+    monkeypatch.setattr(room, 'render_page', lambda title, about, *rest: about)
+    for part in ('_class_plots', '_confidence_plots', '_other_plots', '_galleries'):
+        monkeypatch.setattr(room, part, lambda *args: [])
+    m = run.m | dict(rule=rule)
+    about = room.report_html(m, None, dict(final_probs=None), None)
+    assert about == (f"{m['n']} faces · {m['source']}, {m['split']} split{said} · "
+                     f"model {m['model']}")
+
+
 def test_nothing_is_left_open(run): assert plt.get_fignums() == []
 
 
