@@ -156,7 +156,7 @@ _PAGE = '''<!DOCTYPE html>
 <nav aria-label="Parts of this page">
 {%- for s in sections %}<a href="#part{{ loop.index }}">{{ s.title }}</a>
 {% endfor %}</nav>
-<ul class="cards" aria-label="The figures that matter">
+<ul class="cards" aria-label="The numbers that matter">
 {% for c in cards %}<li><span class="name">{{ c.name }}</span>
 <span class="value">{{ c.value }}</span>
 <span class="more">{{ c.more }}</span></li>
