@@ -455,7 +455,6 @@ def load_faces(
     classes = tuple(classes or EXPRESSIONS[:num_classes])
     def table(split, **more): return read_table(source, split, data_home, **options | more)
     df = table(split)
-    if targets == 'votes' and 'votes' not in df: targets = 'hard'  # labels are all that it says
     if landmarks is not None: df = with_landmarks(df, landmarks)
     keep, *arrays, notes = _chosen(df, rule, targets, classes, bool(strict))
     own_split = bool(df['split'].isna().all())
@@ -503,6 +502,7 @@ def _later(df, split): return df[df['split'].isin(SPLITS[SPLITS.index(split) + 1
 # %% ../../nbs/4_data/05_faces.ipynb #e4c2eb87
 def _chosen(df, rule, targets, classes, strict):
     "keep (n,), targets (n, N), labels (n,), landmarks (n, 68, 2), votes, and the notes so far."
+    if targets == 'votes' and 'votes' not in df: targets = 'hard'  # labels are all that it says
     keep, y, labels, votes, rule, wrong = _label(df, rule, targets, classes)
     known = df['landmarks'] if 'landmarks' in df else [None]*len(df)
     points, wrong_points = _check_landmarks(known)
