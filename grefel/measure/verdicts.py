@@ -166,8 +166,8 @@ def about_groups(
     if not m['groups']:
         return page_answer(ask, 'The faces come without a column that divides them, such as age, '
                            'sex or source, so nobody knows.', 'not known', 'fair')
-    worse = [f"by {name}, {r['worst']} is answered {100*r['shortfall']:.1f} points worse than its "
-             f"expressions promise (p = {r['p_accuracy']:.2g})"
+    worse = [f"by {name}, the group {r['worst']} is answered {100*r['shortfall']:.1f} points worse "
+             f"than its expressions promise (p = {r['p_accuracy']:.2g})"
              for name, r in m['groups'].items() if r['found_accuracy']]
     unsure = [f"by {name}, confidence is not equally honest (p = {r['p_confidence']:.2g})"
               for name, r in m['groups'].items()
