@@ -45,6 +45,18 @@ def mean_shape() -> Tensor:  # (68, 2) float32, fractions of the image side, mir
     if shape.shape != (68, 2): raise GrefelError(f'{path}: needs 68 rows, has {len(rows)}')
     return shape
 
+# %% ../../nbs/2_base/01_geometry.ipynb #f8226750
+def _beside(lmk):
+    "Unit vectors (68, 2) from each point to where its number stands."
+    out = torch.zeros_like(lmk)
+    for name in PATHS:
+        curve = lmk[REGIONS[name]]                                                  # (k, 2)
+        if name in _CLOSED: along = curve.roll(-1, 0) - curve.roll(1, 0)
+        else: along = torch.gradient(curve, dim=0)[0]
+        aside = torch.stack([along[:, 1], -along[:, 0]], 1)                         # (k, 2)
+        out[REGIONS[name]] = -aside if name == 'inner_lip' else aside
+    return torch.nn.functional.normalize(out, dim=1)
+
 # %% ../../nbs/2_base/01_geometry.ipynb #ef91bfae
 def plot_landmarks(
     image,               # (H, W), (H, W, 3) array, a PIL image, or None for points alone
@@ -62,8 +74,9 @@ def plot_landmarks(
     for path in PATHS.values(): ax.plot(*lmk[path].T.numpy(), color=color, lw=.8)
     ax.scatter(*lmk.T.numpy(), s=size, color=color, zorder=3)
     if numbers:
-        for i, (x, y) in enumerate(lmk.tolist()):
-            ax.annotate(i, (x, y), (2, 2), textcoords='offset points', fontsize=9)
+        for i, (point, (right, down)) in enumerate(zip(lmk.tolist(), _beside(lmk).tolist())):
+            ax.annotate(i, point, (10*right, -8*down), textcoords='offset points', fontsize=9,
+                        ha='center', va='center')
     ax.set(aspect='equal', xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
     return ax
 

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from skimage.transform import estimate_transform
 from torch.testing import assert_close
 
@@ -234,3 +235,12 @@ def test_a_plot_shows_every_point_and_joins_the_paths(template):
     assert len(ax.collections[0].get_offsets()) == 68 and len(ax.lines) == len(PATHS)
     assert [t.get_text() for t in ax.texts] == [str(i) for i in range(68)]
     assert ax.get_ylim() == (1, 0)  # y runs down
+
+
+def test_numbers_of_points_do_not_cover_one_another():
+    figure = Figure(figsize=(7.5, 7.5))
+    axes = plot_landmarks(None, mean_shape(), figure.add_axes((0, 0, 1, 1)), numbers=True)
+    figure.draw_without_rendering()
+    boxes = [t.get_window_extent().padded(0, -2) for t in axes.texts]  # digits have no descent
+    assert len(boxes) == 68
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
