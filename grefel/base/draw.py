@@ -549,13 +549,18 @@ def few_colours(
     return Image.open(file).convert(mode).quantize(colours)
 
 # %% ../../nbs/2_base/04_draw.ipynb #633e784b
-def _draw_bars(ax, distribution):
+def _draw_bars(ax, shares, top):
     "A distribution over the eight expressions as small bars; those that matter carry their name."
-    shares = torch.as_tensor(distribution).tolist()
     ax.bar(range(8), shares, color='0.2')
-    for i, share in enumerate(shares):
-        if share >= .15: ax.text(i, share + .03, EXPRESSIONS[i][:2], ha='center', fontsize=9)
-    ax.set(ylim=(0, 1.35), yticks=[], xticks=[])
+    named = [i for i in range(8) if shares[i] >= .15]
+    for i in named:
+        left, right = i - 1 in named, i + 1 in named
+        x, side = i + .4*(right - left), ('center', 'left', 'right', 'center')[left + 2*right]
+        between = left and right
+        y, lift = (max(shares[i - 1:i + 2]), 11) if between else (shares[i], 1)     # lift in points
+        ax.annotate(EXPRESSIONS[i][:2], (x, y), (0, lift), textcoords='offset points',
+                    ha=side, fontsize=9)
+    ax.set(xlim=(-.9, 7.9), ylim=(0, top), yticks=[], xticks=[])
     ax.spines[['top', 'left', 'right']].set_visible(False)
 
 # %% ../../nbs/2_base/04_draw.ipynb #741c4eee
@@ -571,14 +576,15 @@ def show_faces(
     cols, k = len(images)//rows, 1 if bars is None else 2
     width = min(width, 7.8/cols)
     lines = max([str(title).count('\n') + 1 for title in titles], default=0)
-    tall = rows*(width*(1.02 if bars is None else 1.6) + .16*lines)
+    tall = rows*(width*(1.02 if bars is None else 1.4) + .16*lines + .24*(bars is not None))
     fig = Figure(figsize=(cols*width, tall), layout='constrained')
     axs = fig.subplots(rows*k, cols, squeeze=False,
-                       height_ratios=([3, 1.6] if bars is not None else [1])*rows)
+                       height_ratios=([1, .38] if bars is not None else [1])*rows)
+    shares = [] if bars is None else torch.as_tensor(bars)[:len(images)].tolist()
     for j, image in enumerate(images):
         ax = axs[j//cols*k, j % cols]
         ax.imshow(image[0].numpy(), cmap='gray', vmin=0, vmax=255)
         ax.axis('off')
         if j < len(titles): ax.set_title(titles[j], fontsize=9, pad=2)
-        if bars is not None: _draw_bars(axs[j//cols*k + 1, j % cols], bars[j])
+        if shares: _draw_bars(axs[j//cols*k + 1, j % cols], shares[j], max(map(max, shares)))
     return few_colours(fig)

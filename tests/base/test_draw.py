@@ -335,6 +335,21 @@ def test_rows_of_faces_have_titles_and_bars():
     assert room > 10 and (np.asarray(plain.convert('L'))[:room] < 128).any(), 'letters above'
 
 
+@pytest.mark.parametrize('shares', [
+    [.5, .5, 0, 0, 0, 0, 0, 0], [0, 0, .3, .3, .4, 0, 0, 0], [0, 0, .3, 0, .3, 0, 0, .4]])
+def test_bars_share_a_scale_and_names_of_neighbours_do_not_cover_one_another(monkeypatch, shares):
+    kept = []
+    monkeypatch.setattr('grefel.base.draw.few_colours', kept.append)
+    bars = torch.tensor([shares]*8 + [[1/8]*8])
+    show_faces(torch.zeros(9, 1, 8, 8, dtype=torch.uint8), bars=bars)
+    kept[0].draw_without_rendering()
+    axes = kept[0].axes[9:]
+    for ax in axes: assert ax.get_ylim() == pytest.approx((0, max(shares)))
+    names = [t.get_window_extent() for t in axes[0].texts]
+    assert len(names) == sum(s >= .15 for s in shares)
+    assert not any(a.overlaps(b) for i, a in enumerate(names) for b in names[:i])
+
+
 def test_figures_are_kept_with_few_colours():
     from matplotlib.figure import Figure
     figure = Figure(figsize=(2, 2))
