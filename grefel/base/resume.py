@@ -24,6 +24,8 @@ def _as_bytes(
 ) -> bytes:     # its cells, so that other cells give other bytes
     "A column's cells in order; arrays count to the last value, which text would abbreviate."
     import pandas as pd
+    arrow = getattr(column.dtype, 'pyarrow_dtype', None)
+    if arrow is not None and pa.types.is_nested(arrow): column = column.astype(object)
     if column.dtype != object or not column.map(np.ndim).any():
         hashes = pd.util.hash_array(column.astype(str).to_numpy(object), categorize=True)
         return hashes.tobytes()                                          # (n,) uint64

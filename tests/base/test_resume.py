@@ -63,6 +63,15 @@ def test_other_rows_have_another_fingerprint(rows, how):
     assert fingerprint(changed(rows, how)) != fingerprint(rows)
 
 
+def test_lists_of_arrow_count_to_the_last_value():
+    def table(x):
+        lists = pa.array([x, None], pa.list_(pa.float64()))
+        return pd.DataFrame(dict(x=pd.Series(pd.arrays.ArrowExtensionArray(lists))))
+    x = np.ones(2000)
+    y = x + 1e-9*np.eye(2000)[999]
+    assert fingerprint(table(x)) == fingerprint(table(x)) != fingerprint(table(y))
+
+
 def test_only_the_columns_that_count_are_looked_at(rows):
     assert fingerprint(rows.assign(label='x'), ['name']) == fingerprint(rows, ['name'])
     assert fingerprint(rows, ['label']) != fingerprint(rows, ['name'])
