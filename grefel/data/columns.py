@@ -12,7 +12,6 @@ import re
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from typing import Iterable, NamedTuple
 from ..base.core import canonical, CLASS_ORDERS, EXPRESSIONS, GrefelError, NO_EXPRESSION
 from ..base.images import IMAGE_ENDINGS
@@ -196,9 +195,9 @@ def _plain(name): return None if name in ('nan', '<NA>') or pd.isna(name) else n
 # %% ../../nbs/4_data/00_columns.ipynb #95816d5b
 def _sample(column, most=1000):
     "Up to `most` cells that hold something, spread over an Arrow column, as plain values."
-    rows = pc.indices_nonzero(pc.is_valid(column))
-    rows = rows.take(pa.array(np.arange(0, len(rows), max(1, len(rows)//most))))
-    return [v for v in column.take(rows).to_pylist() if not isinstance(v, str) or v.strip()]
+    rows = np.flatnonzero(np.asarray(column.is_valid(), bool))  # Arrow's own crashes on no rows
+    cells = column.take(pa.array(rows[::max(1, len(rows)//most)])).to_pylist()
+    return [v for v in cells if not isinstance(v, str) or v.strip()]
 
 # %% ../../nbs/4_data/00_columns.ipynb #5263310f
 def is_bytes(
