@@ -31,11 +31,12 @@ HERE = Path(__file__).resolve().parent
 SEVEN = EXPRESSIONS[:7]                                 # without contempt
 MANY = 25, 100, 400                                     # faces a class
 # What is tried: whether it goes on from shipped weights, the peak rate and the epochs.
-WAYS = {'fine-tuned, default': dict(start=True, lr=1.5e-3, epochs=12),
-        'fine-tuned, low rate': dict(start=True, lr=3e-4, epochs=12),
+WAYS = {'fine-tuned at 0.0015': dict(start=True, lr=1.5e-3, epochs=12),
+        'fine-tuned at 0.0003': dict(start=True, lr=3e-4, epochs=12),
         'from scratch': dict(start=False, lr=1.5e-3, epochs=36)}      # three times the default
-COLUMNS = ('way', 'per_class', 'seed', 'faces', 'n', 'accuracy', 'balanced_accuracy', 'ece',
-           'kl_votes', 'seconds', 'lr', 'epochs', 'weights', 'commit', 'machine')
+COLUMNS = ('way', 'per_class', 'seed', 'faces', 'n', 'accuracy', 'balanced_accuracy',
+           'best_epoch', 'ece', 'kl_votes', 'seconds', 'lr', 'epochs', 'weights', 'commit',
+           'machine')
 
 
 def write_folder(folder, faces, per_class, seed):
@@ -73,6 +74,7 @@ def run(way, per_class, seed, weights, faces, valid, cache):
     found = scores(out, valid)
     return dict(way=way, per_class=per_class, seed=seed, faces=n, n=len(valid),
                 **{k: found[k] for k in ('accuracy', 'balanced_accuracy', 'ece', 'kl_votes')},
+                best_epoch=int(about['accuracy'].idxmax()),
                 seconds=round(float(about['seconds'].sum()), 1), lr=does['lr'],
                 epochs=does['epochs'], weights=weights, commit=commit(), machine=processor())
 
