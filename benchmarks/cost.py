@@ -11,8 +11,6 @@ a network; where the machine is quiet, --threads 2 adds rows by the clock.
 """
 import argparse
 import csv
-import datetime
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -22,7 +20,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
-from nbtools import ROOT, cpu_name
+from nbtools import ROOT, provenance
 
 OUT = ROOT/'nbs'/'8_experiments'/'B05_cost.csv'
 FIELDS = ('stage', 'threads', 'clock', 'processes', 'bs', 'side', 'parameters', 'seconds',
@@ -111,12 +109,9 @@ def ranks(world):
 
 def row(stage, threads, processes, bs, found):
     "A line of the file."
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True,
-                            text=True).stdout.strip()
     return dict(stage=stage, threads=threads, clock='processor' if threads == 1 else 'wall',
                 processes=processes, bs=bs, faces_per_s=round(bs/found['seconds'], 2),
-                date=datetime.date.today().isoformat(), commit=commit, cpu=cpu_name(),
-                torch=importlib.metadata.version('torch')) | found
+                **provenance()) | found
 
 
 def main():

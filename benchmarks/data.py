@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
-from nbtools import ROOT, cpu_name
+from nbtools import ROOT, commit, cpu_name
 
 STAGES = ('make', 'convert', 'imagefolder', 'datasets', 'datasets-stream', 'shards',
           'shards-workers', 'training-step', 'table-make', 'table', 'table-split', 'table-pandas')
@@ -335,9 +335,7 @@ def main():
     args = parsed()
     if args.child: return child(args)
     begin = time.time()
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True,
-                            text=True).stdout.strip()
-    about = dict(cores=os.cpu_count(), machine=cpu_name(), versions=versions(), commit=commit)
+    about = dict(cores=os.cpu_count(), machine=cpu_name(), versions=versions(), commit=commit())
     for stage in args.stage:
         if stage.startswith('datasets') and 'datasets ' not in about['versions']:
             print(f'{stage}: skipped, needs pip install datasets')

@@ -6,14 +6,12 @@ Writes nbs/8_experiments/B06_step.csv, which B06_step.ipynb shows.
     python benchmarks/step.py nano         this size anew; the rows of the others stay
 
 A part's time is what it takes forward and backward on the inputs that it gets within the network,
-32 faces. `step` is the whole step, with loss, AdamW and average; what the parts don't explain is
+32 faces. `step` is the whole step, with loss and AdamW; what the parts don't explain is
 `rest`. The least of several repeats, by processor time on one thread and by the clock on two, where
 the machine has to be quiet.
 """
 import argparse
 import csv
-import datetime
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -23,7 +21,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
-from nbtools import ROOT, cpu_name
+from nbtools import ROOT, provenance
 
 OUT = ROOT/'nbs'/'8_experiments'/'B06_step.csv'
 FIELDS = ('size', 'threads', 'precision', 'part', 'ms', 'repeats', 'bs', 'date', 'commit', 'cpu',
@@ -132,11 +130,8 @@ def rows_of(size, threads, precision):
     done = subprocess.run([sys.executable, __file__, '--measure', size, str(threads), precision],
                           capture_output=True, text=True, check=True,
                           env=os.environ | dict(OMP_NUM_THREADS=str(threads)))
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True,
-                            text=True).stdout.strip()
     same = dict(size=size, threads=threads, precision=precision, repeats=REPEATS, bs=BATCH,
-                date=datetime.date.today().isoformat(), commit=commit, cpu=cpu_name(),
-                torch=importlib.metadata.version('torch'))
+                **provenance())
     return [same | dict(part=part, ms=round(ms, 2)) for part, ms in json.loads(done.stdout).items()]
 
 

@@ -163,8 +163,9 @@ def sample(number, seed, kept=()):
         for m in breaks(path): per_line.setdefault(m.line, []).append(m)
         one_each = [dice.choice(ms) for ms in per_line.values()]
         dice.shuffle(one_each)
-        own = [m for m in kept if m.module == path.relative_to(
-            ROOT/'grefel').with_suffix('').as_posix()]
+        own = [m for m in kept if one_each and m.module == one_each[0].module]
+        tried = {m.line for m in own}
+        one_each = [m for m in one_each if m.line not in tried]
         chosen += own or one_each[:1]
         left += one_each[not own:]
     return chosen + dice.sample(left, max(0, min(len(left), number - len(chosen))))

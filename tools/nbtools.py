@@ -1,5 +1,7 @@
 """What the scripts here share: where things are, and how a notebook is read and written."""
+import datetime
 import functools
+import importlib.metadata
 import json
 import os
 import platform
@@ -30,6 +32,18 @@ def cpu_name():
     except OSError: lines = []
     named = (line.split(':')[1].strip() for line in lines if line.startswith('model name'))
     return next(named, platform.processor() or platform.machine())
+
+
+def commit():
+    "The short name of the commit that is checked out."
+    return subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], cwd=ROOT, capture_output=True,
+                          text=True).stdout.strip()
+
+
+def provenance():
+    "What a measured row says of when, by what and where it came about."
+    return dict(date=datetime.date.today().isoformat(), commit=commit(), cpu=cpu_name(),
+                torch=importlib.metadata.version('torch'))
 
 
 def notebooks():

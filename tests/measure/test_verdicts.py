@@ -82,7 +82,8 @@ def group(worst, accuracy, confidence):
 
 @pytest.mark.parametrize('groups, word, words', [
     ({}, 'not known', 'nobody knows'),
-    (dict(age=group('old', True, True)), 'no', 'By age, the group old is answered 12.3'),
+    (dict(age=group('old', True, True)), 'no',
+     'By age, the group old is answered 12.3 points worse'),
     (dict(age=group('old', False, True)), 'confidence does not', 'not equally honest (p = 0.002)'),
     (dict(age=group('old', False, False)), 'no difference found', 'chance would not explain')])
 def test_only_differences_that_were_found_are_told(metrics, groups, word, words):
