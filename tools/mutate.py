@@ -40,7 +40,7 @@ SWAPS = {ast.Lt: ('<', '<='), ast.LtE: ('<=', '<'), ast.Gt: ('>', '>='), ast.GtE
          ast.Add: ('+', '-'), ast.Sub: ('-', '+'), ast.Mult: ('*', '/'), ast.Div: ('/', '*'),
          ast.FloorDiv: ('//', '*'), ast.Mod: ('%', '*'), ast.Pow: ('**', '*'),
          ast.And: ('and', 'or'), ast.Or: ('or', 'and')}
-LEFT_OUT = {'__init__.py', '_modidx.py', '_moved.py', 'all.py'}
+LEFT_OUT = {'__init__.py', '__main__.py', '_modidx.py', '_moved.py', 'all.py'}
 
 
 class Mutant(NamedTuple):
