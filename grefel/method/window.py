@@ -75,11 +75,12 @@ class WindowCrossAttention(nn.Module):
         k, v = self.kv(image).chunk(2, dim=-1)
         q, k, v = split(self.q(geometry)), split(k), split(v)          # (B·nW, heads, M, d)
         bias = self.bias[:, self.index].to(q.dtype)[None]              # (1, heads, M, M)
-        if need_weights:
+        if need_weights or (torch.is_grad_enabled() and not q.is_cuda):
             weights = (q @ k.mT*q.shape[-1]**-0.5 + bias).softmax(-1)  # (B·nW, heads, M, M)
             out = weights @ v                                          # (B·nW, heads, M, d)
-        else: weights, out = None, F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(rearrange(out, 'b h m d -> b m (h d)')), weights
+        else: out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = self.proj(rearrange(out, 'b h m d -> b m (h d)'))        # (B·nW, M, C)
+        return out, weights if need_weights else None
 
 # %% ../../nbs/3_method/02_window.ipynb #c7f1ce36
 class DropPath(nn.Module):

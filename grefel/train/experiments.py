@@ -354,7 +354,7 @@ def _spread(mean, sd, form):
 def results_table(
     runs:pd.DataFrame,       # from read_results
     metrics=('accuracy', 'balanced_accuracy', 'macro_f1', 'ece'),  # columns of it
-    costs:bool=True,         # parameters and operations as well
+    costs:bool=True,         # parameters and multiplications as well
     by:str|None='accuracy',  # best first by this metric; None: in the file's order
 ) -> pd.DataFrame:           # one line a row, in words
     "Means over seeds, with standard deviations where there are several."
@@ -366,7 +366,7 @@ def results_table(
         out[name.replace('_', ' ')] = [_spread(mean, sd, form) for mean, sd in spread]
     if not costs: return out
     return out.assign(parameters=[f'{v/1e6:.2f} M' for v in s.params],
-                      operations=[f'{v/1e6:.0f} MMAC' for v in s.macs])
+                      multiplications=[f'{v/1e6:.0f} M' for v in s.macs])
 
 # %% ../../nbs/6_train/09_experiments.ipynb #5e1ab012
 def differences(
