@@ -10,7 +10,6 @@ which others on the machine hardly touch. It says nothing about a second thread 
 a network; where the machine is quiet, --threads 2 adds rows by the clock.
 """
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
-from nbtools import ROOT, provenance
+from nbtools import ROOT, provenance, put_rows
 
 OUT = ROOT/'nbs'/'8_experiments'/'B05_cost.csv'
 FIELDS = ('stage', 'threads', 'clock', 'processes', 'bs', 'side', 'parameters', 'seconds',
@@ -121,7 +120,6 @@ def main():
     p.add_argument('--measure', help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.measure: return measure(args.measure, args.threads)
-    rows = list(csv.DictReader(OUT.open())) if OUT.exists() else []
     for stage in args.stages:
         if stage == 'ranks': new = [row(stage, 1, w, 64, dict(seconds=ranks(w))) for w in RANKS]
         else:
@@ -129,12 +127,7 @@ def main():
                                    str(args.threads)], capture_output=True, text=True, check=True,
                                   env=os.environ | dict(OMP_NUM_THREADS=str(args.threads)))
             new = [row(stage, args.threads, 1, BATCH[stage], json.loads(done.stdout))]
-        now = stage, str(args.threads)
-        rows = [r for r in rows if (r['stage'], str(r['threads'])) != now] + new
-        with OUT.open('w', newline='') as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(rows)
+        put_rows(OUT, new, FIELDS, same=('stage', 'threads'))
         print(*new, sep='\n', file=sys.stderr)
 
 

@@ -11,9 +11,7 @@ Everything is read in a process of its own, so that memory is that reader's. Wha
 `convert` and `table-make` made stays in --work, and is used again, until it is deleted.
 """
 import argparse
-import csv
 import importlib
-import io
 import json
 import os
 import shutil
@@ -27,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
-from nbtools import ROOT, commit, cpu_name
+from nbtools import ROOT, commit, cpu_name, put_rows
 
 STAGES = ('make', 'convert', 'imagefolder', 'datasets', 'datasets-stream', 'shards',
           'shards-workers', 'training-step', 'table-make', 'table', 'table-split', 'table-pandas')
@@ -280,19 +278,6 @@ def versions():
     return ' '.join(filter(None, map(of, names)))
 
 
-def save(out, row):
-    "Put a row into the results, in the order of the stages, in place of its stage's older one."
-    rows = list(csv.DictReader(out.open(encoding='utf-8'))) if out.exists() else []
-    rows = [r for r in rows if r['stage'] != row['stage']] + [row]
-    rows.sort(key=lambda r: STAGES.index(r['stage']))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator='\n', restval='')
-    writer.writeheader()
-    writer.writerows(rows)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text.getvalue(), encoding='utf-8')
-
-
 def rounded(row): return {k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()}
 
 
@@ -343,7 +328,9 @@ def main():
         start, row = time.time(), run_stage(stage, args)
         if row:
             n = args.rows if stage.startswith('table') else args.n
-            save(args.out, rounded(dict(stage=stage, n=n) | row | about))
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            put_rows(args.out, [rounded(dict(stage=stage, n=n) | row | about)], COLUMNS,
+                     same=('stage',), order=lambda r: STAGES.index(r['stage']))
         print(f'{stage:16s} {time.time() - start:6.1f} s  {json.dumps(rounded(row or {}))}',
               flush=True)
     print(f'{time.time() - begin:.0f} s; results in {args.out}; {args.work} may be deleted')

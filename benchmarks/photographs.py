@@ -16,7 +16,6 @@ Scenes are made of FER+'s validation faces (GREFEL_DATA names the folder that ho
 temporary folder.
 """
 import argparse
-import csv
 import io
 import os
 import sys
@@ -28,7 +27,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
-from nbtools import ROOT
+from nbtools import ROOT, put_rows
 
 STAGES = ('answers', 'doubts', 'costs', 'false', 'found')
 PARTS = ('found', 'fault', 'false', 'portrait', 'answers', 'range', 'sets', 'doubts', 'fit',
@@ -327,22 +326,6 @@ def store(size, notes):
         write_file(file, describe(onnx.load(file), load_model(path)).SerializeToString())
 
 
-def write(path, rows):
-    "Put rows into the CSV in place of those that measured the same; whole or not at all."
-    from grefel.base.core import write_file
-    kept = []
-    if path.exists():
-        with open(path, newline='', encoding='utf-8') as file: kept = list(csv.DictReader(file))
-    def measures(row): return row['part'], row.get('weights', ''), row.get('how', '')
-    fresh = {measures(row) for row in rows}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FIELDS, lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(sorted([r for r in kept if measures(r) not in fresh] + rows,
-                            key=lambda r: PARTS.index(r['part'])))
-    write_file(path, text.getvalue())
-
-
 def measured(stages, sizes, quick):
     "Rows of the stages that were asked for, and at last of the fits of each size."
     from grefel.use.predict import Predictor
@@ -376,7 +359,8 @@ def main():
         else:
             rows.append(row)
             print(*(row.get(k, '') for k in FIELDS), sep='\t', flush=True)
-    write(out, rows)
+    put_rows(out, rows, FIELDS, same=('part', 'weights', 'how'),
+             order=lambda r: PARTS.index(r['part']))
     for size, notes in zip(args.weights, fitted):
         if args.store and not args.quick: store(size, notes)
     print(os.path.relpath(out))

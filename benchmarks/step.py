@@ -11,7 +11,6 @@ A part's time is what it takes forward and backward on the inputs that it gets w
 the machine has to be quiet.
 """
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -21,7 +20,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
-from nbtools import ROOT, provenance
+from nbtools import ROOT, provenance, put_rows
 
 OUT = ROOT/'nbs'/'8_experiments'/'B06_step.csv'
 FIELDS = ('size', 'threads', 'precision', 'part', 'ms', 'repeats', 'bs', 'date', 'commit', 'cpu',
@@ -144,19 +143,12 @@ def main():
     if args.measure:
         size, threads, precision = args.measure
         return measure(size, int(threads), precision)
-    rows = list(csv.DictReader(OUT.open())) if OUT.exists() else []
     for size in args.sizes:
         for threads in args.threads:
             for precision in ('fp32', 'bf16'):
                 new = rows_of(size, threads, precision)
-                now = size, str(threads), precision
-                rows = [r for r in rows
-                        if (r['size'], str(r['threads']), r['precision']) != now] + new
-                with OUT.open('w', newline='') as file:
-                    writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
-                    writer.writeheader()
-                    writer.writerows(rows)
-                print(*now, {r['part']: r['ms'] for r in new}, file=sys.stderr)
+                put_rows(OUT, new, FIELDS, same=('size', 'threads', 'precision'))
+                print(size, threads, precision, {r['part']: r['ms'] for r in new}, file=sys.stderr)
 
 
 if __name__ == '__main__': main()

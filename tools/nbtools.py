@@ -1,7 +1,9 @@
-"""What the scripts here share: where things are, and how a notebook is read and written."""
+"""What the scripts here share: where things are, how notebooks and tables are read and written."""
+import csv
 import datetime
 import functools
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -44,6 +46,24 @@ def provenance():
     "What a measured row says of when, by what and where it came about."
     return dict(date=datetime.date.today().isoformat(), commit=commit(), cpu=cpu_name(),
                 torch=importlib.metadata.version('torch'))
+
+
+def put_rows(path, rows, fields, same, order=None):
+    """Put `rows` into a CSV in place of those that measured the same; whole or not at all.
+
+    `same` names the columns by which a row is known; `order` sorts, else new rows come last.
+    """
+    from grefel.base.core import write_file
+    def known_by(row): return tuple(str(row.get(k, '')) for k in same)
+    new, kept = {known_by(r) for r in rows}, []
+    if path.exists():
+        with open(path, newline='', encoding='utf-8') as file:
+            kept = [r for r in csv.DictReader(file) if known_by(r) not in new]
+    text = io.StringIO()
+    table = csv.DictWriter(text, fields, lineterminator='\n')
+    table.writeheader()
+    table.writerows(sorted(kept + rows, key=order) if order else kept + rows)
+    write_file(path, text.getvalue())
 
 
 def notebooks():

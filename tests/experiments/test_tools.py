@@ -1,4 +1,4 @@
-"""What the scripts behind the pages on other tools and on speed do to answers, boxes and films."""
+"""What scripts behind the pages do: answers of other tools, boxes, films, rows of their tables."""
 import json
 import sys
 
@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT/'benchmarks'))
 
 import speed  # noqa: E402
 import tools  # noqa: E402
+from nbtools import put_rows  # noqa: E402
 
 NAMES = [*tools.TOOLS]
 
@@ -136,3 +137,16 @@ def test_a_made_up_film_has_a_frame_a_second(tmp_path):
     with av.open(str(tmp_path/'film.mp4')) as film:
         times = [f.time for f in film.decode(video=0)]
     assert len(times) == 60 and times[-1] == pytest.approx(59)
+
+
+def test_rows_of_a_table_are_replaced_by_those_that_measured_the_same_and_no_others(tmp_path):
+    path, fields = tmp_path/'table.csv', ('size', 'threads', 'part', 'ms')
+    def rows(*cells): return [dict(zip(fields, c)) for c in cells]
+    def put(*cells, **kw): put_rows(path, rows(*cells), fields, same=('size', 'threads'), **kw)
+    put(('small', 1, 'step', 9), ('small', 1, 'loss', 2), ('small', 2, 'step', 5))
+    put(('small', 1, 'step', 8), ('nano', 1, 'step', 3))    # numbers, while the file holds text
+    lines = ['size,threads,part,ms', 'small,2,step,5', 'small,1,step,8', 'nano,1,step,3']
+    assert path.read_text().splitlines() == lines
+    put(('base', 1, 'step', 70), order=lambda r: r['size'])
+    assert [line.split(',')[0] for line in path.read_text().splitlines()[1:]] == [
+        'base', 'nano', 'small', 'small']
