@@ -17,7 +17,7 @@ from nbtools import NBS
 OUT = NBS/'images'/'answers.svg'
 FACES, EPOCHS, TEST = 2000, 2, 400      # to learn from; over them; to choose six from
 INK, SOFT, BLUE, ORANGE = '#6f7b8a', '#8a95a3', '#3f7fd1', '#d98324'  # legible on light and dark
-OPINIONS = dict(primary=('o', 'vision transformer'), anchor=('^', 'anchors'),
+OPINIONS = dict(primary=('o', 'classifier'), anchor=('^', 'anchors'),
                 attentive=('D', 'second look'))
 STYLE = {'svg.hashsalt': 'grefel', 'text.color': INK, 'axes.labelcolor': INK, 'font.size': 10,
          'xtick.color': INK, 'ytick.color': INK, 'axes.edgecolor': SOFT}

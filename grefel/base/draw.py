@@ -132,7 +132,7 @@ def _lip_heights(p, u, lift):
     q = (1 - u*u).clamp_min(0)
     o = q + .75*p.round*(q.sqrt() - q)
     line = p.mouth_y - lift*(u*u) + .15*(p.lift_r + p.lift_l)
-    q2 = q*q
+    q2 = q*q        # products alone: powers differ in their last bits between machines
     q4 = q2*q2
     bow = 1 - .22*(q4*q4*q4)  # the dip of the Cupid's bow
     top, bottom = line - p.open_up*o, line + p.open_lo*o

@@ -58,8 +58,9 @@ def true_confusion(
     label_noise:float|Tensor=0.,  # as given to synth_faces
 ) -> Tensor:  # (8, 8) expected share of faces: row = label, column = best answer; sums to 1
     "The confusion matrix of the best possible answers to labels drawn from the truth and flipped."
-    answer = torch.nn.functional.one_hot(truth.argmax(1), truth.shape[1]).to(truth)     # (n, 8)
-    return (truth @ noise_matrix(label_noise, truth.shape[1]).to(truth)).T @ answer/len(truth)
+    written = truth @ noise_matrix(label_noise, truth.shape[1]).to(truth)               # (n, 8)
+    answer = torch.nn.functional.one_hot(written.argmax(1), truth.shape[1]).to(truth)   # (n, 8)
+    return written.T @ answer/len(truth)
 
 # %% ../../nbs/2_base/05_synth.ipynb #c3734968
 def bayes_accuracy(

@@ -237,8 +237,8 @@ def about_likeness(
     if m.get('shares_apart', 0) > .1:
         warnings['other shares'] = (
             f"Expressions come in other shares than in training: {100*m['shares_apart']:.0f} of "
-            "100 faces would have to show something else. Answers lean to what was frequent there, "
-            "and counting them inherits that (--prior em, predict --shares).")
+            "100 faces differ. Answers lean to what was frequent there, and so would shares that "
+            "you count from them: see --prior em, and predict --shares.")
     if m.get('strangers', 0) > .15:
         warnings['strange faces'] = (
             f"{as_percent(m['strangers'])} of the faces look stranger than 19 in 20 known ones.")

@@ -75,9 +75,10 @@ def balance_logits(
     "The logarithms of the final distribution and of the combined correction."
     if merge not in MERGES: raise ValueError(f"merge is {' or '.join(MERGES)}, not {merge!r}")
     if not corrections: return primary, primary
-    def sure(q, floor=0.): return confidence(q.exp())[:, None] + floor             # (B, 1)
+    def sure(q): return confidence(q.exp())[:, None]                               # (B, 1)
     def weigh_logs(a, b):   # weigh, in logarithms
-        return mix(a, b, sure(a, 1e-4)/(sure(a, 1e-4) + sure(b, 1e-4)))
+        wa, wb = sure(a) + 1e-4, sure(b) + 1e-4
+        return mix(a, b, wa/(wa + wb))
     t = corrections[0] if len(corrections) == 1 else weigh_logs(*corrections)
     final = weigh_logs(primary, t) if merge == 'confidence' else mix(primary, t, sure(primary))
     return final, t

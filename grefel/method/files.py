@@ -155,7 +155,6 @@ def fit_shape(
     "Fit a table of places or the landmark head to another input size."
     old = state[name]
     if re.search(r'\btokens\.place\.\d+$', name) and old.shape[1] == new.shape[1]:
-
         return resize_table(old, len(new))                                     # (cells, D)
     if re.search(r'\bcross\.\d+\.attn\.bias$', name) and len(old) == len(new):
         return resize_table(old.T, new.shape[1]).T                             # (heads, offsets)

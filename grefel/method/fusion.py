@@ -84,7 +84,8 @@ class Fusion(nn.Module):
         drop_path:float=0.,     # drop path rate of the last layer; rises linearly from 0
     ):
         super().__init__()
-        rates = torch.linspace(0, drop_path, depth, device='cpu').tolist()
+        first = 0 if depth > 1 else drop_path
+        rates = torch.linspace(first, drop_path, depth, device='cpu').tolist()
         self.cls = nn.Parameter(0.02*torch.randn(embed_dim))
         self.blocks = nn.ModuleList(TransformerBlock(embed_dim, num_heads, mlp_ratio, drop, r)
                                     for r in rates)

@@ -71,7 +71,7 @@ def known_landmarks(
     landmarks,   # (B, 68, 2) fractions of the image side
 ):               # (B,) whether all 68 points of a face are numbers within a hundred image sides
     "Which faces have landmarks that can be used."
-    return (landmarks.abs() < 100).flatten(1).all(1)   # NaN is smaller than nothing
+    return (landmarks.abs() < 100).flatten(1).all(1)   # comparing with NaN gives False
 
 # %% ../../nbs/3_method/04_geometry_maps.ipynb #52671425
 class LandmarkHead(nn.Module):

@@ -39,7 +39,7 @@ def adjust_prior(
     logits,        # (B, N) of the predicted distributions, or their logarithms
     prior=None,    # (N,) π^τ, up to a factor; None: no adjustment
 ):                 # (B, N) logits
-    "What a prediction for equally frequent classes says where they are as frequent as in training."
+    "Multiply a prediction by the classes' shares in training, in logarithms."
     return logits if prior is None else logits.float() + prior.log()
 
 # %% ../../nbs/3_method/10_losses.ipynb #6f3cd45a
@@ -89,7 +89,7 @@ def landmark_loss(
     beta:float=0.05,      # errors below this (in inter-ocular distances) count squared
 ):                        # scalar ≥ 0
     "Smooth L1 in units of the inter-ocular distance, over the faces whose landmarks are known."
-    if known is None: return predicted.sum()*0  # a gradient of zeros: DDP waits for one
+    if known is None: return predicted.sum()*0  # zeros for whoever waits for a gradient
     ok = known_landmarks(known)                                                       # (B,)
     safe = torch.where(ok[:, None, None], known, predicted.detach())  # a NaN times 0 is still NaN
     unit = interocular(safe).clamp_min(0.05)[:, None, None]                           # (B, 1, 1)
@@ -113,7 +113,8 @@ class GReFELLoss(nn.Module):
         bounded:bool=True,         # False: the published anchor loss
     ):
         super().__init__()
-        self.weights = {k[7:]: v for k, v in locals().items() if k.startswith('lambda_')}
+        self.weights = dict(cls=lambda_cls, source=lambda_source, anchor=lambda_anchor,
+                            center=lambda_center, landmark=lambda_landmark)
         self.label_smoothing = label_smoothing
         hinge = partial(anchor_loss, margin=margin, kin_margin=kin_margin)
         self.apart = hinge if bounded else anchor_loss_unbounded

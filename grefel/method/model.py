@@ -172,7 +172,7 @@ def forward_head(self:GReFELModel,
     embedding, tokens = features['embedding'], features['tokens']     # (B, D), (B, T, D)
     if pre_logits: return embedding
     logits = self.head(embedding).float()/self.temperature            # (B, N)
-    e = self.reduce(embedding)                                        # (B, A)
+    e = self.reduce(embedding)                                        # (B, A); or A = D
     out = dict(logits=logits) | self.balancing(e, logits, self.reduce(tokens))
     if not self.training: check_answer(out['final_probs'])
     rest = {k: v for k, v in features.items() if k not in ('embedding', 'tokens')}

@@ -40,7 +40,7 @@ class ResBlock(nn.Module):
         pool = nn.AvgPool2d(2, ceil_mode=True) if stride == 2 else nn.Identity()
         def wider(): return nn.Sequential(pool, conv_norm(in_chans, out_chans, 1))
         self.shortcut = nn.Identity() if same else wider()
-        self.drop_path = DropPath()                    # no rate of its own; a recipe may set one
+        self.drop_path = DropPath()                    # 0 unless a training recipe sets a rate
 
     def forward(self, x):                              # (B, in_chans, h, w)
         out = self.conv2(F.relu(self.conv1(x)))        # (B, out_chans, h/stride, w/stride)
@@ -88,7 +88,7 @@ class TimmPyramid(nn.Module):
         super().__init__()
         import timm
         kw: dict = dict(features_only=True, pretrained=pretrained, in_chans=in_chans)
-        one_size = name.startswith(('vit', 'swin', 'deit'))       # their tables fit one size
+        one_size = name.startswith(('vit', 'swin', 'deit'))       # positions fit one image size
         if one_size: kw['img_size'] = img_size
         self.net = timm.create_model(name, **kw)
         with torch.no_grad():

@@ -81,12 +81,13 @@ def test_the_bound_on_accuracy():
     assert bayes_accuracy(certain, .3) == pytest.approx(.7)
 
 
-def test_the_best_confusion_is_that_of_answering_with_the_largest_truth():
+def test_the_best_answer_is_the_label_most_probably_written():
     truth = torch.tensor([[.6, .4, 0], [.1, .2, .7]])
     half = torch.tensor([[.5, .5, 0], [0, 1, 0], [0, 0, 1]])  # half of 0 is written down as 1
     assert_close(true_confusion(truth), torch.tensor([[.3, 0, .05], [.2, 0, .1], [0, 0, .35]]))
     flipped = true_confusion(truth, half)
-    assert_close(flipped, torch.tensor([[.15, 0, .025], [.35, 0, .125], [0, 0, .35]]))
+    assert_close(flipped, torch.tensor([[0, .15, .025], [0, .35, .125], [0, 0, .35]]))
+    assert bayes_accuracy(truth, half) == pytest.approx(.7)    # .5 for the largest truth
 
 
 # ---- Data sets

@@ -83,6 +83,8 @@ def test_without_layers_the_embedding_is_the_gated_mean_of_the_tokens():
 def test_rates_reach_the_layers():
     fusion = Fusion(16, depth=3, num_heads=4, drop=.3, drop_path=.4)
     assert [b.drop_path.rate for b in fusion.blocks] == pytest.approx([0, .2, .4])
+    only, = Fusion(16, depth=1, num_heads=4, drop_path=.4).blocks   # it is the last as well
+    assert only.drop_path.rate == pytest.approx(.4)
     assert [b.mlp[2].p for b in fusion.blocks] == [.3]*3
 
 

@@ -245,3 +245,10 @@ def test_every_weight_of_the_model_learns_from_the_loss():
     parts['total'].backward()
     for name, p in model.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), name
+
+
+def test_only_the_proportions_of_class_weights_matter():
+    logits, targets = torch.randn(6, N), torch.rand(6, N).softmax(-1)
+    weights = torch.tensor([1., 2., .5, 1., 3.])
+    torch.testing.assert_close(soft_nll(logits, targets, .001*weights),
+                               soft_nll(logits, targets, weights))
