@@ -1,5 +1,6 @@
 """The queue: order, time, what failed, what is done, and one line for what can't be read."""
 import json
+import time
 
 import pandas as pd
 import pytest
@@ -47,6 +48,21 @@ def test_what_failed_is_said_and_the_others_go_on(place, ran):
     assert said == ['E00_x, a, seed 0: it broke']
     assert [c[1:] for c in ran if c[0] == 'told'] == [('b', 5), ('b', 0), ('a', 1), ('b', 1)]
     assert all(0 < c[2] <= 60 for c in ran if c[0] != 'told')
+
+
+@pytest.mark.parametrize('how, at_once', [({}, 1), (dict(jobs=3), 3)])
+def test_as_many_run_at_a_time_as_were_asked_for_or_one(place, monkeypatch, how, at_once):
+    running, most = [], []
+
+    def run(waiting, *args):
+        running.append(waiting)
+        most.append(len(running))
+        time.sleep(.1)
+        running.remove(waiting)
+        return 'tried'
+    monkeypatch.setattr(queue, '_run', run)
+    run_queue(read_queue(place/'queue.json'), 1, log=lambda text: None, **how)
+    assert len(most) == 5 and max(most) == at_once
 
 
 def test_when_the_time_is_up_nothing_is_begun(place, ran):
