@@ -12,9 +12,11 @@ from PIL import Image
 
 from tests.use.films import write_film
 
+from grefel.base.core import EXPRESSIONS
 from grefel.use.app_page import (
-    about_html, answer_html, example, heat, image_uri, MAX_BYTES, MAX_FACES, message_html, percent,
-    read_album, read_photo, style, verdict)
+    about_html, album_html, answer_html, example, heat, image_uri, MAX_BYTES, MAX_FACES,
+    message_html, percent, read_album, read_photo, style, verdict)
+from grefel.use.journal import table_columns
 from grefel.use.predict import Predictor
 
 
@@ -259,6 +261,16 @@ def test_an_album_gives_a_line_a_face_and_a_table_to_download(predictor, tmp_pat
     assert 'my &lt;b&gt;.png' in page and '<b>' not in page
     data = base64.b64decode(Page(page).all('a')[0]['href'].split(',')[1]).decode()
     assert data.startswith('file,frame,') and data.count('my <') >= 3 and str(tmp_path) not in data
+
+
+@pytest.mark.parametrize('emotion, reliable, said', [
+    ('fear', True, 'fear (60%)'), ('fear', False, 'unsure, perhaps fear (60%)'),
+    ('fear', None, 'fear (60%)'), (None, None, 'no face found')])
+def test_a_line_of_an_album_says_when_the_answer_is_unsure(emotion, reliable, said):
+    blank = dict.fromkeys(table_columns(EXPRESSIONS))
+    page = album_html([blank | dict(file='a.png', emotion=emotion, reliable=reliable,
+                                    confidence=.6)], EXPRESSIONS)
+    assert said in page and ('perhaps' in page) == (reliable is False)
 
 
 def test_a_film_says_how_far_it_is_and_then_who_showed_what(predictor, tmp_path):
