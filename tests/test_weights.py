@@ -26,17 +26,13 @@ def test_the_page_is_of_the_weights_that_ship(page, size):
     assert set(conditions(severities=(1, 3, 5))) <= set(zip(own.kind, own.severity))
 
 
-NOT_YET = pytest.mark.xfail(strict=True, reason='trained without camera faults')
-PROOF = pytest.mark.parametrize('size', ['nano', pytest.param('small', marks=NOT_YET)])
-
-
-@PROOF
+@pytest.mark.parametrize('size', SIZES)
 def test_no_fault_makes_them_answer_with_one_class(page, size):
     own = page[(page.name == size) & (page.most > .6)]
     assert own.empty, own[['kind', 'severity', 'most']].to_string()
 
 
-@PROOF
+@pytest.mark.parametrize('size', SIZES)
 def test_they_are_no_surer_than_right_under_faults_that_people_put_up_with(page, size):
     own = page[(page.name == size) & (page.severity <= 3)]
     over = own[own.mean_confidence - own.accuracy > .05]

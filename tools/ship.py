@@ -168,7 +168,8 @@ def training(about):
     for i, r in enumerate(recipes):
         last = r is recipes[-1]
         ran = f"{about['ran']} of " if last and 'ran' in about else ''
-        said.append(f"stage {i + 1}{start_of(about, i, last)}: {ran}{r['epochs']} epochs, "
+        stopped = f" (stopped after {r['stopped_after']})" if 'stopped_after' in r else ''
+        said.append(f"stage {i + 1}{start_of(about, i, last)}: {ran}{r['epochs']} epochs{stopped}, "
                     f"batches of {r['bs']}, AdamW with one-cycle to {r['lr']}, "
                     f"known landmarks {landmarks_shown(r)}{special(r)}")
     return '; '.join(said)
@@ -184,6 +185,7 @@ def best_epoch(about):
 
 def chosen(about):
     "What was chosen on validation, for the card's table and for the sentence below it."
+    if 'mixture' in about: return about['mixture'], 'the mixture was'   # in words
     if 'averaged' in about:
         return ('the most accurate of several means of weights on this way '
                 f"(nbs/8_experiments/E08_soup); it is of {members(about['averaged'])} "
