@@ -1,6 +1,6 @@
 """Break lines of the library on purpose and see whether the tests notice.
 
-    tools/mutate.py [--number 120] [--seed 0] [--jobs 2] [--again]
+    tools/mutate.py [--number 120] [--seed 0] [--jobs 2] [--again] [--quick]
 
 Each mutant changes one place: an operator, a comparison, a number, a condition, or a statement that
 is left out. They are sampled with a seed, at least one a module and the more the longer it is;
@@ -11,7 +11,8 @@ For each mutant a copy of the repository is changed, module and notebook alike, 
 something fails: the tests of that room, its notebook, the other tests of its part. What came of it
 is a line of tests/mutation.csv, written as soon as it is known, so that a run that was stopped goes
 on. A line of that table counts as long as the library has it unchanged; --again tries the survivors
-anew, with the tests that stand now. tests/MUTATION.md is written from the table; why a survivor may
+anew, with the tests that stand now; --quick leaves out the other tests of the part, which may only
+add survivors. tests/MUTATION.md is written from the table; why a survivor may
 live is said in tests/mutants.json.
 """
 import argparse
@@ -224,7 +225,7 @@ def apply(mutant, folder):
     return saved, notebook
 
 
-def stages(mutant, folder, notebook):
+def stages(mutant, folder, notebook, quick=False):
     "What may notice, cheapest first: (name, command)."
     part, _, room = mutant.module.partition('/')
     pytest = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider']
@@ -233,7 +234,7 @@ def stages(mutant, folder, notebook):
     nbdev_test = Path(sys.executable).with_name('nbdev_test')
     yield 'notebook', [str(nbdev_test), '--path', str(notebook), '--n_workers', '0']
     others = [str(p) for p in sorted((folder/'tests'/part).glob('test_*.py')) if p not in own]
-    if others: yield 'tests of the part', [*pytest, *others]
+    if others and not quick: yield 'tests of the part', [*pytest, *others]
 
 
 def noticed(command, folder, limit):
@@ -250,11 +251,11 @@ def restore(saved):
     for path, text in saved.items(): path.write_text(text, encoding='utf-8')
 
 
-def try_one(mutant, folder, limit, healthy):
+def try_one(mutant, folder, limit, healthy, quick=False):
     "The stage that caught a mutant, or ''; one that fails without it counts for nothing."
     saved, notebook = apply(mutant, folder)
     restore(saved)
-    for name, command in stages(mutant, folder, notebook):
+    for name, command in stages(mutant, folder, notebook, quick):
         key = tuple(part.replace(str(folder), '') for part in command)
         if key not in healthy: healthy[key] = not noticed(command, folder, limit)
         if not healthy[key]: continue
@@ -283,7 +284,7 @@ def write(rows):
         table.writerows(rows)
 
 
-def run(mutants, folder, jobs, limit, again=False):
+def run(mutants, folder, jobs, limit, again=False, quick=False):
     "Try what is not known yet, several at a time; with `again` the survivors, too."
     rows, lock, free, healthy = known(), Lock(), Queue(), {}
     wanted = {(m.module, m.before, m.after) for m in mutants}
@@ -296,7 +297,7 @@ def run(mutants, folder, jobs, limit, again=False):
 
     def work(mutant):
         place = free.get()
-        by = try_one(mutant, place, limit, healthy)
+        by = try_one(mutant, place, limit, healthy, quick)
         free.put(place)
         with lock:
             rows[mutant.module, mutant.before, mutant.after] = dict(
@@ -343,6 +344,8 @@ def main():
     parser.add_argument('--folder', type=Path, default=Path('/tmp/grefel-mutants'),
                         help='where the copies go')
     parser.add_argument('--again', action='store_true', help='try the survivors anew')
+    parser.add_argument('--quick', action='store_true',
+                        help='no other tests of the part than those of the room')
     parser.add_argument('--page', action='store_true', help='only write the page anew')
     args = parser.parse_args()
     if args.page: rows = list(known().values())
@@ -350,7 +353,8 @@ def main():
         first = named()
         kept = [m for m in standing() if m not in first]
         mutants = list(dict.fromkeys(first + sample(args.number, args.seed, kept)))
-        rows = run(mutants, args.folder, args.jobs, args.limit, args.again)
+        rows = run(mutants, args.folder, args.jobs, args.limit, args.again,
+                   args.quick)
     PAGE.write_text(page(rows).replace('|  |', '| |'), encoding='utf-8')
 
 

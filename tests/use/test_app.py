@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import av
@@ -19,9 +20,10 @@ import pytest
 from tests.use.client import wait_for_answer
 from tests.use.films import write_film
 
+import grefel.use.app as app_module
 from grefel.base.core import GrefelError
 from grefel.use.app import make_app, run_app
-from grefel.use.app_page import example, MAX_UPLOAD
+from grefel.use.app_page import example, MAX_FILES, MAX_UPLOAD
 
 pytest.importorskip('gradio')
 
@@ -126,6 +128,23 @@ def test_a_film_comes_back_with_its_answers_drawn_and_can_be_played(app, port, t
     assert drawn.is_relative_to(app.settings['uploads'])
     assert request(port, 'GET', address)[0] == 200 and film_size(drawn) == (240, 240)
     assert any(str(drawn) in files for files in app.temp_file_sets)   # goes when uploads go
+
+
+@pytest.mark.parametrize('more, said', [(0, 'the album'), (1, f'{MAX_FILES} at once are read here')])
+def test_an_album_has_at_most_so_many_files(monkeypatch, more, said):
+    "The function that the page calls with the uploads, without a page."
+    made = {}
+
+    class Widget:
+        temp_files, upload, clear = set(), None, None
+        def __init__(self, *args, **kw): pass
+        def __enter__(self): return self
+        def __exit__(self, *error): pass
+    page = SimpleNamespace(Column=Widget, File=Widget, HTML=Widget,
+                           on=lambda events, read, *rest, **kw: made.update(read=read))
+    monkeypatch.setattr(app_module, 'read_album', lambda *args: iter(['the album']))
+    app_module._fill_album_tab(page, None)
+    assert said in ''.join(made['read']([dict(path='a.png')]*(MAX_FILES + more)))
 
 
 def test_what_is_too_large_is_told_before_it_is_sent(port):
