@@ -130,7 +130,8 @@ def test_a_film_comes_back_with_its_answers_drawn_and_can_be_played(app, port, t
     assert any(str(drawn) in files for files in app.temp_file_sets)   # goes when uploads go
 
 
-@pytest.mark.parametrize('more, said', [(0, 'the album'), (1, f'{MAX_FILES} at once are read here')])
+@pytest.mark.parametrize('more, said', [
+    (0, 'the album'), (1, f'{MAX_FILES} at once are read here')])
 def test_an_album_has_at_most_so_many_files(monkeypatch, more, said):
     "The function that the page calls with the uploads, without a page."
     made = {}
