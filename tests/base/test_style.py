@@ -30,6 +30,12 @@ def settings():
     mpl.rcParams.update(before)
 
 
+def test_letters_have_three_sizes_and_titles_of_figures_the_largest():
+    kinds = 'fontsize', 'titlesize', 'font.size', 'labelsize'
+    letters = {k: v for k, v in PLOT_STYLE.items() if k.endswith(kinds)}
+    assert set(letters.values()) == {9, 10, 11} and letters['figure.titlesize'] == 11
+
+
 @pytest.mark.parametrize('raster', [False, True])
 def test_no_letters_are_smaller_than_nine_points(settings, raster):
     plot_style(raster)

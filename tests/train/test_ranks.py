@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from grefel.method.files import load_model
 from grefel.method.losses import landmark_loss
 from grefel.train.loader import face_dls, FaceLoader
 from grefel.train.ranks import (
-    average_buffers, join_ranks, rank_and_world, same_on_all, share_of, sum_over_ranks)
+    average_buffers, join_ranks, rank_and_world, Ranks, same_on_all, share_of, sum_over_ranks)
 from grefel.train.runs import Recipe, train
 from .processes import on_ranks, start, wait
 
@@ -279,3 +280,14 @@ def test_two_learn_as_well_as_one(data, tmp_path):
     a, b = (np.array(found[w]) for w in (1, 2))
     noise = np.sqrt((a.var(ddof=1) + b.var(ddof=1))/3) + .01
     assert abs(a.mean() - b.mean()) < 3*noise
+
+
+@pytest.mark.parametrize('device, made', [('meta', 1), ('cpu', 0)])
+def test_on_gpus_batch_normalisation_counts_the_faces_of_all(monkeypatch, device, made):
+    "Several GPUs are asked for as what they aren't here: a device that isn't the CPU."
+    converted = []
+    monkeypatch.setattr(nn.SyncBatchNorm, 'convert_sync_batchnorm', converted.append)
+    monkeypatch.setattr('accelerate.Accelerator', lambda **kw: SimpleNamespace(
+        prepare_model=lambda model: model))
+    model = nn.Linear(2, 2, device=device)
+    assert Ranks._wrapped(SimpleNamespace(model=model)) is model and len(converted) == made

@@ -592,6 +592,14 @@ def test_every_field_can_be_set():
         assert set_fields(Recipe(), [f'{f.name}={text}']) == Recipe()
 
 
+def test_a_run_that_was_cut_after_its_last_epoch_ends_with_the_averaged_weights(recipe, run,
+                                                                                tmp_path):
+    run('whole', recipe())
+    run('cut', recipe(), cut=2)
+    run('cut', recipe())
+    assert same(weights(tmp_path/'whole'), weights(tmp_path/'cut'))
+
+
 # --- no numbers any more ---
 
 class Explode(Callback):

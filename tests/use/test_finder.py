@@ -46,6 +46,7 @@ def test_the_same_image_gives_the_same_faces_in_plain_numbers():
     assert found == again
     numbers = [v for f in found for v in (*f.box, *(v for p in f.points for v in p), f.score)]
     assert {type(v) for v in numbers} == {float}
+    assert all(f.score == round(f.score, 3) for f in found)   # as tables write it
 
 
 def test_the_tilt_is_positive_where_the_head_leans_clockwise():

@@ -50,6 +50,12 @@ def test_one_to_eight_faces_keep_apart_and_lie_on_the_scene():
     assert min(counts) == 1 and max(counts) >= 7
 
 
+@pytest.mark.parametrize('seed', range(4))
+def test_where_there_are_enough_faces_nobody_is_there_twice(seed):
+    scene = make_scene(np.full((3, 48, 48), 128, np.uint8), seed, n=3, sides=(24, 60))
+    assert sorted(scene.rows.tolist()) == [0, 1, 2]
+
+
 def test_a_face_has_no_edge_of_a_rectangle():
     "A white and a black face differ in the middle, hardly at the sides and not at the corners."
     images = [make_scene(np.full((96, 96), v, np.uint8), 4, n=1, tilt=0., sides=(100, 101))
