@@ -8,7 +8,7 @@ import pytest
 from grefel.base.core import CLASS_ORDERS, GrefelError
 from grefel.data.check import check_data
 from grefel.data.columns import (
-    canonical_split, column_codes, distinct, find_parts, fits, label_column, name_labels,
+    canonical_split, column_codes, distinct, find_parts, fits, is_bytes, label_column, name_labels,
     parse_classes, parse_columns, separator, split_column, text_encoding, written_numbers)
 from grefel.data.faces import load_faces
 from grefel.data.table import read_table
@@ -390,3 +390,13 @@ def test_a_cell_of_votes_that_is_no_list_spoils_its_row_alone(tmp_path, twelve, 
     found = check_data(file)
     (where, what), = found.faults
     assert where.endswith('line 6') and why in what
+
+
+@pytest.mark.parametrize('kind, images', [
+    (pa.binary(), True), (pa.large_binary(), True), (pa.string(), False), (pa.int64(), False),
+    (pa.struct([('bytes', pa.binary()), ('path', pa.string())]), True),
+    (pa.struct([('bytes', pa.null()), ('path', pa.string())]), True),
+    (pa.struct([('bytes', pa.int64()), ('path', pa.string())]), False),
+    (pa.struct([('path', pa.string())]), False)])
+def test_a_column_holds_images_if_it_is_of_bytes_or_has_bytes_in_it(kind, images):
+    assert is_bytes(kind) is images
