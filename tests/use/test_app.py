@@ -174,6 +174,10 @@ def test_uploads_lie_in_a_private_folder(app, port):
     assert folder.stat().st_mode & 0o077 == 0
 
 
+def test_uploads_go_after_half_an_hour_which_is_looked_at_every_ten_minutes(app):
+    assert app.delete_cache == (10*60, 30*60)
+
+
 def test_it_listens_on_this_computer_only(app, port):
     assert app.local_url.startswith('http://127.0.0.1:')
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
