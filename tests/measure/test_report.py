@@ -121,9 +121,8 @@ def test_names_are_escaped_and_little_data_is_enough(reader, grouped, tmp_path):
 def test_groups_have_their_tables_and_nothing_else_asks_for_one(reader, grouped, drawn, tmp_path):
     def shown(faces):
         evaluate(reader, faces, out=tmp_path, bootstrap=0)
-        page = (tmp_path/'report.html').read_text()
-        return [words in page for words in ('Groups by eyes', '>points short<')]
-    assert shown(grouped.subset(range(60))) == [True, True] and shown(drawn) == [False, False]
+        return 'Groups by eyes' in (tmp_path/'report.html').read_text()
+    assert shown(grouped.subset(range(60))) and not shown(drawn)
 
 
 def test_one_face_is_a_set(reader, drawn, tmp_path):
