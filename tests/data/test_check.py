@@ -133,6 +133,15 @@ def test_counts_stand_beside_the_published_ones(tmp_path):
     assert said == ['Faces in test: 3,061 fewer than published.']
 
 
+def test_columns_of_the_counts_end_under_each_other(tmp_path):
+    lines = check_data(lookalike('rafdb', tmp_path/'rafdb')).text.splitlines()
+    table = [line for line in lines if line.split()[0:1] in (['neutral'], ['fear'], ['all'])]
+    assert len(table) == 3
+    for of in re.finditer(r'\d of [\d,]+', table[-1]):     # of how many, in each split
+        assert all(re.search(r'\d$', line[:of.end()]) and line[of.end():of.end() + 1] in ('', ' ')
+                   for line in table)
+
+
 @pytest.mark.parametrize('name, split', [('rafdb', 'train'), ('rafdb', 'test'), ('expw', ''),
                                          ('fer2013_own', 'train')])
 def test_published_classes_add_up(name, split):
