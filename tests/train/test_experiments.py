@@ -329,3 +329,16 @@ def test_what_was_run_in_words(table):
     assert facts[['runs', 'seeds a row', 'epochs', 'validation faces']].tolist() == [8, '4', '3',
                                                                                     '96']
     assert facts['training faces'] == '96 or 1,040' and facts['training time'] == '0.1 h'
+
+
+@pytest.mark.parametrize('home, told', [(None, None), (Path('data'), 'data')])
+def test_a_process_of_its_own_is_told_where_data_lie_if_anybody_says_so(recipe, tmp_path,
+                                                                        monkeypatch, home, told):
+    given = []
+
+    def run(command, input, **kw):
+        given.append(json.loads(input))
+        return SimpleNamespace(returncode=1, stderr='it was only asked')
+    monkeypatch.setattr(experiments.subprocess, 'run', run)
+    found = experiments._run_apart(recipe(), tmp_path/'one', 'cpu', home)
+    assert found == dict(error='it was only asked') and given[0][3] == told

@@ -5,6 +5,7 @@ import pytest
 import torch
 from fastai.basics import Callback
 from fastai.metrics import accuracy
+from fastai.optimizer import Adam as FastaiAdam
 from matplotlib import pyplot as plt
 
 from grefel.base.core import GrefelError
@@ -13,6 +14,7 @@ from grefel.method.losses import GReFELLoss
 from grefel.method.model import create_model
 from grefel.train.learner import LossPart, TrainLoss, face_splitter, grefel_learner
 from grefel.train.loader import check_classes, face_dls
+from grefel.train.optimiser import spared
 from grefel.train.precision import BFloat16
 
 
@@ -255,3 +257,16 @@ def test_weights_that_are_no_numbers_are_found_in_validation_at_the_latest(learn
 def test_a_search_for_the_learning_rate_may_go_where_the_loss_ends(learner, tmp_path):
     learn = learner(path=tmp_path, cbs=[Poison(3)])
     with learn.no_bar(), learn.no_logging(): learn.lr_find(num_it=6, show_plot=False)
+
+
+def test_fastais_own_optimisers_spare_the_same_parameters(faces):
+    model = create_model('nano')
+    learn = grefel_learner(face_dls(faces, faces, model, bs=96), model, ema=None,
+                           opt_func=FastaiAdam)
+    learn.create_opt()
+    learn.opt.set_hypers(wd=.5, lr=.1)
+    with torch.no_grad():
+        for p in model.parameters(): p.fill_(1.), setattr(p, 'grad', torch.zeros_like(p))
+    learn.opt.step()                                          # decay is all there is
+    spares = {id(p) for p in spared(model)}
+    assert {id(p) for p in model.parameters() if (p == 1).all()} == spares and spares

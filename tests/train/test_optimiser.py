@@ -96,20 +96,6 @@ def test_weight_decay_is_meant_for_matrices_and_nothing_else(size, faces):
                         if p.ndim > 1 and not any(what in name for what in SPARED)}
 
 
-def test_fastais_own_optimisers_spare_the_same_parameters(faces):
-    model = create_model('nano')
-    learn = grefel_learner(face_dls(faces, faces, model, bs=96), model, ema=None,
-                           opt_func=FastaiAdam)
-    learn.create_opt()
-    learn.opt.set_hypers(wd=.5, lr=.1)
-    with torch.no_grad():
-        for p in model.parameters(): p.fill_(1.), setattr(p, 'grad', torch.zeros_like(p))
-    learn.opt.step()                                          # decay is all there is
-    decayed = {name for name, p in model.named_parameters() if (p < 1).all()}
-    assert decayed == {name for name, p in model.named_parameters()
-                       if p.ndim > 1 and not any(what in name for what in SPARED)}
-
-
 def test_a_model_may_name_more():
     net = network()
     assert len(spared(net)) == 2

@@ -7,6 +7,7 @@ from PIL import Image, ImageColor
 
 from tests.use.films import TENTHS, UNEVEN, busy, cut, film, shown, torn, write_film
 
+import grefel.use.drawing as drawing
 from grefel.base.core import GrefelError
 from grefel.use.drawing import (
     add_points, COLOURS, draw_video, LiveView, mark_faces, PANELS, plot_timeline, rows_by_frame,
@@ -253,6 +254,15 @@ def test_a_terminal_shows_two_pixels_a_character():
     lines = terminal_image(image, 20).splitlines()
     assert len(lines) == 10 and all(line.count('▀') == 20 for line in lines)
     assert '38;2;255;0;0;48;2;255;0;0' in lines[0] and '38;2;0;0;255;48;2;0;0;255' in lines[-1]
+
+
+@pytest.mark.parametrize('system, display, has', [
+    ('darwin', '', True), ('win32', '', True), ('linux', ':0', True), ('linux', '', False)])
+def test_windows_and_macs_have_a_screen_and_others_say_so(monkeypatch, system, display, has):
+    monkeypatch.setattr('sys.platform', system)
+    for name, value in (('DISPLAY', display), ('WAYLAND_DISPLAY', '')):
+        monkeypatch.setenv(name, value)
+    assert drawing._has_screen() is has
 
 
 def test_without_a_screen_the_terminal_shows_what_a_camera_sees(monkeypatch):
