@@ -38,6 +38,11 @@ def kl_untempered(row, runs):
     return f'{runs[runs.row == row].kl_votes.mean():.3f}'
 
 
+def short(value):
+    "Three decimals, without the zero before them."
+    return f'{value:.3f}'.lstrip('0')
+
+
 def milliseconds(what, speeds):
     "Median time of a face with ONNX Runtime on one thread."
     one_thread = speeds.threads.astype(str) == '1'
@@ -53,9 +58,8 @@ def results_table():
              '|---|---|---|---|---|---|---|']
     for size in ('small', 'nano'):
         own = shipped(size)
-        ece = f"{own['ece']:.3f}".lstrip('0')
         lines.append(f"| **grefel {size}** | {seeds(size, runs)} | {kl_untempered(size, runs)} "
-                     f"| **{100*own['accuracy']:.2f}** | {ece} "
+                     f"| **{100*own['accuracy']:.2f}** | {short(own['ece'])} "
                      f"| {held_out(size)} | {milliseconds(f'grefel {size}', speeds)} |")
         lines.append(f'| plain network, as many multiplications | {seeds(PLAIN[size], runs)} | '
                      f'{kl_untempered(PLAIN[size], runs)} | – | – | – | – |')
@@ -72,6 +76,6 @@ def tools_table():
         own = tool.package == 'grefel'
         name = f'**grefel {tool.tool}**' if own else f"`{tool.package.replace('==', ' ')}`"
         lines.append(f'| {name} | {100*tool.accuracy:.1f} | {100*tool.balanced_accuracy:.1f} | '
-                     f"{f'{tool.ece:.3f}'.lstrip('0')} | {tool.kl_votes:.2f} | "
+                     f'{short(tool.ece)} | {tool.kl_votes:.2f} | '
                      f'{100*tool.noise_accuracy:.1f} |')
     return '\n'.join(lines)

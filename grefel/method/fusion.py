@@ -84,8 +84,7 @@ class Fusion(nn.Module):
         drop_path:float=0.,     # drop path rate of the last layer; rises linearly from 0
     ):
         super().__init__()
-        first = 0 if depth > 1 else drop_path
-        rates = torch.linspace(first, drop_path, depth, device='cpu').tolist()
+        rates = torch.linspace(drop_path, 0, depth, device='cpu').tolist()[::-1]
         self.cls = nn.Parameter(0.02*torch.randn(embed_dim))
         self.blocks = nn.ModuleList(TransformerBlock(embed_dim, num_heads, mlp_ratio, drop, r)
                                     for r in rates)
