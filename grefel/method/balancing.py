@@ -8,10 +8,10 @@ __all__ = ['MERGES', 'confidence', 'AttentiveCorrection', 'weigh', 'mix', 'balan
 # %% ../../nbs/3_method/07_balancing.ipynb #45a99c4d
 import math
 import torch
-import torch.nn.functional as F
 from torch import nn
 from einops import rearrange
 from .anchors import GeometryAwareAnchors
+from .window import attend
 
 # %% ../../nbs/3_method/07_balancing.ipynb #035d576e
 def confidence(
@@ -40,7 +40,7 @@ class AttentiveCorrection(nn.Module):
         def split(x): return rearrange(x, 'b t (h d) -> b h t d', h=self.num_heads)
         k, v = self.kv(tokens).chunk(2, -1)                                  # (B, T, D) both
         q = self.q(embedding[:, None])                                       # (B, 1, D)
-        out = F.scaled_dot_product_attention(split(q), split(k), split(v))   # (B, h, 1, d)
+        out, _ = attend(split(q), split(k), split(v))                        # (B, h, 1, d)
         out = rearrange(out, 'b h 1 d -> b (h d)')                           # (B, D)
         return self.head(self.norm(out)).float()                             # (B, N) logits
 

@@ -116,8 +116,29 @@ def test_geometry_may_stand_beside_the_image(faces):
         MultiScaleFeatureExtractor(**SMALL, cross='sum')
 
 
+def test_a_fine_map_may_meet_geometry_at_fewer_cells(faces):
+    coarser = MultiScaleFeatureExtractor(**SMALL, cross_grid=6).eval()
+    with torch.no_grad(): out = coarser.forward_features(*faces, need_attention=True)
+    assert [m.shape[-1] for m in out['attention']] == [6, 6, 3]
+    assert [b.window for b in coarser.cross] == [3, 3, 3]
+    maps = coarser.pyramid(faces[0])
+    met = []
+    coarser.cross[0].register_forward_pre_hook(lambda block, given: met.append(given[0]))
+    with torch.no_grad(): coarser.forward_features(*faces)
+    fours = maps[0].unflatten(2, (6, 2)).unflatten(4, (6, 2))   # (3, C, 6, 2, 6, 2)
+    torch.testing.assert_close(met[0], fours.mean((3, 5)))
+
+
+def test_as_many_cells_as_there_are_change_nothing(faces):
+    whole = MultiScaleFeatureExtractor(**SMALL).eval()
+    same = MultiScaleFeatureExtractor(**SMALL, cross_grid=12).eval()
+    same.load_state_dict(whole.state_dict())
+    with torch.no_grad(): torch.testing.assert_close(same(*faces), whole(*faces))
+
+
 @pytest.mark.parametrize('kw', [{}, dict(cross='concat'), dict(token_norm=True, shortcut=True),
-                                dict(geometry='none'), dict(landmark_grad=True)])
+                                dict(geometry='none'), dict(landmark_grad=True),
+                                dict(cross_grid=6), dict(cross_grid=6, geometry='none')])
 def test_a_face_gets_the_same_embedding_alone_and_in_a_batch(faces, kw):
     extractor, (images, points) = MultiScaleFeatureExtractor(**SMALL, **kw).eval(), faces
     with torch.no_grad():

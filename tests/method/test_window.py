@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from grefel.method.window import (
-    ConcatBlock, DropPath, LayerScale, mlp, relative_index, window_for, window_partition,
+    attend, ConcatBlock, DropPath, LayerScale, mlp, relative_index, window_for, window_partition,
     window_reverse, WindowCrossAttention, WindowCrossBlock)
 
 
@@ -51,10 +51,27 @@ def test_without_bias_it_is_multi_head_attention(attention):
 def test_asking_for_weights_changes_no_answer(attention):
     nn.init.normal_(attention.bias)
     g, x = torch.randn(2, 16, 16), torch.randn(2, 16, 16)
-    fused, none = attention(g, x)
+    with torch.no_grad(): fused, none = attention(g, x)
     opened, weights = attention(g, x, need_weights=True)
     torch.testing.assert_close(fused, opened)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 16))
+    assert none is None
+
+
+@pytest.mark.parametrize('biased', [False, True])
+def test_both_ways_to_attend_agree(biased):
+    q, k, v = (torch.randn(2, 4, n, 8, requires_grad=True) for n in (5, 7, 7))
+    bias = torch.randn(4, 5, 7, requires_grad=True) if biased else None
+    inputs = [q, k, v] + [bias]*biased
+    theirs = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    recorded, none = attend(q, k, v, bias)
+    torch.testing.assert_close(recorded, theirs)
+    for ours, known in zip(*(torch.autograd.grad(o.square().sum(), inputs)
+                             for o in (recorded, theirs))):
+        torch.testing.assert_close(ours, known)
+    with torch.no_grad(): torch.testing.assert_close(attend(q, k, v, bias)[0], theirs)
+    weights = attend(q, k, v, bias, need_weights=True)[1]
+    torch.testing.assert_close(weights @ v, theirs)
     assert none is None
 
 
