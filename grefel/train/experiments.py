@@ -174,10 +174,11 @@ def _votes(faces, model):
 
 # %% ../../nbs/6_train/09_experiments.ipynb #775ccd23
 ROW_PROCESS = '''
-import json, sys
+import json, signal, sys
 from grefel.base.core import GrefelError
 from grefel.train.experiments import run_row
 from grefel.train.runs import read_recipe
+signal.signal(signal.SIGINT, signal.default_int_handler)   # a script's background jobs ignore it
 recipe, folder, device, data_home = json.loads(sys.stdin.read())
 try: run_row(read_recipe(**recipe), folder, device, data_home)
 except GrefelError as error: sys.exit(f'{error}')

@@ -1,5 +1,8 @@
 """The queue: order, time, what failed, what is done, and one line for what can't be read."""
 import json
+import signal
+import subprocess
+import sys
 import time
 
 import pandas as pd
@@ -7,6 +10,7 @@ import pytest
 
 import grefel.train.queue as queue
 from grefel.base.core import GrefelError
+from grefel.train.experiments import ROW_PROCESS
 from grefel.train.queue import read_queue, run_queue, what_is_left
 
 
@@ -87,6 +91,21 @@ def test_what_stands_in_the_table_is_done_and_times_the_rest(place, ran):
 def test_a_list_that_can_not_be_meant_is_refused_in_one_line(place, change, words):
     (place/'queue.json').write_text(json.dumps(change))
     with pytest.raises(GrefelError, match=words): read_queue(place/'queue.json')
+
+
+def test_a_run_can_be_stopped_though_its_parent_ignores_interrupts(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)    # as in a script's background jobs
+    try: child = subprocess.Popen([sys.executable, '-c', ROW_PROCESS], stdin=subprocess.PIPE,
+                                  stderr=subprocess.DEVNULL, text=True)
+    finally: signal.signal(signal.SIGINT, before)
+    recipe = dict(data='synth', size='plain', epochs=100, bs=16, limit=32,
+                  model=dict(widths=[8, 8, 8, 8]))
+    child.stdin.write(json.dumps([recipe, str(tmp_path/'run'), 'cpu', None]))
+    child.stdin.close()
+    while child.poll() is None and not (tmp_path/'run'/'history.csv').exists(): time.sleep(.05)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(120) != 0
+    assert len(pd.read_csv(tmp_path/'run'/'history.csv')) < 100
 
 
 def test_the_repositorys_own_list_names_rows_that_exist():
