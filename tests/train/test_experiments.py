@@ -13,6 +13,8 @@ from scipy import stats
 
 from grefel.base.core import GrefelError
 from grefel.measure.answers import predict_data
+from grefel.measure.corruptions import corrupt
+from grefel.measure.metrics import vote_divergence
 from grefel.measure.scores import measure
 from grefel.method.files import load_model, weights_digest
 from grefel.train import experiments
@@ -163,6 +165,29 @@ def test_a_table_runs_what_is_missing_and_goes_on_after_a_failure(spec, tmp_path
     assert len(said) == 2 and again.equals(found)
     with pytest.raises(GrefelError, match="has no row 'plan'; it has no such data, plain"):
         run_table(path, only=['plan'])
+
+
+def test_two_trials_stand_beside_what_came_out(spec, tmp_path):
+    recipe = read_spec(spec())['recipes']['plain']
+    result = experiments.run_row(recipe, tmp_path/'run')
+    assert result['augrc'] <= result['aurc']
+    model, faces = load_model(tmp_path/'run'), training_faces(recipe, 'valid')
+    noisy = replace(faces, images=corrupt(faces.images, 'noise', 2))
+    said = predict_data(model, noisy)['final_probs'].argmax(1)
+    assert result['noisy_accuracy'] == pytest.approx((said == faces.labels.numpy()).mean())
+
+
+def test_a_temperature_from_other_faces_brings_doubtful_answers_nearer_the_votes():
+    rng = np.random.default_rng(0)
+    votes = rng.multinomial(10, [.6, .4], 200)
+    labels = (rng.random(200) > .6).astype(int)
+    faces = SimpleNamespace(votes=torch.tensor(votes), labels=torch.tensor(labels),
+                            images=torch.randint(0, 256, (200, 1, 4, 4), dtype=torch.uint8))
+    sure, model = np.tile([[.99, .01]], (200, 1)), SimpleNamespace(classes=['a', 'b'])
+    raw = np.nanmean(vote_divergence(sure, votes)[0])
+    assert experiments._tempered_kl(sure, faces, model) < .2*raw
+    faces.votes = None
+    assert experiments._tempered_kl(sure, faces, model) is None
 
 
 class Started(list):
