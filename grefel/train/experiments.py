@@ -162,10 +162,10 @@ def _anchors_used(model, answers):
 
 # %% ../../nbs/6_train/09_experiments.ipynb #993cea33
 def _tempered_kl(probs, faces, model):
-    "Mean KL from the votes, with temperatures from other faces, nats; None without votes."
+    "Mean KL from the votes, with temperatures fitted to other faces' votes, nats; or None."
     if (votes := _votes(faces, model)) is None: return None
     labels, images = faces.labels.numpy(), same_images(faces.images)
-    tempered, _ = cross_fit(probs, labels, make_folds(labels, images))
+    tempered, _ = cross_fit(probs, votes, make_folds(labels, images))
     return float(np.nanmean(vote_divergence(tempered, votes)[0]))
 
 # %% ../../nbs/6_train/09_experiments.ipynb #7e6dc2f3
