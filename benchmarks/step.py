@@ -2,7 +2,7 @@
 
 Writes nbs/8_experiments/B06_step.csv, which B06_step.ipynb shows.
 
-    python benchmarks/step.py              nano, small and plain, one and two threads, fp32 and bf16
+    python benchmarks/step.py              all of SIZES, one and two threads, fp32 and bf16
     python benchmarks/step.py nano         this size anew; the rows of the others stay
 
 A part's time is what it takes forward and backward on the inputs that it gets within the network,
@@ -25,7 +25,9 @@ from nbtools import ROOT, provenance, put_rows
 OUT = ROOT/'nbs'/'8_experiments'/'B06_step.csv'
 FIELDS = ('size', 'threads', 'precision', 'part', 'ms', 'repeats', 'bs', 'date', 'commit', 'cpu',
           'torch')
-SIZES, BATCH, REPEATS = ('nano', 'plain', 'small'), 32, 12
+SIZES = {'nano': {}, 'plain': {}, 'small': {},   # what the page calls it → changes to the size
+         'nano, six cells': dict(cross_grid=6), 'small, six cells': dict(cross_grid=6)}
+BATCH, REPEATS = 32, 12
 # module → what the page calls it; the maps' first is the finest
 PARTS = {'extractor.pyramid': 'image pyramid', 'pyramid': 'image pyramid',
          'extractor.landmark_head': 'landmark head', 'extractor.geometry': 'geometry maps',
@@ -91,7 +93,7 @@ def measure(size, threads, precision):
     clock = time.process_time if threads == 1 else time.perf_counter
     def cast():
         return torch.autocast('cpu', torch.bfloat16) if precision == 'bf16' else nullcontext()
-    model = create_model(size).train().to(memory_format=torch.channels_last)
+    model = create_model(size.split(',')[0], **SIZES[size]).train().to(memory_format=torch.channels_last)
     drawn, loss = synth_faces(BATCH, size=48), GReFELLoss()
     images = drawn['images'].float().div(255).expand(-1, 3, -1, -1).contiguous(
         memory_format=torch.channels_last)
@@ -136,7 +138,7 @@ def rows_of(size, threads, precision):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('sizes', nargs='*', default=SIZES, metavar='SIZE')
+    p.add_argument('sizes', nargs='*', default=list(SIZES), metavar='SIZE')
     p.add_argument('--threads', type=int, nargs='+', default=[1, 2])
     p.add_argument('--measure', nargs=3, help=argparse.SUPPRESS)
     args = p.parse_args()
