@@ -93,7 +93,8 @@ def measure(size, threads, precision):
     clock = time.process_time if threads == 1 else time.perf_counter
     def cast():
         return torch.autocast('cpu', torch.bfloat16) if precision == 'bf16' else nullcontext()
-    model = create_model(size.split(',')[0], **SIZES[size]).train().to(memory_format=torch.channels_last)
+    model = create_model(size.split(',')[0], **SIZES[size]).train()
+    model = model.to(memory_format=torch.channels_last)
     drawn, loss = synth_faces(BATCH, size=48), GReFELLoss()
     images = drawn['images'].float().div(255).expand(-1, 3, -1, -1).contiguous(
         memory_format=torch.channels_last)

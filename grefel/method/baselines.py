@@ -18,6 +18,7 @@ from .fusion import Fusion, Tokens, TransformerBlock
 from .geometry_maps import LandmarkHead
 from .model import class_names, GReFELModel, IMAGENET, SIZES
 from .pyramid import ConvPyramid
+from .window import attend
 
 # %% ../../nbs/3_method/12_baselines.ipynb #b962bff2
 class Baseline(nn.Module):
@@ -211,7 +212,7 @@ class HeadDropBlock(TransformerBlock):
     def forward(self, x):                                                    # (B, T, D)
         qkv = self.qkv(self.norm_attn(x))                                    # (B, T, 3·D)
         q, k, v = rearrange(qkv, 'b t (n h d) -> n b h t d', n=3, h=self.num_heads)
-        out = F.scaled_dot_product_attention(q, k, v)                        # (B, h, T, d)
+        out, _ = attend(q, k, v)                                             # (B, h, T, d)
         if self.training: out = drop_one(out, self.head_drop)
         out = rearrange(out, 'b h t d -> b t (h d)')                         # (B, T, D)
         x = x + self.drop_path(self.scale_attn(self.proj(out)))
