@@ -10,7 +10,8 @@ from tests.repository import NBS, ROOT, directives, files, output_text, parsed, 
 PLACE = NBS/'8_experiments'
 QUESTIONS = ('B02_data', 'B03_card', 'E04_imbalance', 'E05_balancing', 'E08_soup', 'E12_seeds',
              'E13_noise', 'E14_sets', 'E15_doubts', 'E16_photographs',
-             'E17_robustness', 'E18_parts', 'E21_tools', 'E22_transfer', 'B01_speed')  # one question each
+             'E17_robustness', 'E18_parts', 'E21_tools', 'E22_transfer',
+             'B01_speed')  # one question each
 PAGES = ('00_findings', 'E90_screens', *QUESTIONS)
 EACH, EACH_QUESTION = (pytest.mark.parametrize('page', p) for p in (PAGES, QUESTIONS))
 FOLD = '<details>'
