@@ -217,8 +217,8 @@ def _run_apart(recipe, folder, device, data_home):
 
 # %% ../../nbs/6_train/09_experiments.ipynb #891b7bdf
 COLUMNS = ('row', 'seed', 'n', *METRICS, *TRIALS, *FLIPS, 'recalls', 'shots', 'best_epoch',
-           'last_accuracy', 'params', 'macs', 'seconds', 'images_per_s', 'commit', 'machine', 'torch', 'date',
-           'recipe', 'weights')
+           'last_accuracy', 'params', 'macs', 'seconds', 'images_per_s', 'commit', 'machine',
+           'torch', 'date', 'recipe', 'weights')
 _LISTS = ('recipe', 'weights', 'recalls', 'shots')   # stored as JSON
 
 def _write_results(lines, path):
