@@ -186,9 +186,6 @@ class MultiScaleFeatureExtractor(nn.Module):
         self.shortcut = nn.Linear(channels[self.coarsest], embed_dim) if shortcut else None
         self.fusion = Fusion(embed_dim, depth, num_heads, mlp_ratio, drop_rate, drop_path_rate)
 
-    def forward(self, images, landmarks=None):
-        return self.forward_features(images, landmarks)['embedding']
-
 # %% ../../nbs/3_method/05_fusion.ipynb #a7f73794
 @patch
 def forward_features(self:MultiScaleFeatureExtractor,
@@ -211,3 +208,7 @@ def forward_features(self:MultiScaleFeatureExtractor,
     if not need_attention or crossed[0][1] is None: return out
     maps = [attention_map(w, g) for (_, w), g in zip(crossed, self.grids)]
     return out | dict(attention=maps)
+
+@patch
+def forward(self:MultiScaleFeatureExtractor, images, landmarks=None):
+    return self.forward_features(images, landmarks)['embedding']
