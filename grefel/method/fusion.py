@@ -197,7 +197,8 @@ def forward_features(self:MultiScaleFeatureExtractor,
     maps = self.pyramid(images)                                         # [(B, C_s, h_s, h_s)]
     found = self.landmark_head(maps)                                    # (B, 68, 2)
     used = choose_landmarks(landmarks, found if self.landmark_grad else found.detach())
-    met = [pooled(m, side) for m, side in zip(maps, self.grids)]        # [(B, C_s, g_s, g_s)]
+    met = [pooled(m, side) if side < full else m                        # [(B, C_s, g_s, g_s)]
+           for m, side, full in zip(maps, self.grids, self.pyramid.grids)]
     if self.geometry is None: asks = met                                # the image asks itself
     else: asks = self.geometry(images if self.geometry.takes == 'images' else used)
     crossed = [block(m, g, need_attention) for block, m, g in zip(self.cross, met, asks)]

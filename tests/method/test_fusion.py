@@ -1,4 +1,5 @@
 "From maps to one embedding: the transformer, the tokens, the extractor."
+import einops
 import pytest
 import torch
 from torch import nn
@@ -127,6 +128,11 @@ def test_a_fine_map_may_meet_geometry_at_fewer_cells(faces):
     with torch.no_grad(): coarser.forward_features(*faces)
     fours = maps[0].unflatten(2, (6, 2)).unflatten(4, (6, 2))   # (3, C, 6, 2, 6, 2)
     torch.testing.assert_close(met[0], fours.mean((3, 5)))
+
+
+def test_an_image_of_another_size_is_not_averaged_away(faces):
+    extractor = MultiScaleFeatureExtractor(**SMALL).eval()
+    with pytest.raises((RuntimeError, einops.EinopsError)): extractor(torch.randn(1, 3, 64, 64))
 
 
 def test_as_many_cells_as_there_are_change_nothing(faces):
