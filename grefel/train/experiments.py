@@ -133,11 +133,12 @@ def _measured(recipe, folder, device, data_home):
     model = load_model(folder, device)
     faces = training_faces(replace(recipe, stream=False), 'valid', data_home)
     answers = predict_data(model, faces, device=device, flip_test=recipe.flip_test)
-    found = measure(answers, faces.labels.numpy(), faces.classes, _votes(faces, model), bootstrap=0)
+    votes = _votes(faces, model)
+    found = measure(answers, faces.labels.numpy(), faces.classes, votes, bootstrap=0)
     found['anchors_used'] = _anchors_used(model, answers)
     seconds, seen = float(history['seconds'].sum()), about['data']['train']
     return dict(weights=about.get('weights'), n=len(faces), **{k: found.get(k) for k in METRICS},
-                tempered_kl_votes=_tempered_kl(answers['final_probs'], faces, model),
+                tempered_kl_votes=_tempered_kl(answers['final_probs'], faces, votes),
                 noisy_accuracy=_noisy_accuracy(recipe, model, faces, device),
                 **_flips(recipe, model, device, data_home),
                 recalls=[c['recall'] and round(c['recall'], 4) for c in found['per_class']],
@@ -161,9 +162,9 @@ def _anchors_used(model, answers):
     return len(distances.flatten(1).argmin(1).unique())/distances.shape[1]
 
 # %% ../../nbs/6_train/09_experiments.ipynb #993cea33
-def _tempered_kl(probs, faces, model):
+def _tempered_kl(probs, faces, votes):
     "Mean KL from the votes, with temperatures fitted to other faces' votes, nats; or None."
-    if (votes := _votes(faces, model)) is None: return None
+    if votes is None: return None
     labels, images = faces.labels.numpy(), same_images(faces.images)
     tempered, _ = cross_fit(probs, votes, make_folds(labels, images))
     return float(np.nanmean(vote_divergence(tempered, votes)[0]))

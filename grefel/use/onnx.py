@@ -24,14 +24,14 @@ from torch.overrides import TorchFunctionMode
 from ..base.core import data_home, GrefelError, write_file
 from ..base.synth import synth_faces
 from ..method.files import load_model
+from ..method.window import attend
 from ..data.augment import make_transform
 from ..data.faces import load_faces
 from .predict import onnx_package
 
 # %% ../../nbs/7_use/10_onnx.ipynb #9572aeb7
 def _attention(q, k, v, attn_mask=None):                       # (…, M, d) all; mask (…, M, M)
-    weights = q @ k.mT*q.shape[-1]**-0.5                       # (…, M, M)
-    return (weights if attn_mask is None else weights + attn_mask).softmax(-1) @ v
+    return attend(q, k, v, attn_mask, need_weights=True)[0]    # in the open
 
 # %% ../../nbs/7_use/10_onnx.ipynb #8b592619
 def _distances(a, b, p=2., compute_mode=None):                 # (B, D), (n, D)
