@@ -3,12 +3,12 @@
 Writes nbs/8_experiments/B06_step.csv, which B06_step.ipynb shows.
 
     python benchmarks/step.py              all of SIZES, one and two threads, fp32 and bf16
-    python benchmarks/step.py nano         this size anew; the rows of the others stay
+    python benchmarks/step.py --threads 1  the rows of other numbers of threads stay
 
 A part's time is what it takes forward and backward on the inputs that it gets within the network,
 32 faces. `step` is the whole step, with loss and AdamW; what the parts don't explain is
-`rest`. The least of several repeats, by processor time on one thread and by the clock on two, where
-the machine has to be quiet.
+`rest`. The least of several repeats, in which all sizes take turns; by processor time on one thread
+and by the clock on two, where the machine has to be quiet.
 """
 import argparse
 import json
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
@@ -27,7 +28,7 @@ FIELDS = ('size', 'threads', 'precision', 'part', 'ms', 'repeats', 'bs', 'date',
           'torch')
 SIZES = {'nano': {}, 'plain': {}, 'small': {},   # what the page calls it → changes to the size
          'nano, six cells': dict(cross_grid=6), 'small, six cells': dict(cross_grid=6)}
-BATCH, REPEATS = 32, 12
+BATCH, REPEATS = 32, 20
 # module → what the page calls it; the maps' first is the finest
 PARTS = {'extractor.pyramid': 'image pyramid', 'pyramid': 'image pyramid',
          'extractor.landmark_head': 'landmark head', 'extractor.geometry': 'geometry maps',
@@ -68,19 +69,19 @@ def inputs_of(model, images):
     return seen, out
 
 
-def least(work, clock, repeats=REPEATS):
-    "Milliseconds of the quickest of several calls."
-    for _ in range(2): work()
-    took = []
-    for _ in range(repeats):
-        since = clock()
-        work()
-        took.append(clock() - since)
-    return 1000*min(took)
+def in_turns(works, clock):
+    "Milliseconds of the quickest call of each; they take turns, so that a slow minute meets all."
+    took = {name: [] for name in works}
+    for _ in range(2 + REPEATS):  # the first two warm up
+        for name, work in works.items():
+            since = clock()
+            work()
+            took[name].append(clock() - since)
+    return {name: 1000*min(times[2:]) for name, times in took.items()}
 
 
-def measure(size, threads, precision):
-    "Milliseconds by part, printed as JSON."
+def works_of(size, precision):
+    "The parts of a step with a network of this size, and the whole step, each ready to be called."
     import torch
 
     from grefel.base.core import set_seed
@@ -88,9 +89,7 @@ def measure(size, threads, precision):
     from grefel.method.anchors import anchors_of
     from grefel.method.losses import GReFELLoss
     from grefel.method.model import create_model
-    torch.set_num_threads(threads)
     set_seed(0)
-    clock = time.process_time if threads == 1 else time.perf_counter
     def cast():
         return torch.autocast('cpu', torch.bfloat16) if precision == 'bf16' else nullcontext()
     model = create_model(size.split(',')[0], **SIZES[size]).train()
@@ -102,56 +101,69 @@ def measure(size, threads, precision):
     anchors = None if anchors_of(model) is None else anchors_of(model).anchors
     opt = torch.optim.AdamW(model.parameters(), fused=True)
 
+    def loss_of(out): return loss(out, targets, drawn['landmarks'], anchors)['total']
+
     def forward_and_back(part, args, kwargs):
         with cast(): out = [t for t in tensors(part(*args, **kwargs)) if t.requires_grad]
         torch.autograd.backward(out, [torch.ones_like(t) for t in out])
 
     def step():
         with cast(): out = model(images)
-        loss(out, targets, drawn['landmarks'], anchors)['total'].backward()
+        loss_of(out).backward()
         opt.step()
         opt.zero_grad()
 
+    zeros = [torch.zeros_like(p) for p in model.parameters()]
+
+    def optimise():
+        for p, zero in zip(model.parameters(), zeros): p.grad = zero
+        opt.step()
+
     with cast(): seen, out = inputs_of(model, images)
-    found = {PARTS[name]: least(lambda: forward_and_back(model.get_submodule(name), *given), clock)
-             for name, given in seen.items()}
     out = {k: alone(v) for k, v in out.items()}
-    found['loss'] = least(lambda: loss(out, targets, drawn['landmarks'], anchors)
-                          ['total'].backward(retain_graph=True), clock)
     step()
-    for p in model.parameters(): p.grad = torch.zeros_like(p)
-    found['optimiser'] = least(opt.step, clock)
-    opt.zero_grad()
-    found['step'] = least(step, clock)
-    found['rest'] = found['step'] - sum(v for k, v in found.items() if k != 'step')
+    return {**{PARTS[name]: partial(forward_and_back, model.get_submodule(name), *given)
+               for name, given in seen.items()},
+            'loss': lambda: loss_of(out).backward(), 'optimiser': optimise, 'step': step}
+
+
+def measure(threads, precision):
+    "Milliseconds by size and part, printed as JSON."
+    import torch
+    torch.set_num_threads(threads)
+    works = {(size, part): work for size in SIZES
+             for part, work in works_of(size, precision).items()}
+    took = in_turns(works, time.process_time if threads == 1 else time.perf_counter)
+    found = {size: {part: ms for (of, part), ms in took.items() if of == size} for size in SIZES}
+    for parts in found.values():
+        parts['rest'] = 2*parts['step'] - sum(parts.values())
     print(json.dumps(found))
 
 
-def rows_of(size, threads, precision):
+def rows_of(threads, precision):
     "The lines of one setting, measured in a process of its own."
-    done = subprocess.run([sys.executable, __file__, '--measure', size, str(threads), precision],
+    done = subprocess.run([sys.executable, __file__, '--measure', str(threads), precision],
                           capture_output=True, text=True, check=True,
                           env=os.environ | dict(OMP_NUM_THREADS=str(threads)))
-    same = dict(size=size, threads=threads, precision=precision, repeats=REPEATS, bs=BATCH,
-                **provenance())
-    return [same | dict(part=part, ms=round(ms, 2)) for part, ms in json.loads(done.stdout).items()]
+    same = dict(threads=threads, precision=precision, repeats=REPEATS, bs=BATCH, **provenance())
+    return [dict(size=size, part=part, ms=round(ms, 2)) | same
+            for size, parts in json.loads(done.stdout).items() for part, ms in parts.items()]
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('sizes', nargs='*', default=list(SIZES), metavar='SIZE')
     p.add_argument('--threads', type=int, nargs='+', default=[1, 2])
-    p.add_argument('--measure', nargs=3, help=argparse.SUPPRESS)
+    p.add_argument('--measure', nargs=2, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.measure:
-        size, threads, precision = args.measure
-        return measure(size, int(threads), precision)
-    for size in args.sizes:
-        for threads in args.threads:
-            for precision in ('fp32', 'bf16'):
-                new = rows_of(size, threads, precision)
-                put_rows(OUT, new, FIELDS, same=('size', 'threads', 'precision'))
-                print(size, threads, precision, {r['part']: r['ms'] for r in new}, file=sys.stderr)
+        threads, precision = args.measure
+        return measure(int(threads), precision)
+    for threads in args.threads:
+        for precision in ('fp32', 'bf16'):
+            new = rows_of(threads, precision)
+            put_rows(OUT, new, FIELDS, same=('threads', 'precision'))
+            whole = {row['size']: row['ms'] for row in new if row['part'] == 'step'}
+            print(threads, precision, whole, file=sys.stderr)
 
 
 if __name__ == '__main__': main()
