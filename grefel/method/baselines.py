@@ -12,13 +12,11 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
-from einops import rearrange
 from .balancing import confidence
 from .fusion import Fusion, Tokens, TransformerBlock
 from .geometry_maps import LandmarkHead
 from .model import class_names, GReFELModel, IMAGENET, SIZES
 from .pyramid import ConvPyramid
-from .window import attend
 
 # %% ../../nbs/3_method/12_baselines.ipynb #b962bff2
 class Baseline(nn.Module):
@@ -209,14 +207,9 @@ class HeadDropBlock(TransformerBlock):
         super().__init__(*args, **kw)
         self.head_drop = head_drop
 
-    def forward(self, x):                                                    # (B, T, D)
-        qkv = self.qkv(self.norm_attn(x))                                    # (B, T, 3·D)
-        q, k, v = rearrange(qkv, 'b t (n h d) -> n b h t d', n=3, h=self.num_heads)
-        out, _ = attend(q, k, v)                                             # (B, h, T, d)
-        if self.training: out = drop_one(out, self.head_drop)
-        out = rearrange(out, 'b h t d -> b t (h d)')                         # (B, T, D)
-        x = x + self.drop_path(self.scale_attn(self.proj(out)))
-        return x + self.drop_path(self.scale_mlp(self.mlp(self.norm_mlp(x))))
+    def heads(self, q, k, v):
+        out = super().heads(q, k, v)                                         # (B, h, T, d)
+        return drop_one(out, self.head_drop) if self.training else out
 
 # %% ../../nbs/3_method/12_baselines.ipynb #4272b13c
 class MAD(Baseline):

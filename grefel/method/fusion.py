@@ -38,11 +38,12 @@ class TransformerBlock(nn.Module):
                                            for _ in range(2))
         self.drop_path = DropPath(drop_path)
 
+    def heads(self, q, k, v): return attend(q, k, v)[0]                     # (B, h, T, d)
+
     def forward(self, x):                                                   # (B, T, D)
         qkv = self.qkv(self.norm_attn(x))                                   # (B, T, 3·D)
         q, k, v = rearrange(qkv, 'b t (n h d) -> n b h t d', n=3, h=self.num_heads)
-        out, _ = attend(q, k, v)                                            # (B, h, T, d)
-        out = rearrange(out, 'b h t d -> b t (h d)')                        # (B, T, D)
+        out = rearrange(self.heads(q, k, v), 'b h t d -> b t (h d)')        # (B, T, D)
         x = x + self.drop_path(self.scale_attn(self.proj(out)))
         return x + self.drop_path(self.scale_mlp(self.mlp(self.norm_mlp(x))))
 
