@@ -65,7 +65,7 @@ def fit_gaussian(
     mean, k = x.mean(0), min(rank, D, n//10)
     _, s, directions = np.linalg.svd((x - mean)/np.sqrt(n - 1), full_matrices=False)
     noise = (s[k:]**2).sum()/(D - k) if k < D else s[-1]**2
-    noise = max(noise, 1e-9*s[0]**2, 1e-12)                    # also where nothing varies
+    noise = max(noise, 1e-6*s[0]**2, 1e-12)      # also where nothing varies; float32 stores it
     return dict(mean=mean, basis=directions[:k]/np.sqrt(np.maximum(s[:k, None]**2, noise)),
                 noise=float(noise))
 

@@ -52,6 +52,15 @@ def test_a_gaussian_of_full_rank_is_mahalanobis():
     assert_allclose(gaussian_distance(x, fit_gaussian(x, 7)), want, rtol=1e-6)
 
 
+def test_storing_as_float32_changes_no_distance():
+    # as of eight logits that sum to zero: a direction in which nothing varies
+    x = 5*np.random.default_rng(0).normal(size=(400, 8))
+    x -= x.mean(1, keepdims=True)
+    exact = fit_gaussian(x, 16)
+    stored = exact | {k: exact[k].astype('f4').astype(float) for k in ('mean', 'basis')}
+    assert_allclose(gaussian_distance(x, stored), gaussian_distance(x, exact), rtol=.1, atol=.5)
+
+
 def test_leaving_the_subspace_of_known_faces_is_strange():
     rng = np.random.default_rng(0)
     directions = np.linalg.qr(rng.normal(size=(30, 30)))[0]
