@@ -11,7 +11,7 @@ For each model and batch size there are
 
 Other ways of running a step (--ways) compile the model, record its passes and replay them, or both.
 Of these only whole steps are measured. The loss after the same steps tells whether they compute the
-same.
+same. With --operations a second file says on which operations the device spends a step's time.
 """
 import argparse
 import csv
@@ -102,6 +102,42 @@ def parts(learn, model, loader, device, steps):
     return {what: statistics.median_high(times[len(times)//3:]) for what, times in spent.items()}
 
 
+def operations(learn, model, loader, device, steps, most=12):
+    "Which operations take most of the device's time in a step: name, calls, milliseconds, share."
+    learn.create_opt()
+    learn.ema.begin()
+    batches, kinds = iter(loader), [torch.profiler.ProfilerActivity.CPU]
+    if torch.device(device).type == 'cuda': kinds.append(torch.profiler.ProfilerActivity.CUDA)
+    for i in range(steps):
+        if i == steps//2:   # the first half warms up
+            wait(device)
+            profile = torch.profiler.profile(activities=kinds)
+            profile.start()
+        images, given, targets, known = next(batches)
+        with learn.b_float16.casting():
+            learn.loss_func.out = model(images, given)
+            loss = learn.loss_func(learn.loss_func.out['final_probs'].float(), targets, known)
+        loss.backward()
+        learn.opt.step()
+        learn.opt.zero_grad()
+        learn.ema.after_step()
+    wait(device)
+    profile.stop()
+    return busiest(profile.key_averages(), device, steps - steps//2, most)
+
+
+def busiest(events, device, steps, most):
+    "The operations that a device works longest on."
+    kind = torch.device(device).type.replace('cuda', 'device')
+    spent = {e.key: (e.count/steps, getattr(e, f'self_{kind}_time_total')/1e3/steps)
+             for e in events if e.key.startswith('aten::')}
+    total = sum(ms for _, ms in spent.values())
+    longest = sorted(spent.items(), key=lambda item: -item[1][1])[:most]
+    return [dict(operation=name.removeprefix('aten::'), calls=round(calls, 1),
+                 milliseconds=round(ms, 3), share=round(ms/total, 4))
+            for name, (calls, ms) in longest]
+
+
 class Clock(Callback):
     "Milliseconds of a step in each epoch; nothing is measured on validation faces."
     order = 100
@@ -163,10 +199,21 @@ def measure_all(a, faces, best):
         write(rows, a.out)
 
 
-def write(rows, out):
+def write_operations(a, faces):
+    "The longest operations of each model and batch size, as a CSV."
+    rows = []
+    for name, bs in itertools.product(a.models, a.bs):
+        few = faces.subset(torch.arange(bs*a.steps) % len(faces))
+        found = operations(*learner(name, few, bs, a.device, 'usual'), a.device, a.steps)
+        rows += [dict(model=name, bs=bs) | row | dict(machine=processor(a.device), commit=commit())
+                 for row in found]
+    write(rows, a.operations, tuple(rows[0]))
+
+
+def write(rows, out, fields=FIELDS):
     "What is measured so far, as a CSV."
     with open(out, 'w', newline='') as f:
-        writer = csv.DictWriter(f, FIELDS, lineterminator='\n')
+        writer = csv.DictWriter(f, fields, lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
 
@@ -176,17 +223,20 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--data', default='ferplus', help="faces to train on (default 'ferplus')")
-    parser.add_argument('--models', nargs='+', default=MODELS, choices=MODELS)
+    parser.add_argument('--models', nargs='+', default=MODELS,
+                        choices=(*MODELS, 'base'))
     parser.add_argument('--bs', nargs='+', type=int, default=[64, 256, 1024], help='batch sizes')
     parser.add_argument('--steps', type=int, default=20, help='steps of each measurement')
     parser.add_argument('--side', type=int, default=8192,
                         help='side of the matrices whose product is the peak')
     parser.add_argument('--ways', nargs='+', default=list(WAYS), choices=list(WAYS))
+    parser.add_argument('--operations', help='a second CSV, of operations, as B03_operations.csv')
     parser.add_argument('--out', default='nbs/8_experiments/B03_card.csv')
     a = parser.parse_args()
     faces = load_faces(a.data, targets='votes' if a.data == 'ferplus' else 'hard')
     best = peak(a.device, a.side)
     print(f'peak {best/1e12:.1f} TFLOP/s')
+    if a.operations: write_operations(a, faces)
     measure_all(a, faces, best)
     print(Path(a.out).resolve())
 

@@ -43,6 +43,14 @@ def _merged(base, change):
 # %% ../../nbs/6_train/09_experiments.ipynb #6d6b41f6
 def _slug(name): return ''.join(c if c.isalnum() else '_' for c in name)
 
+# %% ../../nbs/6_train/09_experiments.ipynb #a1090010
+def _rows(spec, long):
+    "Each row's settings, with the changes that the long budget makes to all, and to its size."
+    extra = dict(spec['long']) if long else {}
+    sizes, base = extra.pop('sizes', {}), _merged(spec['base'], extra)
+    def settings(row): return _merged(_merged(base, sizes.get(row.get('size'), {})), row)
+    return {name: settings(row) for name, row in spec['rows'].items()}
+
 # %% ../../nbs/6_train/09_experiments.ipynb #b088c491
 def read_spec(
     path,             # a JSON file with question, base, seeds, rows and perhaps long, see above
@@ -56,9 +64,7 @@ def read_spec(
     lacks = [k for k in needs if k not in spec] if isinstance(spec, dict) else ['rows']
     if lacks: raise GrefelError(f'{path}: lacks {", ".join(lacks)}')
     if long and 'long' not in spec: raise GrefelError(f'{path}: names no long budget')
-    try:
-        base = _merged(spec['base'], spec['long']) if long else spec['base']
-        recipes = {name: read_recipe(**_merged(base, row)) for name, row in spec['rows'].items()}
+    try: recipes = {name: read_recipe(**row) for name, row in _rows(spec, long).items()}
     except (GrefelError, TypeError, AttributeError) as error:
         raise GrefelError(f'{path}: {error}') from None
     folders: dict = {}

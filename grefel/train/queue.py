@@ -41,7 +41,8 @@ def read_queue(
     try: entries = json.loads(path.read_text(encoding='utf-8'))[part]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GrefelError(f'{path}: no readable list of runs for {part} ({error!r})') from None
-    return [w for entry in entries for w in _waiting(path, entry, part == 'gpu')]
+    waiting = [w for entry in entries for w in _waiting(path, entry, part == 'gpu')]
+    return list(dict.fromkeys(waiting))  # one named again waits where it was named first
 
 # %% ../../nbs/6_train/10_queue.ipynb #6b7478e4
 def _waiting(path, entry, long):

@@ -58,6 +58,19 @@ def test_the_long_budget_changes_the_base_and_the_name(spec):
     assert read_spec(path)['recipes']['plain'].epochs == 1
 
 
+def test_under_the_long_budget_another_size_has_its_own_changes(spec):
+    wide = dict(model=dict(widths=[16, 16, 16, 16], drop_rate=.3))
+    path = spec(long=dict(size='small', epochs=20, sizes=dict(plain=wide)),
+                rows={'grefel': {}, 'plain': dict(size='plain'),
+                      'sure': dict(size='plain', model=dict(drop_rate=0.))})
+    found = read_spec(path, long=True)['recipes']
+    assert [r.size for r in found.values()] == ['small', 'plain', 'plain']
+    assert found['grefel'].model == dict(widths=[8, 8, 8, 8])  # the base's, not another size's
+    assert found['plain'].model == wide['model']
+    assert found['sure'].model == dict(widths=[16, 16, 16, 16], drop_rate=0.)
+    assert read_spec(path)['recipes']['plain'].model == dict(widths=[8, 8, 8, 8])
+
+
 @pytest.mark.parametrize('text, message', [
     ('{', 'not a readable description'), ('{"rows": {}}', 'lacks question, base, seeds'),
     ('[]', 'lacks rows'),

@@ -46,6 +46,13 @@ def test_the_list_keeps_its_order_and_takes_seeds_one_after_the_other(place):
         ('a', 0, True), ('a', 1, True)]
 
 
+def test_a_run_named_twice_waits_once_where_it_was_named_first(place):
+    twice = dict(cpu=[dict(file='E00_x.json', rows=['b'], seeds=[1]), dict(file='E00_x.json')])
+    (place/'queue.json').write_text(json.dumps(twice))
+    assert [(w.row, w.seed) for w in read_queue(place/'queue.json')] == [
+        ('b', 1), ('a', 0), ('b', 0), ('a', 1)]
+
+
 def test_what_failed_is_said_and_the_others_go_on(place, ran):
     said = []
     run_queue(read_queue(place/'queue.json'), 1, log=said.append)
