@@ -371,8 +371,8 @@ def run_facts(
                       'training time': f'{runs.seconds.sum()/3600:.1f} h'}, name='')
 
 # %% ../../nbs/6_train/09_experiments.ipynb #9b9dd16f
-_FORMS = dict(accuracy='{:.1%}', balanced_accuracy='{:.1%}', primary_accuracy='{:.1%}',
-              minutes='{:.1f}')
+_ACCURACIES = 'accuracy', 'balanced_accuracy', 'primary_accuracy', 'last_accuracy', 'noisy_accuracy'
+_FORMS = dict.fromkeys(_ACCURACIES, '{:.1%}') | dict(minutes='{:.1f}')
 
 def _spread(mean, sd, form):
     "A mean and its standard deviation, if there is one, in words."
