@@ -141,7 +141,7 @@ def test_a_whole_number_in_an_answer_stands_in_a_check_or_a_table(page):
 @pytest.mark.parametrize('page', ['00_findings', 'E13_noise'])
 def test_sentences_written_by_code_are_of_the_committed_results(page):
     "The file may grow by seeds; a page that wasn't run since would quote the old means."
-    per = 100*pd.read_csv(PLACE/'E13_noise.csv').groupby('row').accuracy.mean()
+    per = 100*pd.read_csv(PLACE/'E13_noise_long.csv').groupby('row').accuracy.mean()
     said = ' '.join(''.join(o['data'].get('text/markdown', '')) for c in cells(page)
                     for o in c.get('outputs', []) if 'data' in o)
     for method in ('grefel', 'plain'):
