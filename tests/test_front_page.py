@@ -130,7 +130,7 @@ def test_numbers_in_sentences_are_those_of_the_files():
     assert f"{small['accuracy']:.1%} on images never used for any choice" in PROSE
     assert (f"{own['changed']} of {own['n']:,} for `small`, {own['helped']} for the better, "
             f"{own['hurt']} for the worse") in PROSE
-    noise = pd.read_csv(front_page.EXPERIMENTS/'E13_noise.csv')
+    noise = pd.read_csv(front_page.EXPERIMENTS/'E13_noise_long.csv')
     lost = [paired_difference(noise, f'{who}, clean', f'{who}, symmetric 30%')
             for who in ('grefel', 'plain')]
     told = 'GReFEL loses {:.1f} points and a plain network {:.1f} ({})'
