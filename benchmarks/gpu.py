@@ -74,13 +74,31 @@ def learner(name, faces, bs, device, way):
     return learn, model.train(), loader
 
 
-def parts(learn, model, loader, device, steps):
-    "Milliseconds of each part of a step, waited for before and after."
+def one_step(learn, model, batches, timed=lambda what, call: call()):
+    "A training step as the learner makes it, part by part; each part goes through `timed`."
+    def forward(images, given, targets, known):
+        with learn.b_float16.casting():
+            learn.loss_func.out = model(images, given)
+            return learn.loss_func(learn.loss_func.out['final_probs'].float(), targets, known)
+    batch = timed('batch', lambda: next(batches))
+    loss = timed('forward', lambda: forward(*batch))
+    timed('backward', loss.backward)
+    timed('optimiser', learn.opt.step)
+    learn.opt.zero_grad()
+    timed('averaging', learn.ema.after_step)
+
+
+def begin(learn, loader):
+    "What a fit does before its first step; the batches."
     learn.create_opt()
     learn.opt.set_hypers(lr=1e-4)
-    average = learn.ema
-    average.begin()
-    spent, batches = {}, iter(loader)
+    learn.ema.begin()
+    return iter(loader)
+
+
+def parts(learn, model, loader, device, steps):
+    "Milliseconds of each part of a step, waited for before and after."
+    spent, batches = {}, begin(learn, loader)
     def timed(what, call):
         wait(device)
         start = time.perf_counter()
@@ -88,42 +106,21 @@ def parts(learn, model, loader, device, steps):
         wait(device)
         spent.setdefault(what, []).append(1e3*(time.perf_counter() - start))
         return out
-    def forward(images, given, targets, known):
-        with learn.b_float16.casting():
-            learn.loss_func.out = model(images, given)
-            return learn.loss_func(learn.loss_func.out['final_probs'].float(), targets, known)
-    for _ in range(steps):
-        batch = timed('batch', lambda: next(batches))
-        loss = timed('forward', lambda: forward(*batch))
-        timed('backward', loss.backward)
-        timed('optimiser', learn.opt.step)
-        learn.opt.zero_grad()
-        timed('averaging', average.after_step)
+    for _ in range(steps): one_step(learn, model, batches, timed)
     return {what: statistics.median_high(times[len(times)//3:]) for what, times in spent.items()}
 
 
-def operations(learn, model, loader, device, steps, most=12):
+def longest_operations(learn, model, loader, device, steps, most=12):
     "Which operations take most of the device's time in a step: name, calls, milliseconds, share."
-    learn.create_opt()
-    learn.ema.begin()
-    batches, kinds = iter(loader), [torch.profiler.ProfilerActivity.CPU]
+    batches, kinds = begin(learn, loader), [torch.profiler.ProfilerActivity.CPU]
     if torch.device(device).type == 'cuda': kinds.append(torch.profiler.ProfilerActivity.CUDA)
-    for i in range(steps):
-        if i == steps//2:   # the first half warms up
-            wait(device)
-            profile = torch.profiler.profile(activities=kinds)
-            profile.start()
-        images, given, targets, known = next(batches)
-        with learn.b_float16.casting():
-            learn.loss_func.out = model(images, given)
-            loss = learn.loss_func(learn.loss_func.out['final_probs'].float(), targets, known)
-        loss.backward()
-        learn.opt.step()
-        learn.opt.zero_grad()
-        learn.ema.after_step()
+    warm = steps//2
+    for _ in range(warm): one_step(learn, model, batches)
     wait(device)
-    profile.stop()
-    return busiest(profile.key_averages(), device, steps - steps//2, most)
+    with torch.profiler.profile(activities=kinds) as profile:
+        for _ in range(steps - warm): one_step(learn, model, batches)
+        wait(device)
+    return busiest(profile.key_averages(), device, steps - warm, most)
 
 
 def busiest(events, device, steps, most):
@@ -204,7 +201,7 @@ def write_operations(a, faces):
     rows = []
     for name, bs in itertools.product(a.models, a.bs):
         few = faces.subset(torch.arange(bs*a.steps) % len(faces))
-        found = operations(*learner(name, few, bs, a.device, 'usual'), a.device, a.steps)
+        found = longest_operations(*learner(name, few, bs, a.device, 'usual'), a.device, a.steps)
         rows += [dict(model=name, bs=bs) | row | dict(machine=processor(a.device), commit=commit())
                  for row in found]
     write(rows, a.operations, tuple(rows[0]))

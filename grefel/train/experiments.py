@@ -48,13 +48,15 @@ def _rows(spec, long):
     "Each row's settings, with the changes that the long budget makes to all, and to its size."
     extra = dict(spec['long']) if long else {}
     sizes, base = extra.pop('sizes', {}), _merged(spec['base'], extra)
+    idle = sorted(set(sizes) - {row.get('size') for row in spec['rows'].values()})
+    if idle: raise GrefelError(f'long changes size {idle[0]!r}, which no row names')
     def settings(row): return _merged(_merged(base, sizes.get(row.get('size'), {})), row)
     return {name: settings(row) for name, row in spec['rows'].items()}
 
 # %% ../../nbs/6_train/09_experiments.ipynb #b088c491
 def read_spec(
     path,             # a JSON file with question, base, seeds, rows and perhaps long, see above
-    long:bool=False,  # with the changes that long makes to the base
+    long:bool=False,  # with the changes that long makes to the base and to rows of some sizes
 ) -> dict:            # the same, with a Recipe for each row (seed 0)
     "Read and check the description of a comparison; `GrefelError` names what is wrong with it."
     try: spec = json.loads(Path(path).read_text(encoding='utf-8'))
@@ -65,7 +67,7 @@ def read_spec(
     if lacks: raise GrefelError(f'{path}: lacks {", ".join(lacks)}')
     if long and 'long' not in spec: raise GrefelError(f'{path}: names no long budget')
     try: recipes = {name: read_recipe(**row) for name, row in _rows(spec, long).items()}
-    except (GrefelError, TypeError, AttributeError) as error:
+    except (GrefelError, TypeError, ValueError, AttributeError) as error:
         raise GrefelError(f'{path}: {error}') from None
     folders: dict = {}
     for name in recipes:

@@ -35,7 +35,7 @@ class Waiting(NamedTuple):
 def read_queue(
     path=QUEUE,         # the list
     device='cpu',       # which part: 'cpu', or 'gpu' for any other device
-) -> list:              # of Waiting, in order
+) -> list:              # of Waiting, in order, each run once
     "All runs that a list names; `GrefelError` for what a description doesn't have."
     path, part = Path(path), 'cpu' if str(device) == 'cpu' else 'gpu'
     try: entries = json.loads(path.read_text(encoding='utf-8'))[part]

@@ -71,6 +71,13 @@ def test_under_the_long_budget_another_size_has_its_own_changes(spec):
     assert read_spec(path)['recipes']['plain'].model == dict(widths=[8, 8, 8, 8])
 
 
+@pytest.mark.parametrize('long, words', [
+    (dict(sizes=dict(vgg13={})), "long changes size 'vgg13', which no row names"),
+    ('sixty', 'rates.json: ')])
+def test_a_long_budget_that_can_not_be_meant_is_refused_in_one_line(spec, long, words):
+    with pytest.raises(GrefelError, match=words): read_spec(spec(long=long), long=True)
+
+
 @pytest.mark.parametrize('text, message', [
     ('{', 'not a readable description'), ('{"rows": {}}', 'lacks question, base, seeds'),
     ('[]', 'lacks rows'),
