@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['plot_confusion', 'plot_classwise', 'plot_reliability', 'plot_votes', 'plot_confidence', 'label_ends', 'plot_risk',
            'plot_groups', 'plot_change', 'read_history', 'plot_history', 'pick_faces', 'plot_faces', 'plot_seeds',
-           'plot_intervals']
+           'plot_intervals', 'plot_pairs']
 
 # %% ../../nbs/5_measure/08_plots.ipynb #0ae0f583
 import csv
@@ -352,4 +352,22 @@ def plot_intervals(
         _rows(ax, list(rows), label)
         _baseline(ax, at, baseline)
         ax.locator_params(axis='x', nbins=5)
+    return fig
+
+# %% ../../nbs/5_measure/08_plots.ipynb #0a080002
+def plot_pairs(
+    values,          # dict: row -> (n, 2), two numbers for each of its runs
+    names,           # what the two are called
+    label:str='',    # of the x axis
+) -> Figure:
+    "Two numbers of every run as dots, and each row's means joined by a line; rows as they come."
+    fig, ax = _axes(7.5, 1. + 0.4*len(values))
+    for y, own in enumerate(map(np.asarray, values.values())):
+        ax.plot(own.mean(0), [y, y], color=GREY, lw=1.5, zorder=0)
+        for runs, colour in zip(own.T, (BLUE, ORANGE)):
+            ax.plot(runs, [y]*len(runs), 'o', color=colour, ms=5, alpha=.4)
+            ax.plot(runs.mean(), y, 'o', color=colour, ms=8)
+    _rows(ax, list(values), label)
+    for name, x, colour in zip(names, own.mean(0), (BLUE, ORANGE)):
+        ax.annotate(name, (x, y), (0, 9), textcoords='offset points', ha='center', color=colour)
     return fig

@@ -11,8 +11,8 @@ from grefel.measure.metrics import (
     risk_coverage)
 from grefel.measure.plots import (
     pick_faces, plot_change, plot_classwise, plot_confidence, plot_confusion, plot_faces,
-    plot_groups, plot_history, plot_intervals, plot_reliability, plot_risk, plot_seeds,
-    plot_votes, read_history)
+    plot_groups, plot_history, plot_intervals, plot_pairs, plot_reliability, plot_risk,
+    plot_seeds, plot_votes, read_history)
 
 
 def widths(ax): return [bar.get_width() for bar in ax.patches]
@@ -127,6 +127,15 @@ def test_panels_of_intervals_share_the_order_of_the_last():
     assert list(fig.axes[0].lines[0].get_xdata()) == [1, 5]
     ends = [segment[:, 0].tolist() for segment in fig.axes[1].collections[0].get_segments()]
     assert ends == [[2, 4], [0, 4]]
+
+
+def test_pairs_are_joined_by_a_line_between_their_means():
+    ax = plot_pairs({'a': [(1, 4), (3, 6)], 'b': [(2, 2), (2, 0)]}, ('best', 'last')).axes[0]
+    joined = [list(line.get_xdata()) for line in ax.lines if line.get_marker() == 'None']
+    assert joined == [[2, 5], [2, 1]]
+    dots = [list(line.get_xdata()) for line in ax.lines if line.get_markersize() == 5]
+    assert dots == [[1, 3], [4, 6], [2, 2], [2, 0]]
+    assert [(t.get_text(), t.xy) for t in ax.texts] == [('best', (2, 1)), ('last', (1, 1))]
 
 
 @pytest.mark.parametrize('history', [dict(epoch=[0.], seconds=[3.]),
