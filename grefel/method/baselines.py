@@ -352,7 +352,7 @@ class EAC(Plain):
     def maps(self, images):                                               # (B, 3, S, S)
         "The last feature map, and where it speaks for each class."
         features = self.pyramid(images)[-1]                               # (B, D, h, w)
-        weight = self.head[-1].weight.detach()  # classifying alone moves it
+        weight = self.head[-1].get_parameter('weight').detach()  # classifying alone moves it
         maps = torch.einsum('nd,bdij->bnij', weight, features)
         return features, maps                                             # …, (B, N, h, w)
 
