@@ -360,7 +360,7 @@ def plot_pairs(
     names,           # what the two are called
     label:str='',    # of the x axis
 ) -> Figure:
-    "Two numbers of every run as dots, and each row's means joined by a line; rows as they come."
+    "Two numbers of every run as dots, each row's means joined by a line; first row lowest."
     fig, ax = _axes(7.5, 1. + 0.4*len(values))
     for y, own in enumerate(map(np.asarray, values.values())):
         ax.plot(own.mean(0), [y, y], color=GREY, lw=1.5, zorder=0)
