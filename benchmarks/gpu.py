@@ -61,6 +61,11 @@ def peak(device, side, tries=20):
     return 2*side**3/best
 
 
+def enough(faces, n):
+    "So many faces, from the first on, again and again if there are fewer."
+    return faces.subset(torch.arange(n) % len(faces))
+
+
 def learner(name, faces, bs, device, way):
     "A learner ready to train, and its model."
     set_seed(0)
@@ -165,7 +170,7 @@ def whole(learn, device, steps):
 
 def measure(name, faces, bs, way, device, steps):
     "Milliseconds of the whole step, and its parts if it runs the usual way; the last loss."
-    few = faces.subset(torch.arange(bs*steps) % len(faces))
+    few = enough(faces, bs*steps)
     step, loss = whole(learner(name, few, bs, device, way)[0], device, steps)
     spent = parts(*learner(name, few, bs, device, way), device, steps) if way == 'usual' else {}
     return spent | dict(step=step), loss
@@ -200,7 +205,7 @@ def write_operations(a, faces):
     "The longest operations of each model and batch size, as a CSV."
     rows = []
     for name, bs in itertools.product(a.models, a.bs):
-        few = faces.subset(torch.arange(bs*a.steps) % len(faces))
+        few = enough(faces, bs*a.steps)
         found = longest_operations(*learner(name, few, bs, a.device, 'usual'), a.device, a.steps)
         rows += [dict(model=name, bs=bs) | row | dict(machine=processor(a.device), commit=commit())
                  for row in found]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'TRIALS', 'FLIPS', 'ROW_PROCESS', 'COLUMNS', 'read_spec', 'commit', 'processor', 'model_cost', 'run_row',
-           'run_folder', 'run_table', 'read_results', 'summary', 'paired_difference', 'run_facts', 'results_table',
-           'differences', 'spread_table', 'recall_table']
+           'run_folder', 'run_table', 'read_results', 'summary', 'mean_interval', 'paired_difference', 'run_facts',
+           'results_table', 'differences', 'spread_table', 'recall_table']
 
 # %% ../../nbs/6_train/09_experiments.ipynb #2e6a9dd6
 import csv
@@ -340,6 +340,17 @@ def summary(
     found = results.groupby('row', sort=False)[results.columns.tolist()].apply(row)
     return found.astype(dict(seeds=int, params=int, macs=int))
 
+# %% ../../nbs/6_train/09_experiments.ipynb #a1090011
+def mean_interval(
+    differences:pd.Series,  # one for each pair; NaN where a partner is missing
+) -> dict:  # mean, low, high (95% interval; NaN with fewer than three pairs), pairs
+    "The mean of paired differences, with the interval that Student's t gives it."
+    from scipy.stats import t
+    d = differences.dropna()
+    n, mean = len(d), d.mean()
+    half = t.ppf(0.975, n - 1)*d.std(ddof=1)/math.sqrt(n) if n > 2 else math.nan
+    return dict(mean=mean, low=mean - half, high=mean + half, pairs=n)
+
 # %% ../../nbs/6_train/09_experiments.ipynb #68240f65
 def paired_difference(
     results:pd.DataFrame,       # from read_results
@@ -349,14 +360,10 @@ def paired_difference(
     alike=('seed',),            # columns in which the two runs of a pair agree
 ) -> dict:  # mean, low, high (95% interval; NaN with fewer than three pairs), pairs
     "By how much a row differs from another, pair by pair."
-    from scipy.stats import t
     per = results.pivot_table(index=list(alike), columns='row', values=metric)
     if not {row, against} <= set(per.columns):
         raise GrefelError(f'no runs of {row!r} and {against!r} to compare')
-    d = (per[row] - per[against]).dropna()
-    n, mean = len(d), d.mean()
-    half = t.ppf(0.975, n - 1)*d.std(ddof=1)/math.sqrt(n) if n > 2 else math.nan
-    return dict(mean=mean, low=mean - half, high=mean + half, pairs=n)
+    return mean_interval(per[row] - per[against])
 
 # %% ../../nbs/6_train/09_experiments.ipynb #5e1ab002
 def run_facts(
