@@ -50,7 +50,7 @@ class Recipe:
     wd:float = 0.05                  # decoupled weight decay
     seed:int = 0                     # of weights, order, augmentation, dropout
     rule:str = 'majority'            # which images count, and their class
-    train_rule:str|None = None       # of training images; 'argmax' keeps those without a majority
+    train_rule:str|None = 'argmax'   # of training images: those without a majority too; None: rule
     targets:str = 'votes'            # what is learned: 'votes' (labels without any) or 'hard'
     num_classes:int = 8              # 7 leaves out contempt
     drop_duplicates:bool = True      # remove training images with a duplicate in valid or test

@@ -29,9 +29,9 @@ _TRAIN = dict(  # recipe field → (type, default that the help quotes, help)
     lr      = (float, None, 'peak learning rate (default: 0.0015, with --start 0.0003)'),
     wd      = (float, 0.05, 'weight decay'),
     seed    = (int, 0, 'repeats a run exactly on one machine'),
-    rule    = (str, 'majority', 'which images count: majority, argmax, probability'),
-    train_rule  = (str, None, 'another rule for training images: argmax keeps those without a '
-                              'majority'),
+    rule    = (str, 'majority', 'which validation images count: majority, argmax, probability'),
+    train_rule  = (str, 'argmax', 'which training images count: argmax keeps those without a '
+                                  'majority'),
     targets = (str, 'votes', "what is learned: votes (the labels where there are none) or hard"),
     num_classes    = (int, 8, '8, or 7 without contempt'),
     augment        = (str, 'camera', 'none, light, camera or heavy'),

@@ -255,7 +255,8 @@ def voted(tmp_path):
 
 
 @pytest.mark.parametrize('how, kept', [
-    (dict(), (1, 1)), (dict(train_rule='argmax'), (3, 1)), (dict(rule='argmax'), (3, 3)),
+    (dict(), (3, 1)), (dict(train_rule=None), (1, 1)), (dict(train_rule='majority'), (1, 1)),
+    (dict(rule='argmax', train_rule=None), (3, 3)),
     (dict(rule='argmax', train_rule='majority'), (1, 3)),
     (dict(drop_duplicates=True), (0, 1))])  # each training image is in validation as well
 def test_which_faces_count(voted, how, kept):
