@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'TRIALS', 'FLIPS', 'ROW_PROCESS', 'COLUMNS', 'read_spec', 'commit', 'processor', 'model_cost', 'run_row',
            'run_folder', 'run_table', 'read_results', 'summary', 'mean_interval', 'paired_difference', 'run_facts',
-           'results_table', 'differences', 'spread_table', 'recall_table']
+           'results_table', 'differences', 'difference_panels', 'spread_table', 'recall_table']
 
 # %% ../../nbs/6_train/09_experiments.ipynb #2e6a9dd6
 import csv
@@ -416,6 +416,19 @@ def differences(
     rows = [r for r in dict.fromkeys(runs.row) if r != against]
     d = pd.DataFrame([paired_difference(runs, r, against, metric) for r in rows], index=rows)
     return (unit*d[['mean', 'low', 'high']]).round(2 if unit == 100 else 4).assign(pairs=d.pairs)
+
+# %% ../../nbs/6_train/09_experiments.ipynb #5e1ab014
+_PANELS = dict(accuracy=('accuracy, points', 100.), kl_votes=('KL from the votes, nats', 1.),
+               noisy_accuracy=('under noise, points', 100.))
+
+def difference_panels(
+    runs:pd.DataFrame,                  # from read_results
+    against:str,                        # the row that the others are compared with
+    metrics=('accuracy', 'kl_votes'),   # and noisy_accuracy
+) -> dict:                              # label of an axis → differences
+    "Each row's differences from one in several metrics, as plot_intervals takes them."
+    return {label: differences(runs, against, metric, unit)
+            for metric, (label, unit) in ((m, _PANELS[m]) for m in metrics)}
 
 # %% ../../nbs/6_train/09_experiments.ipynb #816839d2
 def spread_table(

@@ -19,9 +19,9 @@ from grefel.measure.scores import measure
 from grefel.method.files import load_model, weights_digest
 from grefel.train import experiments
 from grefel.train.experiments import (
-    COLUMNS, FLIPS, METRICS, commit, differences, model_cost, paired_difference, processor,
-    read_results, read_spec, recall_table, results_table, run_facts, run_row, run_table,
-    spread_table, summary)
+    COLUMNS, FLIPS, METRICS, commit, difference_panels, differences, model_cost,
+    paired_difference, processor, read_results, read_spec, recall_table, results_table, run_facts,
+    run_row, run_table, spread_table, summary)
 from grefel.train.runs import read_recipe, training_faces
 
 
@@ -357,6 +357,12 @@ def test_tables_in_words(table):
     found = differences(table, 'a')
     assert found.loc['b', ['mean', 'pairs']].tolist() == [1.25, 4] and list(found.index) == ['b']
     assert differences(table, 'a', unit=1.).loc['b', 'mean'] == .0125
+
+
+def test_panels_say_each_difference_in_its_unit(table):
+    panels = difference_panels(table.assign(kl_votes=2*table.accuracy), 'a')
+    assert {label: d['mean'].tolist() for label, d in panels.items()} == {
+        'accuracy, points': [1.25], 'KL from the votes, nats': [.025]}
 
 
 def test_spreads_are_in_deviations_of_the_base(table):
