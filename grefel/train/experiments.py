@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'TRIALS', 'FLIPS', 'ROW_PROCESS', 'COLUMNS', 'read_spec', 'commit', 'processor', 'model_cost', 'run_row',
-           'run_folder', 'run_table', 'read_results', 'summary', 'mean_interval', 'paired_difference', 'run_facts',
-           'results_table', 'differences', 'difference_panels', 'spread_table', 'recall_table']
+           'kept_lines', 'run_folder', 'run_table', 'read_results', 'summary', 'mean_interval', 'paired_difference',
+           'run_facts', 'results_table', 'differences', 'difference_panels', 'spread_table', 'recall_table']
 
 # %% ../../nbs/6_train/09_experiments.ipynb #2e6a9dd6
 import csv
@@ -242,8 +242,11 @@ def _write_results(lines, path):
     write_file(path, text.getvalue())
 
 # %% ../../nbs/6_train/09_experiments.ipynb #4b152bbc
-def _kept(path, spec):
-    "{(row, seed): line} of a CSV, as far as its recipes are still those of the description."
+def kept_lines(
+    path,       # a CSV that run_table wrote or will write
+    spec:dict,  # its description, from read_spec
+) -> dict:      # {(row, seed): line}
+    "The lines of a table whose recipes are still those of its description."
     if not Path(path).exists(): return {}
     lines = pd.read_csv(path, keep_default_na=False).to_dict('records')
     for line in lines: line |= {k: json.loads(line[k]) for k in _LISTS if line.get(k)}
@@ -281,7 +284,7 @@ def run_table(
     spec = read_spec(path, long)
     out = Path(out or Path(path).with_name(f"{spec['name']}.csv"))
     runs = Path(runs or Path('runs')/spec['name'])
-    kept, order = _kept(out, spec), list(spec['recipes'])
+    kept, order = kept_lines(out, spec), list(spec['recipes'])
     todo, failed = _todo(path, spec, kept, seeds, only), []
     def one(job):
         row, seed = job

@@ -14,12 +14,13 @@ import time
 import pandas as pd
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 from ..base.core import GrefelError, PACKAGE
 from .experiments import (
-    read_results, read_spec, ROW_PROCESS, run_folder, run_table)
+    kept_lines, read_spec, ROW_PROCESS, run_folder, run_table)
 
 # %% ../../nbs/6_train/10_queue.ipynb #f003105c
 QUEUE = PACKAGE.parent/'nbs'/'8_experiments'/'queue.json'   # in a clone of the repository
@@ -60,26 +61,28 @@ def what_is_left(
     queue,              # from read_queue
 ) -> pd.DataFrame:      # file, row, seed, done, minutes: estimated for what isn't done
     "Every run of a queue, in order."
+    @cache
+    def known(file, long):
+        spec = read_spec(file, long)
+        return spec['recipes'], kept_lines(_table(file, long), spec)
     lines = []
     for w in queue:
-        spec, out = read_spec(w.file, w.long), _table(w)
-        known = read_results(out) if out.exists() else pd.DataFrame(columns=['row', 'seed'])
-        done = ((known.row == w.row) & (known.seed == w.seed)).any()
-        minutes = _minutes(known, spec['recipes'][w.row].epochs)
-        lines.append(dict(file=w.file.stem, row=w.row, seed=w.seed, done=bool(done),
-                          minutes=None if done else minutes))
+        recipes, kept = known(w.file, w.long)
+        done = (w.row, w.seed) in kept
+        minutes = None if done else _minutes(kept.values(), recipes[w.row].epochs)
+        lines.append(dict(file=w.file.stem, row=w.row, seed=w.seed, done=done, minutes=minutes))
     return pd.DataFrame(lines, columns=['file', 'row', 'seed', 'done', 'minutes'])
 
 # %% ../../nbs/6_train/10_queue.ipynb #949a358e
-def _table(waiting):
-    "The CSV that a run's line goes to."
-    return waiting.file.with_name(waiting.file.stem + '_long'*waiting.long + '.csv')
+def _table(file, long):
+    "The CSV of a description's runs."
+    return file.with_name(file.stem + '_long'*long + '.csv')
 
 # %% ../../nbs/6_train/10_queue.ipynb #0053cef1
-def _minutes(known, epochs):
+def _minutes(lines, epochs):
     "By the mean time of an epoch in a table; None where it's empty."
-    if not len(known): return None
-    per_epoch = known.seconds.sum()/sum(r['epochs'] for r in known.recipe)
+    if not lines: return None
+    per_epoch = sum(n['seconds'] for n in lines)/sum(n['recipe']['epochs'] for n in lines)
     return round(per_epoch*epochs/60, 2)
 
 # %% ../../nbs/6_train/10_queue.ipynb #21b43e45

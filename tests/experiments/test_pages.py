@@ -4,13 +4,13 @@ import re
 
 import pandas as pd
 import pytest
-from grefel.train.experiments import read_spec
+from grefel.train.experiments import kept_lines, read_spec
 from tests.repository import NBS, ROOT, directives, files, output_text, parsed, read, source
 
 PLACE = NBS/'8_experiments'
 QUESTIONS = ('B02_data', 'B03_card', 'E04_imbalance', 'E05_balancing', 'E08_soup', 'E12_seeds',
              'E13_noise', 'E14_sets', 'E15_doubts', 'E16_photographs',
-             'E17_robustness', 'E18_parts', 'E21_tools', 'E22_transfer',
+             'E17_robustness', 'E18_parts', 'E21_tools', 'E22_transfer', 'E23_ingredients',
              'B01_speed')  # one question each
 PAGES = ('00_findings', 'E90_screens', *QUESTIONS)
 EACH, EACH_QUESTION = (pytest.mark.parametrize('page', p) for p in (PAGES, QUESTIONS))
@@ -37,7 +37,7 @@ def test_answer_one_plot_and_a_table_come_before_anything_folded(page):
     shown = [o for c in until_fold(page) for o in c.get('outputs', [])]
     kinds = [key for o in shown for key in o.get('data', {})]
     assert sum(k.startswith('image/') for k in kinds) == 1
-    written_by_code = page in ('E13_noise', 'E18_parts')   # their answers, as more runs come in
+    written_by_code = page in ('E13_noise', 'E18_parts', 'E23_ingredients')   # their answers, as more runs come in
     assert kinds[0].startswith('image/') or written_by_code
     assert any('|---' in output_text(o) or '|:--' in output_text(o) for o in shown)
 
@@ -164,6 +164,15 @@ def test_commands_name_what_is_there(page):
     scripts = re.findall(r'(?:python |`)((?:nbs|benchmarks|tools)/[\w/]+\.py)', text)
     assert not [s for s in scripts if not (ROOT/s).exists()]
     for spec in specs: assert read_spec(ROOT/spec)['rows']
+
+
+@pytest.mark.parametrize('table', [p for s in PLACE.glob('E*.json') for p in (
+    s.with_suffix('.csv'), s.with_name(f'{s.stem}_long.csv')) if p.exists()], ids=lambda p: p.stem)
+def test_each_line_is_what_its_description_says_today(table):
+    "So a default that changes doesn't change what a recorded experiment says it did."
+    long = table.stem.endswith('_long')
+    spec = read_spec(PLACE/f"{table.stem.removesuffix('_long')}.json", long)
+    assert len(kept_lines(table, spec)) == len(pd.read_csv(table))
 
 
 def test_no_committed_result_lies_about_unread():

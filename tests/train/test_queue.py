@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
 
 import grefel.train.queue as queue
 from grefel.base.core import GrefelError
-from grefel.train.experiments import ROW_PROCESS
+from grefel.train.experiments import read_spec, ROW_PROCESS
 from grefel.train.queue import read_queue, run_queue, what_is_left
 
 
@@ -82,7 +83,10 @@ def test_when_the_time_is_up_nothing_is_begun(place, ran):
 
 
 def test_what_stands_in_the_table_is_done_and_times_the_rest(place, ran):
-    pd.DataFrame([dict(row='a', seed=0, seconds=30., recipe=json.dumps(dict(epochs=1)))]).to_csv(
+    recipes = read_spec(place/'E00_x.json')['recipes']
+    lines = [dict(row='a', seed=0, seconds=60., recipe=asdict(recipes['a'])),
+             dict(row='b', seed=0, seconds=9., recipe=asdict(recipes['b']) | dict(lr=1.))]  # former
+    pd.DataFrame(lines).assign(recipe=[json.dumps(n['recipe']) for n in lines]).to_csv(
         place/'E00_x.csv', index=False)
     left = what_is_left(read_queue(place/'queue.json'))
     assert left.done.tolist() == [False, True, False, False, False]
