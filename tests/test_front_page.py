@@ -130,6 +130,10 @@ def test_numbers_in_sentences_are_those_of_the_files():
     assert f"{small['accuracy']:.1%} on images never used for any choice" in PROSE
     assert (f"{own['changed']} of {own['n']:,} for `small`, {own['helped']} for the better, "
             f"{own['hurt']} for the worse") in PROSE
+    clean = pd.read_csv(front_page.EXPERIMENTS/'E17_robustness.csv').query('kind == "clean"')
+    nearness = clean.set_index('name').kl_votes[['small', 'nano']]
+    assert f'what ships is calibrated to labels: {nearness.mean():.2f}' in PROSE
+    assert nearness.max() - nearness.min() < .005
     noise = pd.read_csv(front_page.EXPERIMENTS/'E13_noise_long.csv')
     lost = [paired_difference(noise, f'{who}, clean', f'{who}, symmetric 30%')
             for who in ('grefel', 'plain')]
